@@ -1,0 +1,332 @@
+//! What the maps hold: keys and values with no padding, pinned to their sizes and offsets.
+
+use crate::{Address, Identity, Mode, Port, Protocol, RuleId};
+
+/// Changes with every change to a layout in this file, in [`event`](crate::event) or to a name in
+/// [`names`](crate::names); a host and an object that differ in it refuse each other.
+pub const ABI_VERSION: u32 = 1;
+
+/// Value of `CGROUPS` and `RESERVED`: the service (or reserved peer) that owns a cgroup or a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Owner {
+    identity: u32,
+    mode: u8,
+    _pad: [u8; 3],
+}
+
+const _: () = assert!(size_of::<Owner>() == 8);
+
+impl Owner {
+    /// A cgroup of no declared service.
+    pub const UNMANAGED: Self = Self::new(Identity::UNMANAGED, Mode::Enforce);
+
+    /// The owner `identity`, whose denials are handled as `mode` says.
+    pub const fn new(identity: Identity, mode: Mode) -> Self {
+        Self { identity: identity.raw(), mode: mode as u8, _pad: [0; 3] }
+    }
+
+    /// Who owns it.
+    #[inline(always)]
+    pub const fn identity(&self) -> Identity {
+        Identity::from_raw(self.identity)
+    }
+
+    /// The owner's mode; without meaning for a reserved peer.
+    #[inline(always)]
+    pub const fn mode(&self) -> Mode {
+        Mode::from_raw(self.mode)
+    }
+}
+
+/// Key of `EDGES`: a pair of ends, and which part of a long port list.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct EdgeKey {
+    from: u32,
+    to: u32,
+    chunk: u32,
+}
+
+const _: () = assert!(size_of::<EdgeKey>() == 12);
+
+impl EdgeKey {
+    /// The first part of the ports that `from` may reach at `to`.
+    #[inline(always)]
+    pub const fn new(from: Identity, to: Identity) -> Self {
+        Self { from: from.raw(), to: to.raw(), chunk: 0 }
+    }
+
+    /// The same pair, part number `chunk`.
+    #[inline(always)]
+    pub const fn chunk(self, chunk: u32) -> Self {
+        Self { from: self.from, to: self.to, chunk }
+    }
+
+    /// The caller.
+    pub const fn from(self) -> Identity {
+        Identity::from_raw(self.from)
+    }
+
+    /// The answerer.
+    pub const fn to(self) -> Identity {
+        Identity::from_raw(self.to)
+    }
+}
+
+/// Some ports of one protocol, and the rule that lists them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct PortRange {
+    low: Port,
+    high: Port,
+    protocol: u8,
+    flags: u8,
+    _pad: [u8; 2],
+    rule: u32,
+}
+
+const _: () = assert!(size_of::<PortRange>() == 12);
+
+impl PortRange {
+    const ANY_PROTOCOL: u8 = 1;
+    const ANY_PORT: u8 = 2;
+
+    /// What fills the unused places of an [`EdgeValue`]: it covers nothing, since its bounds are crossed.
+    pub const UNUSED: Self =
+        Self { low: Port::new(1), high: Port::new(0), protocol: 0, flags: 0, _pad: [0; 2], rule: 0 };
+
+    /// Ports `low` to `high`, both included, of `protocol`.
+    pub const fn ports(protocol: Protocol, low: u16, high: u16, rule: RuleId) -> Self {
+        let (low, high) = (Port::new(low), Port::new(high));
+        Self { low, high, protocol: protocol.0, flags: 0, _pad: [0; 2], rule: rule.0 }
+    }
+
+    /// Every port of `protocol`, or the protocol itself where it has no ports.
+    pub const fn protocol(protocol: Protocol, rule: RuleId) -> Self {
+        let (low, high) = (Port::new(0), Port::new(u16::MAX));
+        Self { low, high, protocol: protocol.0, flags: Self::ANY_PORT, _pad: [0; 2], rule: rule.0 }
+    }
+
+    /// Every port of every protocol.
+    pub const fn everything(rule: RuleId) -> Self {
+        let flags = Self::ANY_PROTOCOL | Self::ANY_PORT;
+        Self { low: Port::new(0), high: Port::new(u16::MAX), protocol: 0, flags, _pad: [0; 2], rule: rule.0 }
+    }
+
+    /// Whether `port` of `protocol` is one of them.
+    #[inline(always)]
+    pub const fn covers(&self, protocol: Protocol, port: Port) -> bool {
+        if self.flags & Self::ANY_PROTOCOL == 0 && self.protocol != protocol.0 {
+            return false;
+        }
+        self.flags & Self::ANY_PORT != 0
+            || (self.low.number() <= port.number() && port.number() <= self.high.number())
+    }
+
+    /// The rule that lists them.
+    #[inline(always)]
+    pub const fn rule(&self) -> RuleId {
+        RuleId(self.rule)
+    }
+}
+
+/// Value of `EDGES`: up to [`EdgeValue::RANGES`] port ranges, and whether a further part follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct EdgeValue {
+    more: u8,
+    _pad: [u8; 3],
+    ranges: [PortRange; Self::RANGES],
+}
+
+const _: () = assert!(size_of::<EdgeValue>() == 52);
+
+impl EdgeValue {
+    /// Ranges in one part: most pairs of services share one to four ports.
+    pub const RANGES: usize = 4;
+
+    /// One part of a port list; `more` says that part number + 1 exists.
+    pub const fn new(ranges: [PortRange; Self::RANGES], more: bool) -> Self {
+        Self { more: more as u8, _pad: [0; 3], ranges }
+    }
+
+    /// The ranges of this part.
+    #[inline(always)]
+    pub const fn ranges(&self) -> &[PortRange; Self::RANGES] {
+        &self.ranges
+    }
+
+    /// Whether the list goes on in the next part.
+    #[inline(always)]
+    pub const fn continues(&self) -> bool {
+        self.more != 0
+    }
+}
+
+/// Key of `RESERVED`: a port that only one service may bind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct PortKey {
+    port: [u8; 2],
+    protocol: u8,
+    _pad: u8,
+}
+
+const _: () = assert!(size_of::<PortKey>() == 4);
+
+impl PortKey {
+    /// The key of `port` of `protocol`.
+    #[inline(always)]
+    pub const fn new(protocol: Protocol, port: Port) -> Self {
+        Self { port: port.0, protocol: protocol.0, _pad: 0 }
+    }
+}
+
+/// Key of `PROTOCOLS`: a service and a protocol that one of its rules names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct ProtocolKey {
+    service: u32,
+    protocol: u8,
+    flags: u8,
+    _pad: [u8; 2],
+}
+
+const _: () = assert!(size_of::<ProtocolKey>() == 8);
+
+impl ProtocolKey {
+    /// `protocol` as used by `service`.
+    #[inline(always)]
+    pub const fn new(service: Identity, protocol: Protocol) -> Self {
+        Self { service: service.raw(), protocol: protocol.0, flags: 0, _pad: [0; 2] }
+    }
+
+    /// Every protocol, as a rule without `ports` grants it.
+    #[inline(always)]
+    pub const fn any(service: Identity) -> Self {
+        Self { service: service.raw(), protocol: 0, flags: 1, _pad: [0; 2] }
+    }
+}
+
+/// Key of `LOCALS`: an address of this host, in one network namespace.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct LocalKey {
+    netns: u64,
+    address: [u8; 16],
+}
+
+const _: () = assert!(size_of::<LocalKey>() == 24);
+
+impl LocalKey {
+    /// `address` in the network namespace of cookie `netns`.
+    #[inline(always)]
+    pub const fn new(netns: u64, address: Address) -> Self {
+        Self { netns, address: address.0 }
+    }
+}
+
+/// Value of `META`: what is true of a whole slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Meta {
+    /// The revision of the policy that the slot holds.
+    pub revision: u32,
+    /// 1 if permitted attempts are recorded too.
+    pub log_allowed: u32,
+}
+
+const _: () = assert!(size_of::<Meta>() == 8);
+
+/// Value of `SOCKETS`, the socket storage: what is remembered about one socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct SocketNote {
+    /// The cgroup id of the process that bound the socket, or 0.
+    pub bound_by: u64,
+    /// 1 once a flow was opened from the socket without connecting it, so that replies can be told from calls.
+    pub asked: u32,
+    _pad: u32,
+}
+
+const _: () = assert!(size_of::<SocketNote>() == 16);
+
+impl SocketNote {
+    /// A socket of which nothing is known yet.
+    pub const BLANK: Self = Self { bound_by: 0, asked: 0, _pad: 0 };
+}
+
+/// Pinned beside each other so that a drift of either side is a compile error.
+#[cfg(feature = "user")]
+mod pod {
+    #![expect(unsafe_code, reason = "aya's maps take only types that are marked as plain old data")]
+
+    use super::{EdgeKey, EdgeValue, LocalKey, Meta, Owner, PortKey, ProtocolKey, SocketNote};
+
+    // SAFETY: repr(C), integers only, padding spelt out as fields; the size assertion above holds it to that.
+    unsafe impl aya::Pod for Owner {}
+    // SAFETY: repr(C), three u32, no padding by its size assertion.
+    unsafe impl aya::Pod for EdgeKey {}
+    // SAFETY: repr(C) of bytes and of PortRange, which is itself without padding by its size assertion.
+    unsafe impl aya::Pod for EdgeValue {}
+    // SAFETY: repr(C), bytes only.
+    unsafe impl aya::Pod for PortKey {}
+    // SAFETY: repr(C), u32 and bytes, no padding by its size assertion.
+    unsafe impl aya::Pod for ProtocolKey {}
+    // SAFETY: repr(C), u64 and bytes, no padding by its size assertion.
+    unsafe impl aya::Pod for LocalKey {}
+    // SAFETY: repr(C), two u32.
+    unsafe impl aya::Pod for Meta {}
+    // SAFETY: repr(C), integers only, padding spelt out; 16 bytes by its size assertion.
+    unsafe impl aya::Pod for SocketNote {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EdgeValue, PortRange};
+    use crate::{Port, Protocol, RuleId};
+
+    const RULE: RuleId = RuleId(7);
+
+    #[test]
+    fn ranges_cover_their_bounds_and_nothing_beyond() {
+        let range = PortRange::ports(Protocol::TCP, 9000, 9010, RULE);
+        for (protocol, port, expected) in [
+            (Protocol::TCP, 8999, false),
+            (Protocol::TCP, 9000, true),
+            (Protocol::TCP, 9005, true),
+            (Protocol::TCP, 9010, true),
+            (Protocol::TCP, 9011, false),
+            (Protocol::UDP, 9005, false),
+        ] {
+            assert_eq!(range.covers(protocol, Port::new(port)), expected, "{protocol:?} {port}");
+        }
+    }
+
+    #[test]
+    fn port_zero_is_a_port_and_not_a_wildcard() {
+        let zero = PortRange::ports(Protocol::TCP, 0, 0, RULE);
+        assert!(zero.covers(Protocol::TCP, Port::new(0)));
+        assert!(!zero.covers(Protocol::TCP, Port::new(1)));
+    }
+
+    #[test]
+    fn unused_places_cover_nothing() {
+        let value = EdgeValue::new([PortRange::UNUSED; EdgeValue::RANGES], false);
+        for range in value.ranges() {
+            for protocol in 0..=u8::MAX {
+                for port in [0, 1, 2, 443, u16::MAX] {
+                    assert!(!range.covers(Protocol(protocol), Port::new(port)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_whole_protocol_and_everything() {
+        assert!(PortRange::protocol(Protocol::ICMP, RULE).covers(Protocol::ICMP, Port::new(0)));
+        assert!(!PortRange::protocol(Protocol::ICMP, RULE).covers(Protocol::TCP, Port::new(0)));
+        assert!(PortRange::everything(RULE).covers(Protocol::SCTP, Port::new(65535)));
+    }
+}

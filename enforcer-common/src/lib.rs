@@ -1,0 +1,26 @@
+//! What the kernel side and the host side of enforcer agree on: facts, decisions, layouts, names and limits.
+//!
+//! The crate allocates nothing and does no I/O. It is compiled twice, for `bpfel-unknown-none` inside the
+//! programs and for the host inside the daemon, the command line and the tests, and nothing in it asks which of
+//! the two it is: [`decide()`] gives the same answer in a hook, in `enforcer check` and under a property test.
+//!
+//! Reading order: [`identity`] (who), [`facts`] (what a hook knows), [`decision`] (what is answered),
+//! [`decide`](mod@decide) (the function between them), [`layout`] (what the maps hold), [`event`] (what the
+//! ring buffer carries), [`counter`] (what is counted), [`names`] and [`limits`].
+#![no_std]
+#![deny(unsafe_code)]
+
+pub mod counter;
+pub mod decide;
+pub mod decision;
+pub mod event;
+pub mod facts;
+pub mod identity;
+pub mod layout;
+pub mod limits;
+pub mod names;
+
+pub use decide::{Tables, decide, decide_bind, decide_create, decide_unreadable};
+pub use decision::{Decision, Mode, Reason, RuleId, Verdict};
+pub use facts::{Address, Direction, Facts, Hook, Party, Port, Protocol};
+pub use identity::Identity;

@@ -1,0 +1,46 @@
+//! Every capacity, each with its reason. What does not fit is refused by the host with the number and the limit.
+
+use crate::layout::EdgeValue;
+
+/// Parts of one pair's port list: bounds the loop that the verifier walks.
+pub const MAX_CHUNKS: u32 = 16;
+
+/// Port ranges between one pair of ends, after merging.
+pub const MAX_RANGES_PER_PAIR: usize = MAX_CHUNKS as usize * EdgeValue::RANGES;
+
+/// Services in one policy: one host runs hundreds of units; this is two orders of magnitude above.
+pub const MAX_SERVICES: usize = 65_536;
+
+/// Selectors in one policy.
+pub const MAX_SELECTORS: usize = 65_536;
+
+/// Rules in one policy: what a generator may write for a large fleet.
+pub const MAX_RULES: usize = 1_048_576;
+
+/// Entries of `EDGES`: pairs, and further parts of long port lists. An entry takes about 120 bytes of kernel memory.
+pub const MAX_EDGES: u32 = 4_194_304;
+
+/// Prefixes of all networks together: a longest-prefix trie slows down past this.
+pub const MAX_PREFIXES: u32 = 65_536;
+
+/// Entries of `CGROUPS`: every cgroup of the host stands in it, declared or not.
+pub const MAX_CGROUPS: u32 = 262_144;
+
+/// Entries of `RESERVED`: every port of two protocols.
+pub const MAX_RESERVED: u32 = 131_072;
+
+/// Entries of `PROTOCOLS`.
+pub const MAX_PROTOCOLS: u32 = 262_144;
+
+/// Entries of `LOCALS`: addresses of this host.
+pub const MAX_LOCALS: u32 = 65_536;
+
+/// Ancestors that a hook asks for a cgroup that is not in `CGROUPS` yet; a deeper one is unknown, which is denied.
+pub const MAX_ANCESTORS: u32 = 16;
+
+/// IPv6 extension headers that are walked before a packet counts as unparsable: RFC 8200 allows each kind once, and
+/// hosts in practice send one or two.
+pub const MAX_EXTENSION_HEADERS: u32 = 8;
+
+/// Bytes of the event ring buffer: 8 MiB hold about 50,000 events, a second's worth under a flood of refusals.
+pub const RING_BYTES: u32 = 8 * 1024 * 1024;

@@ -1,0 +1,4 @@
+//! The host side of enforcer.
+#![forbid(unsafe_code)]
+
+pub mod policy;

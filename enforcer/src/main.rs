@@ -1,0 +1,3 @@
+//! The `enforcer` command.
+#![forbid(unsafe_code)]
+fn main() {}

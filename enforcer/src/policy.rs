@@ -1,0 +1,130 @@
+//! A policy that is valid by construction: what the YAML means, with every name resolved.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use enforcer_common::{Mode, Protocol};
+
+pub use selector::Selector;
+
+pub mod selector;
+
+/// All the documents in force together.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// In the order of their names.
+    pub services: Vec<Service>,
+    /// In the order of their names.
+    pub networks: Vec<Network>,
+    /// In the order of files (by path) and of lines within a file. A rule's index is its
+    /// [`RuleId`](enforcer_common::RuleId).
+    pub rules: Vec<Rule>,
+}
+
+/// A name declared under `services`.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Unique among services and networks, and none of the reserved words.
+    pub name: String,
+    /// A cgroup belongs to the service if any of these matches it or one of its ancestors; with none, none does.
+    pub selectors: Vec<Selector>,
+    /// Ports that only this service may bind.
+    pub listens: Vec<PortRange>,
+    /// What happens to what is not permitted to it.
+    pub mode: Mode,
+    /// Where it is declared.
+    pub location: Location,
+}
+
+/// A name declared under `networks`.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Unique among services and networks, and none of the reserved words.
+    pub name: String,
+    /// The addresses that belong to it …
+    pub cidrs: Vec<Cidr>,
+    /// … but for these.
+    pub except: Vec<Cidr>,
+    /// Where it is declared.
+    pub location: Location,
+}
+
+/// An address prefix whose host bits are zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Cidr {
+    /// The first address.
+    pub address: IpAddr,
+    /// Leading bits that count: 0 to 32, or 0 to 128.
+    pub prefix: u8,
+}
+
+/// One entry under `allow`.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Unique among rules.
+    pub name: String,
+    /// Who may call; no entry means nobody.
+    pub from: Vec<Peer>,
+    /// Who may be called; no entry means nobody.
+    pub to: Vec<Peer>,
+    /// Where callers may reach the answerers.
+    pub ports: Ports,
+    /// Where it is written.
+    pub location: Location,
+}
+
+/// One end that a rule names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Peer {
+    /// Index into [`Policy::services`].
+    Service(usize),
+    /// Index into [`Policy::networks`].
+    Network(usize),
+    /// Local processes in no declared service.
+    Unmanaged,
+    /// Addresses that are not of this host, those of declared networks included.
+    World,
+}
+
+/// What a rule's `ports` say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ports {
+    /// `ports` was left out: every port of every protocol.
+    Everything,
+    /// What is listed; an empty list is nothing.
+    Listed(Vec<PortRange>),
+}
+
+/// One entry of `ports` or `listens`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PortRange {
+    /// A protocol with all its ports (`tcp`), or one that has none (`icmp`).
+    Protocol(Protocol),
+    /// `low` to `high`, both included, of a protocol that has ports.
+    Ports {
+        /// The protocol.
+        protocol: Protocol,
+        /// The first port.
+        low: u16,
+        /// The last port.
+        high: u16,
+    },
+}
+
+/// A place in a policy file.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Location {
+    /// The file as it was named.
+    pub file: Arc<Path>,
+    /// Counted from 1.
+    pub line: u32,
+    /// Counted from 1, in characters.
+    pub column: u32,
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}

@@ -1,0 +1,10 @@
+//! Which cgroups a service claims: patterns over whole cgroup paths, never over a leaf name alone.
+
+/// One entry of a service's `match` list.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Selector {
+    /// A systemd system unit, `nginx.service` or `payments@*.service`.
+    Systemd(String),
+    /// A cgroup path below the cgroup v2 root, `/shop.slice/orders-*.scope`.
+    Cgroup(String),
+}
