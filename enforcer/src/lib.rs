@@ -1,4 +1,6 @@
 //! The host side of enforcer.
 #![forbid(unsafe_code)]
 
+pub mod identities;
 pub mod policy;
+pub mod tables;

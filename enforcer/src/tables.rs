@@ -1,0 +1,415 @@
+//! The host-side image of all maps: what a policy compiles to. Pure: no map, no file, no clock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
+use enforcer_common::{Address, Identity, Mode, Port, Protocol, limits};
+use thiserror::Error;
+
+use crate::identities::Identities;
+use crate::policy::{Location, Policy, PortRange, Ports, Selector};
+
+pub use networks::Prefix;
+
+mod edges;
+mod networks;
+
+/// Everything that a decision reads, for one revision of the policy.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// Which revision of the policy this is.
+    pub revision: u32,
+    /// In the order of the policy.
+    pub services: Vec<ServiceOwner>,
+    /// By [`RuleId`](enforcer_common::RuleId): how records name a rule.
+    pub rules: Vec<RuleName>,
+    /// What each pair of ends may do.
+    pub edges: BTreeMap<EdgeKey, EdgeValue>,
+    /// Sorted. The longest prefix that contains an address leads to the set of networks it is in; an exception from
+    /// every network around it leads to [`Identity::WORLD`], and so does an address that no prefix contains.
+    pub networks: Vec<(Prefix, Identity)>,
+    /// By number of the network in the policy: the sets that contain it.
+    pub network_sets: Vec<Vec<Identity>>,
+    /// Ports that only one service may bind.
+    pub reserved: BTreeMap<PortKey, Owner>,
+    /// Which service's rules name which protocol.
+    pub protocols: BTreeSet<ProtocolKey>,
+    /// Who owns which cgroup; the daemon fills it.
+    pub cgroups: HashMap<u64, Owner>,
+}
+
+/// A declared service, as cgroups and ports are owned by it.
+#[derive(Clone, Debug)]
+pub struct ServiceOwner {
+    /// Its name.
+    pub name: String,
+    /// Its identity and mode.
+    pub owner: Owner,
+    /// Which cgroups are its own.
+    pub selectors: Vec<Selector>,
+}
+
+/// How records name a rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RuleName {
+    /// Its name.
+    pub name: String,
+    /// Where it is written.
+    pub location: Location,
+}
+
+impl Tables {
+    /// Compiles `policy` within the limits of the maps. Names that are new get new numbers in `identities`, also
+    /// when it fails.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit, by how much, and what may help.
+    pub fn compile(
+        policy: &Policy,
+        identities: &mut Identities,
+        revision: u32,
+    ) -> Result<Self, CapacityError> {
+        Self::compile_within(policy, identities, revision, &Limits::default())
+    }
+
+    /// Compiles `policy` within the given limits, which may be below those of the maps.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tables::compile`].
+    pub fn compile_within(
+        policy: &Policy,
+        identities: &mut Identities,
+        revision: u32,
+        limits: &Limits,
+    ) -> Result<Self, CapacityError> {
+        let services = services(policy, identities, limits)?;
+        if policy.rules.len() > limits.rules {
+            return Err(CapacityError::Rules { number: policy.rules.len(), limit: limits.rules });
+        }
+        let networks = networks::compile(&policy.networks, identities, limits)?;
+        let identity_of: Vec<Identity> = services.iter().map(|service| service.owner.identity()).collect();
+        let world: Vec<Identity> = [Identity::WORLD].into_iter().chain(networks.sets).collect();
+        let ends = edges::Ends { services: &identity_of, networks: &networks.sets_of, world: &world };
+        Ok(Self {
+            revision,
+            rules: policy
+                .rules
+                .iter()
+                .map(|rule| RuleName { name: rule.name.clone(), location: rule.location.clone() })
+                .collect(),
+            edges: edges::compile(policy, &ends, identities, limits)?,
+            networks: networks.prefixes,
+            network_sets: networks.sets_of,
+            reserved: reserved(policy, &services, limits)?,
+            protocols: protocols(policy, &identity_of, limits)?,
+            services,
+            cgroups: HashMap::new(),
+        })
+    }
+}
+
+impl Tables {
+    /// Who owns the cgroup at `path`, counted from the cgroup v2 root: the service with a selector that `matches` it
+    /// or, failing that, its nearest ancestor; [`Owner::UNMANAGED`] if there is none.
+    ///
+    /// Two services that claim the same cgroup make its owner unknown, which is denied towards every service.
+    pub fn owner_of_path_by(&self, path: &[u8], matches: impl Fn(&Selector, &[u8]) -> bool) -> Owner {
+        let mut cgroup = path;
+        loop {
+            let mut owners = self
+                .services
+                .iter()
+                .filter(|service| service.selectors.iter().any(|selector| matches(selector, cgroup)))
+                .map(|service| service.owner);
+            match (owners.next(), owners.next()) {
+                (Some(owner), None) => return owner,
+                (Some(_), Some(_)) => return Owner::new(Identity::UNKNOWN, Mode::Enforce),
+                (None, _) => {}
+            }
+            cgroup = match cgroup.iter().rposition(|byte| *byte == b'/') {
+                Some(0) if cgroup.len() > 1 => b"/",
+                Some(end) if end > 0 => cgroup.split_at(end).0,
+                Some(_) | None => return Owner::UNMANAGED,
+            };
+        }
+    }
+}
+
+impl enforcer_common::Tables for Tables {
+    fn cgroup(&self, id: u64) -> Option<Owner> {
+        self.cgroups.get(&id).copied()
+    }
+
+    fn network(&self, address: &Address) -> Option<Identity> {
+        let mut longest = 128;
+        loop {
+            let bound = Prefix::new(*address, longest);
+            let index = self.networks.partition_point(|(prefix, _)| *prefix <= bound).checked_sub(1)?;
+            let (nearest, identity) = self.networks.get(index)?;
+            if nearest.contains(address) {
+                return Some(*identity);
+            }
+            // Prefixes nest or are apart, so those that contain the address lie around the nearest one too: they are
+            // no longer than what the two have in common, which is less than `longest`.
+            longest = nearest.common_bits(address);
+        }
+    }
+
+    fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
+        self.edges.get(key)
+    }
+
+    fn reserved(&self, key: &PortKey) -> Option<Owner> {
+        self.reserved.get(key).copied()
+    }
+
+    fn names_protocol(&self, key: &ProtocolKey) -> bool {
+        self.protocols.contains(key)
+    }
+}
+
+/// The capacities that a policy is compiled within; the default is what the maps hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// See [`limits::MAX_SERVICES`].
+    pub services: usize,
+    /// See [`limits::MAX_SELECTORS`].
+    pub selectors: usize,
+    /// See [`limits::MAX_RULES`].
+    pub rules: usize,
+    /// See [`limits::MAX_RANGES_PER_PAIR`].
+    pub ranges_per_pair: usize,
+    /// See [`limits::MAX_EDGES`].
+    pub edges: usize,
+    /// See [`limits::MAX_PREFIXES`].
+    pub prefixes: usize,
+    /// See [`limits::MAX_RESERVED`].
+    pub reserved: usize,
+    /// See [`limits::MAX_PROTOCOLS`].
+    pub protocols: usize,
+    /// Pairs that rules name, counted once for every rule that names them: bounds the memory that compiling takes.
+    pub grants: usize,
+    /// Networks of all sets together: bounds what overlapping networks multiply to.
+    pub network_set_members: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let entries = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        Self {
+            services: limits::MAX_SERVICES,
+            selectors: limits::MAX_SELECTORS,
+            rules: limits::MAX_RULES,
+            ranges_per_pair: limits::MAX_RANGES_PER_PAIR,
+            edges: entries(limits::MAX_EDGES),
+            prefixes: entries(limits::MAX_PREFIXES),
+            reserved: entries(limits::MAX_RESERVED),
+            protocols: entries(limits::MAX_PROTOCOLS),
+            // 200 MB while compiling.
+            grants: 4 * entries(limits::MAX_EDGES),
+            network_set_members: 16 * entries(limits::MAX_PREFIXES),
+        }
+    }
+}
+
+/// A policy that is valid, and larger than the tables.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum CapacityError {
+    /// Too many services.
+    #[error("compile policy: {number} services, the limit is {limit}")]
+    Services {
+        /// How many there are.
+        number: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Too many selectors.
+    #[error("compile policy: {number} selectors, the limit is {limit}")]
+    Selectors {
+        /// How many there are.
+        number: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Too many rules.
+    #[error("compile policy: {number} rules, the limit is {limit}")]
+    Rules {
+        /// How many there are.
+        number: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Too many port ranges between two ends.
+    #[error(
+        "compile policy: {number} port ranges from `{from}` to `{to}`, the limit is {limit}\n\
+         hint: join neighbouring ports into ranges, or name the whole protocol"
+    )]
+    Ranges {
+        /// The caller.
+        from: String,
+        /// The answerer.
+        to: String,
+        /// How many there are after merging.
+        number: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Too many pairs of ends, or too many of them with long port lists.
+    #[error(
+        "compile policy: {number} edges, the limit is {limit}\n\
+         hint: an edge is a pair of ends, and one more for every {} port ranges beyond the first {}",
+        EdgeValue::RANGES,
+        EdgeValue::RANGES
+    )]
+    Edges {
+        /// How many there are.
+        number: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Rules that name the same pairs over and over.
+    #[error(
+        "compile policy: the rules together name {number} pairs of ends, the limit is {limit}\n\
+         hint: a rule names every pair of its `from` and its `to`; `world` counts once for every set of networks"
+    )]
+    Grants {
+        /// How many there are.
+        number: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Too many prefixes.
+    #[error("compile policy: {number} prefixes in all networks together, the limit is {limit}")]
+    Prefixes {
+        /// How many there are after merging.
+        number: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Networks that overlap too much.
+    #[error(
+        "compile policy: the networks overlap {number} times, the limit is {limit}\n\
+         hint: an address that is in several networks counts once for each of them"
+    )]
+    NetworkSetMembers {
+        /// How many there are, as far as they were counted.
+        number: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Too many reserved ports.
+    #[error("compile policy: {number} ports under `listens`, the limit is {limit}")]
+    Reserved {
+        /// How many there are.
+        number: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Too many protocols of too many services.
+    #[error("compile policy: {number} protocols of all services together, the limit is {limit}")]
+    Protocols {
+        /// How many there are.
+        number: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Every number was given to some name of this or an earlier revision.
+    #[error(
+        "compile policy: no identity is left for a new name\n\
+         hint: numbers of names that vanished are kept; `enforcer detach` and a fresh start free them"
+    )]
+    Identities,
+}
+
+fn services(
+    policy: &Policy,
+    identities: &mut Identities,
+    limits: &Limits,
+) -> Result<Vec<ServiceOwner>, CapacityError> {
+    let number = policy.services.len();
+    if number > limits.services {
+        return Err(CapacityError::Services { number, limit: limits.services });
+    }
+    let number = policy.services.iter().map(|service| service.selectors.len()).sum();
+    if number > limits.selectors {
+        return Err(CapacityError::Selectors { number, limit: limits.selectors });
+    }
+    policy
+        .services
+        .iter()
+        .map(|service| {
+            let identity = identities.intern_service(&service.name).ok_or(CapacityError::Identities)?;
+            Ok(ServiceOwner {
+                name: service.name.clone(),
+                owner: Owner::new(identity, service.mode),
+                selectors: service.selectors.clone(),
+            })
+        })
+        .collect()
+}
+
+/// A port that two services list belongs to the first of them. Port 0 is nobody's: binding it asks for any free one.
+fn reserved(
+    policy: &Policy,
+    services: &[ServiceOwner],
+    limits: &Limits,
+) -> Result<BTreeMap<PortKey, Owner>, CapacityError> {
+    let mut reserved = BTreeMap::new();
+    for (service, owner) in policy.services.iter().zip(services) {
+        for range in &service.listens {
+            let (protocol, ports) = match *range {
+                PortRange::Protocol(protocol) => (protocol, 1..=u16::MAX),
+                PortRange::Ports { protocol, low, high } => (protocol, low.max(1)..=high),
+            };
+            for port in ports {
+                reserved.entry(PortKey::new(protocol, Port::new(port))).or_insert(owner.owner);
+            }
+        }
+    }
+    if reserved.len() > limits.reserved {
+        return Err(CapacityError::Reserved { number: reserved.len(), limit: limits.reserved });
+    }
+    Ok(reserved)
+}
+
+fn protocols(
+    policy: &Policy,
+    identity_of: &[Identity],
+    limits: &Limits,
+) -> Result<BTreeSet<ProtocolKey>, CapacityError> {
+    use crate::policy::Peer;
+
+    let mut keys = Vec::new();
+    let mut named: Vec<Protocol> = Vec::new();
+    for rule in policy.rules.iter().filter(|rule| !rule.from.is_empty() && !rule.to.is_empty()) {
+        named.clear();
+        if let Ports::Listed(ranges) = &rule.ports {
+            named.extend(ranges.iter().map(|range| match range {
+                PortRange::Protocol(protocol) | PortRange::Ports { protocol, .. } => *protocol,
+            }));
+            named.sort_unstable();
+            named.dedup();
+        }
+        for peer in rule.from.iter().chain(&rule.to) {
+            let service = match peer {
+                Peer::Service(number) => identity_of.get(*number),
+                Peer::Network(_) | Peer::Unmanaged | Peer::World => None,
+            };
+            let Some(service) = service else { continue };
+            match &rule.ports {
+                Ports::Everything => keys.push(ProtocolKey::any(*service)),
+                Ports::Listed(_) => {
+                    keys.extend(named.iter().map(|protocol| ProtocolKey::new(*service, *protocol)));
+                }
+            }
+        }
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    if keys.len() > limits.protocols {
+        return Err(CapacityError::Protocols { number: keys.len(), limit: limits.protocols });
+    }
+    Ok(keys.into_iter().collect())
+}
