@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod identities;
+pub mod kernel;
 pub mod policy;
 pub mod tables;
