@@ -5,3 +5,4 @@ pub mod identities;
 pub mod kernel;
 pub mod policy;
 pub mod tables;
+pub mod validate;
