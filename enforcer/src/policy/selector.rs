@@ -8,3 +8,13 @@ pub enum Selector {
     /// A cgroup path below the cgroup v2 root, `/shop.slice/orders-*.scope`.
     Cgroup(String),
 }
+
+impl Selector {
+    /// Whether the cgroup at this path, as seen from the cgroup root, is one that the selector names.
+    pub fn matches(&self, path: &[u8]) -> bool {
+        match self {
+            Self::Systemd(unit) => path.rsplit(|byte| *byte == b'/').next() == Some(unit.as_bytes()),
+            Self::Cgroup(pattern) => pattern.as_bytes() == path,
+        }
+    }
+}
