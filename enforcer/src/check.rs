@@ -535,3 +535,259 @@ fn did_you_mean<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option
         .min()
         .map(|(_, name)| format!("did you mean `{name}`?"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Query, check};
+    use crate::identities::Identities;
+    use crate::policy::{Cidr, Location, Network, Peer, Policy, PortRange, Ports, Rule, Selector, Service};
+    use crate::tables::Tables;
+    use enforcer_common::{Mode, Protocol};
+
+    fn location(line: u32) -> Location {
+        Location { file: Path::new("shop.yaml").into(), line, column: 5 }
+    }
+
+    /// `db` (audit), `old` (audit) and `web`; `office` lies inside `partner`.
+    fn policy() -> Policy {
+        let service = |name: &str, mode| Service {
+            name: name.to_owned(),
+            selectors: vec![Selector::Cgroup(format!("/{name}"))],
+            listens: Vec::new(),
+            mode,
+            location: location(1),
+        };
+        let network = |name: &str, cidrs: &[(&str, u8)]| Network {
+            name: name.to_owned(),
+            cidrs: cidrs
+                .iter()
+                .map(|(address, prefix)| Cidr { address: address.parse().expect("valid"), prefix: *prefix })
+                .collect(),
+            except: Vec::new(),
+            location: location(2),
+        };
+        let rule = |line, name: &str, from, to, ports| Rule {
+            name: name.to_owned(),
+            from: vec![from],
+            to: vec![to],
+            ports: Ports::Listed(ports),
+            location: location(line),
+        };
+        let port = |protocol, port| PortRange::Ports { protocol, low: port, high: port };
+        Policy {
+            services: vec![
+                service("db", Mode::Audit),
+                service("old", Mode::Audit),
+                service("web", Mode::Enforce),
+            ],
+            networks: vec![
+                network("nowhere", &[]),
+                network("office", &[("203.0.113.64", 26)]),
+                network("partner", &[("203.0.113.0", 24), ("2001:db8::", 32)]),
+            ],
+            rules: vec![
+                rule(12, "ledger", Peer::Service(2), Peer::Service(0), vec![port(Protocol::TCP, 5432)]),
+                rule(13, "desk", Peer::Network(1), Peer::Service(2), vec![port(Protocol::TCP, 22)]),
+                rule(14, "hook", Peer::Service(2), Peer::Network(2), vec![port(Protocol::TCP, 443)]),
+                rule(15, "ping", Peer::World, Peer::Service(2), vec![PortRange::Protocol(Protocol::ICMP)]),
+            ],
+        }
+    }
+
+    fn ask(source: &str, destination: &str) -> Result<super::Answer, String> {
+        let policy = policy();
+        let mut identities = Identities::default();
+        let tables = Tables::compile(&policy, &mut identities, 3).expect("small");
+        let query = Query::parse(source, destination).map_err(|error| error.to_string())?;
+        check(&policy, &tables, &identities, &query).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn answers() {
+        for (source, destination, exit_code, text) in [
+            (
+                "web",
+                "db:5432",
+                0,
+                "allowed: web -> db:5432/tcp\nrule: ledger (shop.yaml:12:5)\n\
+                 reason: rule: a rule lets `web` reach `db` at 5432/tcp",
+            ),
+            (
+                "/web/worker",
+                "/db:5432/tcp",
+                0,
+                "allowed: /web/worker (web) -> /db (db):5432/tcp\nrule: ledger (shop.yaml:12:5)\n\
+                 reason: rule: a rule lets `web` reach `db` at 5432/tcp",
+            ),
+            (
+                "web",
+                "db:5432/udp",
+                1,
+                "denied: web -> db:5432/udp\n\
+                 reason: port-not-listed: rules let `web` reach `db`, but not at 5432/udp\n\
+                 mode: enforce: the attempt is refused\n\
+                 hint: this rule allows it: - { name: web-to-db, from: web, to: db, ports: [5432/udp] }",
+            ),
+            (
+                "old",
+                "db:1",
+                1,
+                "would be denied: old -> db:1/tcp\n\
+                 reason: no-rule: no rule lets `old` reach `db`\n\
+                 mode: audit: the attempt passes and is recorded\n\
+                 hint: this rule allows it: - { name: old-to-db, from: old, to: db, ports: [1/tcp] }",
+            ),
+            (
+                "unmanaged",
+                "/elsewhere:1",
+                0,
+                "allowed: unmanaged -> /elsewhere (unmanaged):1/tcp\n\
+                 reason: not-managed: neither end is a declared service",
+            ),
+            (
+                "web",
+                "web:1/sctp",
+                0,
+                "allowed: web -> web:1/sctp\n\
+                 reason: same-service: a service may always reach itself, and both ends are `web`",
+            ),
+            (
+                "web",
+                "203.0.113.7:443",
+                0,
+                "allowed: web -> 203.0.113.7 (partner):443/tcp\nrule: hook (shop.yaml:14:5)\n\
+                 reason: rule: a rule lets `web` reach `partner` at 443/tcp",
+            ),
+            (
+                "web",
+                "[::ffff:203.0.113.70]:443",
+                0,
+                "allowed: web -> 203.0.113.70 (office,partner):443/tcp\nrule: hook (shop.yaml:14:5)\n\
+                 reason: rule: a rule lets `web` reach `office,partner` at 443/tcp",
+            ),
+            (
+                "web",
+                "[2001:db9::1]:443",
+                1,
+                "denied: web -> [2001:db9::1] (world):443/tcp\n\
+                 reason: no-rule: no rule lets `web` reach `world`\n\
+                 mode: enforce: the attempt is refused\n\
+                 hint: this rule allows it: - { name: web-to-world, from: web, to: world, ports: [443/tcp] }",
+            ),
+            // The network as a whole is not allowed what only a part of it is.
+            (
+                "partner",
+                "web:22",
+                1,
+                "denied: partner -> web:22/tcp\n\
+                 reason: port-not-listed: rules let `partner` reach `web`, but not at 22/tcp\n\
+                 mode: enforce: the attempt is refused\n\
+                 note: it is allowed for addresses that are in all of office,partner\n\
+                 hint: this rule allows it: - { name: partner-to-web, from: partner, to: web, ports: [22/tcp] }",
+            ),
+            (
+                "world",
+                "web/icmp",
+                0,
+                "allowed: world -> web/icmp\nrule: ping (shop.yaml:15:5)\n\
+                 reason: rule: a rule lets `world` reach `web` at icmp",
+            ),
+        ] {
+            let answer = ask(source, destination).expect(destination);
+            assert_eq!(answer.to_string(), text);
+            assert_eq!(answer.exit_code(), exit_code, "{text}");
+        }
+    }
+
+    #[test]
+    fn questions_that_cannot_be_answered() {
+        for (source, destination, text) in [
+            ("wbe", "db:1", "look up `wbe`: no service or network has this name\nhint: did you mean `web`?"),
+            (
+                "web",
+                "ofice:1",
+                "look up `ofice`: no service or network has this name\nhint: did you mean `office`?",
+            ),
+            (
+                "web",
+                "something-else:1",
+                "look up `something-else`: no service or network has this name\n\
+                 hint: an end is a service, a network, `unmanaged`, `world`, a cgroup path that begins with `/`, \
+                 or an address",
+            ),
+            ("web", "nowhere:1", "look up `nowhere`: the network holds no address, so nobody is in it"),
+            (
+                "web",
+                "127.0.0.1:80",
+                "look up `127.0.0.1`: an address of this host does not tell who is there\n\
+                 hint: name the service, `unmanaged`, or the cgroup",
+            ),
+            (
+                "web:1",
+                "db:1",
+                "read source `web:1`: not a name, a cgroup path or an address\n\
+                 hint: write a service, a network, `unmanaged`, `world`, `/a/cgroup/path` or an address, \
+                 without a port",
+            ),
+            (
+                "web",
+                "[2001:db8::g]:1",
+                "read destination `[2001:db8::g]:1`: not a name, a cgroup path or an address before the port\n\
+                 hint: write it like `db:5432`, `db:53/udp`, `/a/cgroup/path:80`, `203.0.113.7:443` or \
+                 `[2001:db8::7]:443`",
+            ),
+            (
+                "web",
+                "2001:db8::7:443",
+                "read destination `2001:db8::7:443`: an IPv6 address without brackets and port\n\
+                 hint: write `[2001:db8::7:443]:443`, or `[2001:db8::7:443]/icmpv6`",
+            ),
+            (
+                "web",
+                "db",
+                "read destination `db`: no port\n\
+                 hint: write it like `db:443`, or `db/icmp` for a protocol without ports",
+            ),
+            ("web", "db:0", "read port `0`: not a number from 1 to 65535"),
+            ("web", "db:+1", "read port `+1`: not a number from 1 to 65535"),
+            ("web", "db:65536", "read port `65536`: not a number from 1 to 65535"),
+            ("web", "/db:/tcp", "read port ``: not a number from 1 to 65535"),
+            ("web", "db:1/icmp", "read destination: icmp has no ports\nhint: leave the port out"),
+            ("web", "db:1/tpc", "read protocol `tpc`: unknown\nhint: did you mean `tcp`?"),
+            (
+                "web",
+                "db:1/quic",
+                "read protocol `quic`: unknown\n\
+                 hint: protocols are tcp, udp, sctp, dccp, udplite, icmp, icmpv6",
+            ),
+        ] {
+            assert_eq!(ask(source, destination).expect_err(destination), text);
+        }
+    }
+
+    #[test]
+    fn json_says_what_the_text_says() {
+        let allowed = ask("web", "db:5432").expect("answer").to_json();
+        assert_eq!(
+            allowed,
+            serde_json::json!({
+                "outcome": "allowed", "verdict": "allow", "mode": "enforce", "reason": "rule",
+                "explanation": "a rule lets `web` reach `db` at 5432/tcp",
+                "rule": { "name": "ledger", "file": "shop.yaml", "line": 12, "column": 5 },
+                "source": "web", "destination": "db", "protocol": "tcp", "port": 5432, "revision": 3,
+            })
+        );
+        let denied = ask("old", "db/icmp").expect("answer").to_json();
+        assert_eq!(
+            denied,
+            serde_json::json!({
+                "outcome": "would-deny", "verdict": "deny", "mode": "audit", "reason": "no-rule",
+                "explanation": "no rule lets `old` reach `db`", "rule": null,
+                "source": "old", "destination": "db", "protocol": "icmp", "port": null, "revision": 3,
+                "hint": "this rule allows it: - { name: old-to-db, from: old, to: db, ports: [icmp] }",
+            })
+        );
+    }
+}
