@@ -20,6 +20,22 @@ impl Protocol {
     pub const SCTP: Self = Self(132);
     /// UDP-Lite (136).
     pub const UDPLITE: Self = Self(136);
+
+    /// The protocols that policies, records and the command line know by a word, and whether they have ports.
+    pub const NAMED: [(&'static str, Self, bool); 7] = [
+        ("tcp", Self::TCP, true),
+        ("udp", Self::UDP, true),
+        ("sctp", Self::SCTP, true),
+        ("dccp", Self::DCCP, true),
+        ("udplite", Self::UDPLITE, true),
+        ("icmp", Self::ICMP, false),
+        ("icmpv6", Self::ICMPV6, false),
+    ];
+
+    /// The word for the protocol, if it has one.
+    pub fn name(self) -> Option<&'static str> {
+        Self::NAMED.into_iter().find_map(|(name, protocol, _)| (protocol == self).then_some(name))
+    }
 }
 
 /// A port in network byte order, as sockets and packets carry it.

@@ -1,6 +1,7 @@
 //! The host side of enforcer.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod identities;
 pub mod kernel;
 pub mod policy;

@@ -111,17 +111,17 @@ impl Tables {
 }
 
 impl Tables {
-    /// Who owns the cgroup at `path`, counted from the cgroup v2 root: the service with a selector that `matches` it
+    /// Who owns the cgroup at `path`, counted from the cgroup v2 root: the service with a selector that matches it
     /// or, failing that, its nearest ancestor; [`Owner::UNMANAGED`] if there is none.
     ///
     /// Two services that claim the same cgroup make its owner unknown, which is denied towards every service.
-    pub fn owner_of_path_by(&self, path: &[u8], matches: impl Fn(&Selector, &[u8]) -> bool) -> Owner {
+    pub fn owner_of_path(&self, path: &[u8]) -> Owner {
         let mut cgroup = path;
         loop {
             let mut owners = self
                 .services
                 .iter()
-                .filter(|service| service.selectors.iter().any(|selector| matches(selector, cgroup)))
+                .filter(|service| service.selectors.iter().any(|selector| selector.matches(cgroup)))
                 .map(|service| service.owner);
             match (owners.next(), owners.next()) {
                 (Some(owner), None) => return owner,
@@ -412,4 +412,106 @@ fn protocols(
         return Err(CapacityError::Protocols { number: keys.len(), limit: limits.protocols });
     }
     Ok(keys.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use enforcer_common::layout::{Owner, ProtocolKey};
+    use enforcer_common::{Identity, Mode, Protocol};
+
+    use super::{Identities, Tables};
+    use crate::policy::{Location, Peer, Policy, PortRange, Ports, Rule, Selector, Service};
+
+    fn location() -> Location {
+        Location { file: Path::new("policy.yaml").into(), line: 1, column: 1 }
+    }
+
+    fn service(name: &str, mode: Mode, selectors: &[&str]) -> Service {
+        let selectors = selectors.iter().map(|path| Selector::Cgroup((*path).to_owned())).collect();
+        Service { name: name.to_owned(), selectors, listens: Vec::new(), mode, location: location() }
+    }
+
+    fn rule(from: &[Peer], to: &[Peer], ports: Ports) -> Rule {
+        Rule { name: "rule".to_owned(), from: from.to_vec(), to: to.to_vec(), ports, location: location() }
+    }
+
+    fn compile(policy: &Policy, identities: &mut Identities) -> Tables {
+        Tables::compile(policy, identities, 7).expect("small")
+    }
+
+    #[test]
+    fn a_cgroup_belongs_to_the_nearest_selector_above_it() {
+        let policy = Policy {
+            services: vec![
+                service("shop", Mode::Enforce, &["/shop.slice"]),
+                service("till", Mode::Audit, &["/shop.slice/till", "/spare"]),
+                service("twice", Mode::Enforce, &["/spare", "/other"]),
+                service("never", Mode::Enforce, &[]),
+            ],
+            ..Policy::default()
+        };
+        let tables = compile(&policy, &mut Identities::default());
+        assert_eq!(tables.revision, 7);
+        let [shop, till, twice, _] = tables.services.as_slice() else { panic!("four services") };
+        assert_eq!(till.owner.mode(), Mode::Audit);
+        let conflict = Owner::new(Identity::UNKNOWN, Mode::Enforce);
+        for (path, owner) in [
+            ("/shop.slice", shop.owner),
+            ("/shop.slice/web/worker", shop.owner),
+            ("/shop.slice/till", till.owner),
+            ("/shop.slice/till/1", till.owner),
+            ("/shop.slice.d", Owner::UNMANAGED),
+            ("/user.slice/shop.slice", Owner::UNMANAGED),
+            ("/other/x", twice.owner),
+            ("/spare/x", conflict),
+            ("/", Owner::UNMANAGED),
+            ("", Owner::UNMANAGED),
+        ] {
+            assert_eq!(tables.owner_of_path(path.as_bytes()), owner, "{path}");
+        }
+    }
+
+    #[test]
+    fn protocols_are_those_of_rules_that_grant_something() {
+        let listed = |protocol| Ports::Listed(vec![PortRange::Protocol(protocol)]);
+        let [a, b, c] = [0, 1, 2].map(Peer::Service);
+        let policy = Policy {
+            services: ["a", "b", "c"].map(|name| service(name, Mode::Enforce, &[])).to_vec(),
+            rules: vec![
+                rule(&[a], &[b], listed(Protocol::SCTP)),
+                rule(&[a, Peer::World], &[c], listed(Protocol::ICMP)),
+                rule(&[b], &[Peer::Unmanaged], Ports::Everything),
+                rule(&[c], &[], listed(Protocol::DCCP)),
+                rule(&[c], &[a], Ports::Listed(vec![])),
+            ],
+            ..Policy::default()
+        };
+        let tables = compile(&policy, &mut Identities::default());
+        let [a, b, c] = [0, 1, 2].map(|index: usize| tables.services[index].owner.identity());
+        let keys = [
+            ProtocolKey::new(a, Protocol::SCTP),
+            ProtocolKey::new(a, Protocol::ICMP),
+            ProtocolKey::new(b, Protocol::SCTP),
+            ProtocolKey::any(b),
+            ProtocolKey::new(c, Protocol::ICMP),
+        ];
+        assert_eq!(tables.protocols, keys.into_iter().collect());
+    }
+
+    #[test]
+    fn identities_survive_a_change_of_the_policy() {
+        let mut identities = Identities::default();
+        let named = |names: &[&str]| Policy {
+            services: names.iter().map(|name| service(name, Mode::Enforce, &[])).collect(),
+            ..Policy::default()
+        };
+        let first = compile(&named(&["b", "c"]), &mut identities);
+        let second = compile(&named(&["a", "c"]), &mut identities);
+        assert_eq!(first.services[1].owner, second.services[1].owner);
+        assert_ne!(first.services[0].owner, second.services[0].owner);
+        let third = compile(&named(&["b"]), &mut identities);
+        assert_eq!(first.services[0].owner, third.services[0].owner);
+    }
 }

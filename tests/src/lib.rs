@@ -1,1 +1,10 @@
-//! How the project is tested.
+//! How the project is tested: cases as data, and the executors that answer them.
+//!
+//! A case ([`case`]) is a policy, attempts and what is expected of them. The [`oracle`] answers an attempt straight
+//! from the policy, slowly; [`compiled`] answers it as the kernel does, through tables and `decide`. [`sketch`] makes
+//! policies without YAML, for properties and capacities.
+#![forbid(unsafe_code)]
+
+pub mod compiled;
+pub mod oracle;
+pub mod sketch;

@@ -1,0 +1,5 @@
+//! What `cargo test` shows without privileges.
+#![forbid(unsafe_code)]
+
+mod capacities;
+mod properties;

@@ -1,0 +1,161 @@
+//! What holds for every policy and every attempt, tried on many.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use enforcer::policy::{Cidr, Network, Peer, Policy, PortRange, Ports};
+use enforcer_common::{Identity, Mode, Protocol, Tables as _};
+use enforcer_tests::compiled::{Compiled, address};
+use enforcer_tests::oracle::{self, Attempt, End};
+use enforcer_tests::sketch;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+const SERVICES: usize = 3;
+const NETWORKS: usize = 3;
+const POLICIES: u32 = 2000;
+const ATTEMPTS: usize = 64;
+const _: () = assert!(POLICIES as usize * ATTEMPTS >= 100_000);
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: POLICIES, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decide_agrees_with_the_oracle(policy in policies(), attempts in vec(attempts(), ATTEMPTS)) {
+        let compiled = Compiled::of(&policy).expect("small policies fit");
+        for attempt in attempts {
+            prop_assert_eq!(compiled.answer(&attempt), oracle::answer(&policy, &attempt), "{:?}", attempt);
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_tells_exactly_the_networks_of_an_address(
+        networks in networks(),
+        addresses in vec(addresses(), 32),
+    ) {
+        let policy = Policy { networks, ..Policy::default() };
+        let Compiled { tables, identities } = Compiled::of(&policy).expect("small policies fit");
+        for ip in addresses {
+            let names: Vec<&str> = policy
+                .networks
+                .iter()
+                .filter(|network| oracle::is_in(network, ip))
+                .map(|network| network.name.as_str())
+                .collect();
+            let wanted = if names.is_empty() { "world".to_owned() } else { names.join(",") };
+            let longest = tables
+                .networks
+                .iter()
+                .filter(|(prefix, _)| prefix.contains(&address(ip)))
+                .max_by_key(|(prefix, _)| prefix.length)
+                .map(|(_, identity)| *identity);
+            prop_assert_eq!(tables.network(&address(ip)), longest, "{}", ip);
+            let name = identities.name(longest.unwrap_or(Identity::WORLD));
+            prop_assert_eq!(name, Some(wanted.as_str()), "{}", ip);
+        }
+    }
+
+    #[test]
+    fn no_prefix_stands_twice_or_says_what_the_one_around_it_says(networks in networks()) {
+        let policy = Policy { networks, ..Policy::default() };
+        let Compiled { tables, .. } = Compiled::of(&policy).expect("small policies fit");
+        prop_assert!(tables.networks.is_sorted_by(|(a, _), (b, _)| a < b));
+        for (prefix, identity) in &tables.networks {
+            let around = tables
+                .networks
+                .iter()
+                .filter(|(other, _)| other.length < prefix.length && other.contains(&prefix.address))
+                .max_by_key(|(other, _)| other.length)
+                .map_or(Identity::WORLD, |(_, identity)| *identity);
+            prop_assert_ne!(around, *identity, "{:?}", prefix);
+        }
+    }
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    let modes = vec(select(&[Mode::Enforce, Mode::Audit][..]), SERVICES);
+    let rules = vec((vec(peers(), 0..3), vec(peers(), 0..3), ports()), 0..8);
+    (modes, networks(), rules).prop_map(|(modes, networks, rules)| Policy {
+        services: modes.into_iter().enumerate().map(|(number, mode)| sketch::service(number, mode)).collect(),
+        networks,
+        rules: rules
+            .into_iter()
+            .enumerate()
+            .map(|(number, (from, to, ports))| sketch::rule(number, from, to, ports))
+            .collect(),
+    })
+}
+
+fn networks() -> impl Strategy<Value = Vec<Network>> {
+    vec((vec(cidrs(), 0..4), vec(cidrs(), 0..3)), NETWORKS).prop_map(|networks| {
+        let numbered = networks.into_iter().enumerate();
+        numbered.map(|(number, (cidrs, except))| sketch::network(number, cidrs, except)).collect()
+    })
+}
+
+/// Mostly long prefixes around the few addresses that are tried, so that they nest, overlap and miss each other.
+fn cidrs() -> impl Strategy<Value = Cidr> {
+    (addresses(), prop_oneof![1 => 0..=128_u8, 4 => 0..=5_u8]).prop_map(|(address, host_bits)| {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        sketch::cidr(address, bits - host_bits.min(bits))
+    })
+}
+
+fn addresses() -> impl Strategy<Value = IpAddr> {
+    let v6 = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0));
+    // Looks like IPv4 behind a prefix that is one bit off: it must not be taken for it.
+    let beside_v4 = u128::from(Ipv6Addr::new(0, 0, 0, 0, 0, 0xfffe, 0x0a00, 0));
+    prop_oneof![
+        4 => (0..32_u32).prop_map(|low| Ipv4Addr::from(0x0a00_0000 | low).into()),
+        1 => any::<u32>().prop_map(|bits| Ipv4Addr::from(bits).into()),
+        3 => (0..32_u128).prop_map(move |low| Ipv6Addr::from(v6 | low).into()),
+        1 => (0..32_u128).prop_map(move |low| Ipv6Addr::from(beside_v4 | low).into()),
+    ]
+}
+
+fn peers() -> impl Strategy<Value = Peer> {
+    prop_oneof![
+        4 => (0..SERVICES).prop_map(Peer::Service),
+        2 => (0..NETWORKS).prop_map(Peer::Network),
+        1 => Just(Peer::Unmanaged),
+        1 => Just(Peer::World),
+    ]
+}
+
+fn ports() -> impl Strategy<Value = Ports> {
+    prop_oneof![1 => Just(Ports::Everything), 9 => vec(port_ranges(), 0..12).prop_map(Ports::Listed)]
+}
+
+fn port_ranges() -> impl Strategy<Value = PortRange> {
+    prop_oneof![
+        1 => protocols().prop_map(PortRange::Protocol),
+        8 => (protocols(), port_numbers(), port_numbers()).prop_map(|(protocol, a, b)| {
+            PortRange::Ports { protocol, low: a.min(b), high: a.max(b) }
+        }),
+        4 => (protocols(), port_numbers()).prop_map(|(protocol, port)| {
+            PortRange::Ports { protocol, low: port, high: port }
+        }),
+    ]
+}
+
+fn protocols() -> impl Strategy<Value = Protocol> {
+    select(&[Protocol::ICMP, Protocol::TCP, Protocol::UDP, Protocol(7)][..])
+}
+
+fn port_numbers() -> impl Strategy<Value = u16> {
+    prop_oneof![8 => 0..24_u16, 1 => 65533..=65535_u16]
+}
+
+fn attempts() -> impl Strategy<Value = Attempt> {
+    (ends(), ends(), protocols(), port_numbers(), proptest::option::of(port_numbers()))
+        .prop_map(|(from, to, protocol, port, reply_port)| Attempt { from, to, protocol, port, reply_port })
+}
+
+fn ends() -> impl Strategy<Value = End> {
+    prop_oneof![
+        6 => (0..SERVICES).prop_map(End::Service),
+        1 => Just(End::Unmanaged),
+        4 => addresses().prop_map(End::Address),
+        1 => Just(End::Unknown),
+    ]
+}
