@@ -31,7 +31,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     match run(&Verb::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(err) => {
             eprintln!("error: {err:#}");
             ExitCode::FAILURE
@@ -39,20 +39,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: &Verb) -> Result<()> {
+fn run(verb: &Verb) -> Result<ExitCode> {
     let workspace = workspace()?;
     match verb {
-        Verb::Setup(args) => setup::run(args),
-        Verb::Check => check::run(&workspace),
-        Verb::Tidy => tidy::run(&workspace),
-        Verb::Test => test::run(&workspace),
+        Verb::Setup(args) => setup::run(args)?,
+        Verb::Check => check::run(&workspace)?,
+        Verb::Tidy => tidy::run(&workspace)?,
+        Verb::Test => return test::run(&workspace),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The directory of the workspace; cargo tells where it found us.
 fn workspace() -> Result<PathBuf> {
-    let package = std::env::var("CARGO_MANIFEST_DIR").context("find the workspace: run this as `cargo xtask`")?;
-    let workspace = Path::new(&package).parent().context("find the workspace: xtask has no parent directory")?;
+    let package =
+        std::env::var("CARGO_MANIFEST_DIR").context("find the workspace: run this as `cargo xtask`")?;
+    let workspace =
+        Path::new(&package).parent().context("find the workspace: xtask has no parent directory")?;
     Ok(workspace.to_path_buf())
 }
 

@@ -71,7 +71,10 @@ impl fmt::Display for Missing {
             Self::Compiler => f.write_str("no Rust compiler with the sources of core (rust-src)")?,
             Self::Linker => f.write_str("no bpf-linker on the PATH")?,
             Self::OldLinker { compiler, linker } => {
-                write!(f, "bpf-linker has LLVM {linker} and cannot read what a compiler with LLVM {compiler} writes")?;
+                write!(
+                    f,
+                    "bpf-linker has LLVM {linker} and cannot read what a compiler with LLVM {compiler} writes"
+                )?;
             }
         }
         f.write_str("\nhint: run `cargo xtask setup`, which installs what is missing")
