@@ -49,10 +49,8 @@ fn main() -> ExitCode {
 
 /// Starts this script once more with [`ENVIRONMENT`]: a process may set its child's environment, not its own.
 fn run_again() -> anyhow::Result<()> {
-    let status = Command::new(env::current_exe()?)
-        .env(PREPARED, "1")
-        .envs(ENVIRONMENT.iter().copied())
-        .status()?;
+    let status =
+        Command::new(env::current_exe()?).env(PREPARED, "1").envs(ENVIRONMENT.iter().copied()).status()?;
     // The second run has said why it failed.
     if status.success() { Ok(()) } else { Err(anyhow::anyhow!("the kernel object was not built")) }
 }
