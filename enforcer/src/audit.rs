@@ -204,8 +204,11 @@ impl Log {
     /// The record could not be written; if it is an attempt it is counted as unwritten.
     pub fn write(&mut self, time: SystemTime, body: Body) -> io::Result<()> {
         let is_attempt = matches!(body, Body::Attempt(_));
-        let record =
-            Record { time: humantime::format_rfc3339_nanos(time).to_string(), sequence: self.sequence + 1, body };
+        let record = Record {
+            time: humantime::format_rfc3339_nanos(time).to_string(),
+            sequence: self.sequence + 1,
+            body,
+        };
         let mut line = serde_json::to_vec(&record)?;
         line.push(b'\n');
         let written = match &mut self.sink {

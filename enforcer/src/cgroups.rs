@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -68,8 +68,8 @@ impl Tree {
     }
 
     /// Becomes readable when a cgroup has come or gone.
-    pub fn fd(&self) -> RawFd {
-        self.inotify.as_fd().as_raw_fd()
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
     }
 
     /// Every cgroup that is there or remembered, with its path from the top of the tree.
@@ -107,7 +107,9 @@ impl Tree {
                     self.watched.remove(&event.wd);
                     continue;
                 }
-                let Some(name) = event.name.filter(|_: &OsString| event.mask.contains(AddWatchFlags::IN_ISDIR)) else {
+                let Some(name) =
+                    event.name.filter(|_: &OsString| event.mask.contains(AddWatchFlags::IN_ISDIR))
+                else {
                     continue;
                 };
                 let child = directory.join(name);
@@ -134,7 +136,9 @@ impl Tree {
                 Err(Errno::ENOENT) => continue,
                 Err(err) => return Err(io::Error::other(watch_error(&directory, err))),
             }
-            let Some(id) = gone_is_none(directory.metadata().map(|metadata| metadata.ino()))? else { continue };
+            let Some(id) = gone_is_none(directory.metadata().map(|metadata| metadata.ino()))? else {
+                continue;
+            };
             let path = self.path_of(&directory);
             if self.paths.get(&id) != Some(&path) {
                 self.paths.insert(id, path.clone());

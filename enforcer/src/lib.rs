@@ -1,9 +1,17 @@
-//! The host side of enforcer.
+//! The host side of enforcer, in reading order: a [`policy`] is read, compiled to [`tables`], put into the
+//! [`kernel`], and served by the [`daemon`], which writes the [`audit`] log. [`validate`] and [`check`] answer
+//! without a kernel.
 #![forbid(unsafe_code)]
 
+pub mod audit;
+pub mod cgroups;
 pub mod check;
+pub mod cli;
+pub mod daemon;
 pub mod identities;
 pub mod kernel;
+pub mod locals;
+pub mod netns;
 pub mod policy;
 pub mod tables;
 pub mod validate;

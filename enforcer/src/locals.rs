@@ -1,13 +1,14 @@
 //! The addresses of this host, and word of their changes.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use enforcer_common::Address;
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, recv, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, recv,
+    socket,
 };
 
 /// `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` of include/uapi/linux/rtnetlink.h.
@@ -43,8 +44,8 @@ impl Locals {
     }
 
     /// Becomes readable when an address has come or gone.
-    pub fn fd(&self) -> RawFd {
-        self.news.as_raw_fd()
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.news.as_fd()
     }
 
     /// What has changed since the last call.

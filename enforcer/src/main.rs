@@ -1,3 +1,11 @@
 //! The `enforcer` command.
 #![forbid(unsafe_code)]
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use enforcer::cli;
+
+fn main() -> ExitCode {
+    cli::run(cli::Command::parse())
+}

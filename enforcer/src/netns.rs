@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket};
-use nix::sockopt_impl;
+use nix::{getsockopt_impl, sockopt_impl};
 
 /// `SO_NETNS_COOKIE` of include/uapi/asm-generic/socket.h (kernel 5.14).
 const SO_NETNS_COOKIE: libc::c_int = 71;

@@ -1,6 +1,7 @@
 //! What `connect` and `sendmsg` have in common: a task names an address.
 
 use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::debug;
 use enforcer_common::{Address, Decision, Facts, Hook, Port, Protocol, Reason, decide};
 
 use super::{PASS, REFUSE, answer};
@@ -29,6 +30,15 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 
     let answerer = sockets::answerer(ctx, protocol, address, port);
     let facts = Facts { caller, answerer, protocol, port, reply_port: reply_port(ctx, protocol) };
     let decision = decide(&facts, &tables);
+    debug!(
+        ctx,
+        "hook {} identity {} -> {} port {} reason {}",
+        hook as u8,
+        decision.from.raw(),
+        decision.to.raw(),
+        port.number(),
+        decision.reason as u8
+    );
     if !decision.concerns_a_service() {
         return PASS;
     }

@@ -2,6 +2,7 @@
 
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
+use aya_log_ebpf::debug;
 use enforcer_common::{Decision, Facts, Hook, Party, Port, Protocol, Reason, decide, decide_unreadable};
 
 use super::{PASS, REFUSE, answer};
@@ -25,11 +26,11 @@ fn ingress(ctx: SkBuffContext) -> i32 {
     if headers.protocol == Protocol::TCP && !headers.opens {
         return PASS;
     }
-    judge(&packet, &headers)
+    judge(&ctx, &packet, &headers)
 }
 
 #[inline(always)]
-fn judge(packet: &Packet, headers: &Headers) -> i32 {
+fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
     let mut attempt = Attempt {
         hook: Hook::Ingress,
         protocol: headers.protocol,
@@ -53,6 +54,15 @@ fn judge(packet: &Packet, headers: &Headers) -> i32 {
         reply_port: reply_port(packet, headers, note.is_some_and(|note| note.asked != 0)),
     };
     let decision = decide(&facts, &tables);
+    debug!(
+        ctx,
+        "hook {} identity {} -> {} port {} reason {}",
+        Hook::Ingress as u8,
+        decision.from.raw(),
+        decision.to.raw(),
+        headers.destination_port.number(),
+        decision.reason as u8
+    );
     if !decision.concerns_a_service() {
         return PASS;
     }

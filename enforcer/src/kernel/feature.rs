@@ -12,13 +12,17 @@ const MINIMUM: KernelVersion = KernelVersion::new(5, 10, 0);
 #[derive(Debug, Error)]
 pub enum Unsupported {
     /// The kernel is too old.
-    #[error("use kernel {found}: enforcer needs 5.10 or newer\nhint: it is the oldest with ring buffers and socket look-ups in cgroup programs")]
+    #[error(
+        "use kernel {found}: enforcer needs 5.10 or newer\nhint: it is the oldest with ring buffers and socket look-ups in cgroup programs"
+    )]
     Kernel {
         /// What `uname` says.
         found: String,
     },
     /// The process may not use bpf(2).
-    #[error("load programs: {cause}\nhint: run enforcer as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    #[error(
+        "load programs: {cause}\nhint: run enforcer as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    )]
     Privilege {
         /// What is missing.
         cause: &'static str,
@@ -60,9 +64,9 @@ pub fn require() -> Result<(), Unsupported> {
     if found < MINIMUM {
         return Err(Unsupported::Kernel { found: found.to_string() });
     }
-    let status = procfs::process::Process::myself()
-        .and_then(|process| process.status())
-        .map_err(|err| Unsupported::Proc { file: PathBuf::from("/proc/self/status"), cause: err.to_string() })?;
+    let status = procfs::process::Process::myself().and_then(|process| process.status()).map_err(|err| {
+        Unsupported::Proc { file: PathBuf::from("/proc/self/status"), cause: err.to_string() }
+    })?;
     const CAP_NET_ADMIN: u64 = 1 << 12;
     const CAP_SYS_ADMIN: u64 = 1 << 21;
     const CAP_BPF: u64 = 1 << 39;

@@ -1,7 +1,7 @@
 //! Detect, load, fill, attach: in that order, all or nothing.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use aya::maps::{MapData, RingBuf};
@@ -130,8 +130,7 @@ impl Enforcement {
     /// Which hook could not be attached; those before it are detached again when the value is dropped.
     pub fn attach(&mut self) -> Result<(), LoadError> {
         let path = &self.options.cgroup_root;
-        let cgroup =
-            File::open(path).map_err(|cause| LoadError::Cgroup { cgroup: path.clone(), cause })?;
+        let cgroup = File::open(path).map_err(|cause| LoadError::Cgroup { cgroup: path.clone(), cause })?;
         for hook in Hook::ALL {
             attach_program(&mut self.object, hook, &cgroup).map_err(|cause| LoadError::Attach {
                 program: hook.name(),
@@ -140,6 +139,22 @@ impl Enforcement {
             })?;
         }
         Ok(())
+    }
+
+    /// Detaches every hook; maps and events stay readable.
+    pub fn detach(&mut self) {
+        for hook in Hook::ALL {
+            // An unloaded program takes its links with it.
+            let unloaded = match self.object.program_mut(hook.name()) {
+                Some(Program::CgroupSockAddr(program)) => program.unload(),
+                Some(Program::CgroupSock(program)) => program.unload(),
+                Some(Program::CgroupSkb(program)) => program.unload(),
+                Some(_) | None => Ok(()),
+            };
+            if let Err(err) = unloaded {
+                log::error!("detach program {}: {}", hook.name(), chain(&err));
+            }
+        }
     }
 
     /// Says in the policy in force whose a cgroup is.
@@ -193,13 +208,13 @@ impl Enforcement {
     }
 
     /// Becomes readable when an event waits.
-    pub fn events_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+    pub fn events_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
     }
 
     /// Becomes readable when the programs have logged something; `None` if they do not log.
-    pub fn log_fd(&self) -> Option<RawFd> {
-        self.logger.as_ref().map(AsRawFd::as_raw_fd)
+    pub fn log_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.logger.as_ref().map(AsFd::as_fd)
     }
 
     /// Hands what the programs have logged to the logger of this process.
@@ -215,15 +230,11 @@ impl Enforcement {
         Hook::ALL
             .into_iter()
             .filter_map(|hook| {
-                let info = self.object.program(&program_name(hook))?.info().ok()?;
+                let info = self.object.program(hook.name())?.info().ok()?;
                 Some((hook.name(), info.verified_instruction_count(), info.size_translated()))
             })
             .collect()
     }
-}
-
-fn program_name(hook: Hook) -> String {
-    hook.name().to_owned()
 }
 
 fn load_program(object: &mut Ebpf, hook: Hook) -> Result<(), LoadError> {
@@ -250,7 +261,8 @@ fn attach_program(object: &mut Ebpf, hook: Hook, cgroup: &File) -> Result<(), St
     let mode = CgroupAttachMode::Single;
     match hook {
         Hook::Connect4 | Hook::Connect6 | Hook::Sendmsg4 | Hook::Sendmsg6 | Hook::Bind4 | Hook::Bind6 => {
-            <&mut CgroupSockAddr>::try_from(program).and_then(|program| program.attach(cgroup, mode).map(drop))
+            <&mut CgroupSockAddr>::try_from(program)
+                .and_then(|program| program.attach(cgroup, mode).map(drop))
         }
         Hook::PostBind4 | Hook::PostBind6 | Hook::SockCreate => {
             <&mut CgroupSock>::try_from(program).and_then(|program| program.attach(cgroup, mode).map(drop))

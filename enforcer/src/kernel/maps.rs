@@ -111,7 +111,7 @@ impl Maps {
             cgroups_in_force: sparse(names::CGROUPS, 1)?,
         };
         let empty = Tables::default();
-        let _: Inner<u64, Owner> = maps.fill(0, &empty)?;
+        drop(maps.fill(0, &empty)?);
         maps.cgroups_in_force = maps.fill(1, &empty)?;
         maps.slot = 1;
         write(names::ACTIVE, maps.active.set(0, 1, 0))?;
@@ -254,8 +254,6 @@ fn unless_missing(map: &'static str, result: Result<(), aya::maps::MapError>) ->
 }
 
 /// The ring buffer of a loaded object.
-pub(super) fn ring<T: BorrowMut<Ebpf>>(
-    mut object: T,
-) -> Result<aya::maps::RingBuf<MapData>, MapError> {
+pub(super) fn ring<T: BorrowMut<Ebpf>>(mut object: T) -> Result<aya::maps::RingBuf<MapData>, MapError> {
     take(object.borrow_mut(), names::EVENTS)
 }

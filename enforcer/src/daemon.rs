@@ -1,0 +1,492 @@
+//! `enforcer run`: one loop over a closed set of inputs.
+
+use std::collections::VecDeque;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, bail};
+use enforcer_common::counter::{Counter, Outcome};
+use enforcer_common::event::Event;
+use enforcer_common::{Address, Identity, Mode, Port};
+use nix::time::{ClockId, clock_gettime};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{debug, error, info, warn};
+
+use crate::audit::{self, Attempt, Body, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop};
+use crate::cgroups::{self, Tree};
+use crate::identities::Identities;
+use crate::kernel::feature::{self, Unsupported};
+use crate::kernel::{Enforcement, Options};
+use crate::locals::{self, Locals};
+use crate::netns;
+use crate::policy::{self, Policy};
+use crate::tables::{RuleName, Tables};
+
+/// Revisions whose rules are remembered, so that an event that waited across a reload still names its rule.
+const REVISIONS_REMEMBERED: usize = 8;
+
+/// Events that are written between two looks at the other inputs.
+const EVENTS_AT_ONCE: usize = 4096;
+
+/// What `enforcer run` was asked to do.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory or file of the policy.
+    pub policy: PathBuf,
+    /// The cgroup whose subtree is judged; the top of the tree if none is given.
+    pub cgroup_root: Option<PathBuf>,
+    /// Where audit records go; `-` for standard output.
+    pub audit: PathBuf,
+    /// Whether permitted attempts are recorded too.
+    pub log_allowed: bool,
+    /// The most verbose level that the programs log at; 0 for none.
+    pub kernel_log: u8,
+}
+
+/// The policy that was given cannot be used; every finding of it is in the text.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidPolicy(String);
+
+/// Loads, fills, attaches, and serves until it is told to stop.
+///
+/// # Errors
+///
+/// An [`InvalidPolicy`], or what the host lacks or the kernel refused. Nothing is attached then.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async { Daemon::start(settings)?.serve().await })
+}
+
+/// Everything that may wake the daemon.
+enum Input {
+    Events,
+    KernelLog,
+    Cgroups,
+    Addresses,
+    Reload,
+    Stop,
+}
+
+struct Daemon {
+    settings: Settings,
+    enforcement: Enforcement,
+    /// Everything the policy in force compiles to, but for its cgroups, which `tree` has.
+    tables: Tables,
+    identities: Identities,
+    rules: VecDeque<(u32, Vec<RuleName>)>,
+    tree: Tree,
+    locals: Locals,
+    log: Log,
+    /// Losses that were already told of.
+    lost_in_ring: u64,
+    lost_in_writing: u64,
+    unreadable: u64,
+}
+
+impl Daemon {
+    fn start(settings: &Settings) -> anyhow::Result<Self> {
+        feature::require()?;
+        let mut identities = Identities::default();
+        let mut tables = compile(settings, &mut identities, 1)?;
+        let mount = feature::cgroup2_mount()?;
+        let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.clone());
+        let path = feature::cgroup_path(&mount, &root)?;
+        let whole_tree = path.as_os_str() == "/";
+        let mut log = Log::open(&settings.audit)
+            .with_context(|| format!("open audit log {}", settings.audit.display()))?;
+        let mut enforcement = Enforcement::load(Options {
+            cgroup_root: root.clone(),
+            whole_tree,
+            host_netns: netns::cookie().context("tell the network namespace")?,
+            log_allowed: settings.log_allowed,
+            kernel_log: settings.kernel_log,
+        })?;
+        let mut locals = Locals::watch().context("watch addresses")?;
+        update_locals(&mut locals, &mut enforcement)?;
+        let tree = Tree::scan(&root, &path).context("scan cgroups")?;
+        identify(&mut tables, &tree);
+        enforcement.install(&tables)?;
+        enforcement.attach()?;
+        for (program, instructions, bytes) in enforcement.sizes() {
+            debug!(program, instructions, bytes, "program attached");
+        }
+        let audited = audited(&tables);
+        if !audited.is_empty() {
+            warn!(services = audited.join(", "), "in audit mode: what is denied to these passes");
+        }
+        info!(
+            revision = tables.revision,
+            services = tables.services.len(),
+            rules = tables.rules.len(),
+            cgroup_root = %path.display(),
+            "enforcing"
+        );
+        let start = Start {
+            version: env!("CARGO_PKG_VERSION"),
+            revision: tables.revision,
+            cgroup_root: path,
+            services: tables.services.len(),
+            rules: tables.rules.len(),
+            audited,
+        };
+        log.write(SystemTime::now(), Body::Start(start)).context("write audit log")?;
+        log.flush().context("write audit log")?;
+        let rules = VecDeque::from([(tables.revision, tables.rules.clone())]);
+        Ok(Self {
+            settings: settings.clone(),
+            enforcement,
+            tables,
+            identities,
+            rules,
+            tree,
+            locals,
+            log,
+            lost_in_ring: 0,
+            lost_in_writing: 0,
+            unreadable: 0,
+        })
+    }
+
+    async fn serve(mut self) -> anyhow::Result<()> {
+        let mut inputs = Inputs::new(&self)?;
+        loop {
+            match inputs.next().await? {
+                Input::Events => self.write_events()?,
+                Input::KernelLog => self.enforcement.flush_log(),
+                Input::Cgroups => self.update_cgroups(),
+                Input::Addresses => {
+                    if let Err(err) = update_locals(&mut self.locals, &mut self.enforcement) {
+                        error!("update addresses: {err:#}");
+                    }
+                }
+                Input::Reload => self.reload(),
+                Input::Stop => return self.stop(),
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        // What waits was decided by the policy before, and is written before the record of the change.
+        if let Err(err) = self.write_events() {
+            error!("write audit log: {err:#}");
+        }
+        // A cgroup that has just come must be in the tables that are about to be in force.
+        self.update_cgroups();
+        let next = self.tables.revision + 1;
+        let change = match self.put_in_force(next) {
+            Ok(()) => {
+                info!(revision = next, services = self.tables.services.len(), "policy reloaded");
+                PolicyChange { result: "applied", revision: next, error: None }
+            }
+            Err(err) => {
+                error!(revision = self.tables.revision, "reload refused, the policy in force stays: {err:#}");
+                let error = Some(format!("{err:#}"));
+                PolicyChange { result: "refused", revision: self.tables.revision, error }
+            }
+        };
+        self.write(SystemTime::now(), Body::Policy(change));
+        self.flush();
+    }
+
+    fn put_in_force(&mut self, revision: u32) -> anyhow::Result<()> {
+        let mut tables = compile(&self.settings, &mut self.identities, revision)?;
+        identify(&mut tables, &self.tree);
+        self.enforcement.install(&tables)?;
+        self.rules.push_back((revision, tables.rules.clone()));
+        if self.rules.len() > REVISIONS_REMEMBERED {
+            self.rules.pop_front();
+        }
+        self.tables = tables;
+        Ok(())
+    }
+
+    fn update_cgroups(&mut self) {
+        let changes = match self.tree.changes() {
+            Ok(changes) => changes,
+            Err(err) => {
+                error!("watch cgroups: {err}");
+                return;
+            }
+        };
+        for change in changes {
+            let result = match change {
+                cgroups::Change::Appeared { id, path } => {
+                    let owner = self.tables.owner_of_path(cgroups::bytes(&path));
+                    debug!(id, path = %path.display(), service = self.name(owner.identity()), "cgroup appeared");
+                    self.enforcement.set_cgroup(id, owner)
+                }
+                cgroups::Change::Forgotten { id } => self.enforcement.remove_cgroup(id),
+            };
+            if let Err(err) = result {
+                error!("identify cgroup: {err}");
+            }
+        }
+    }
+
+    fn write_events(&mut self) -> anyhow::Result<()> {
+        let clock = Clock::now()?;
+        loop {
+            for _ in 0..EVENTS_AT_ONCE {
+                match self.enforcement.next_event() {
+                    Some(Ok(event)) => {
+                        // An event may name a cgroup whose coming has not been read yet.
+                        if [event.caller_cgroup(), event.answerer_cgroup()]
+                            .into_iter()
+                            .flatten()
+                            .any(|id| self.tree.path(id).is_none())
+                        {
+                            self.update_cgroups();
+                        }
+                        let attempt = self.attempt(&event);
+                        self.write(clock.wall(event.at), Body::Attempt(Box::new(attempt)));
+                    }
+                    Some(Err(err)) => {
+                        error!("{err}");
+                        self.unreadable += 1;
+                        let lost = Lost { cause: "unreadable", count: 1 };
+                        self.write(SystemTime::now(), Body::Lost(lost));
+                    }
+                    None => {
+                        self.tell_losses()?;
+                        self.flush();
+                        return Ok(());
+                    }
+                }
+            }
+            self.tell_losses()?;
+            self.flush();
+        }
+    }
+
+    /// Writes a record of the events that were lost since the last one.
+    fn tell_losses(&mut self) -> anyhow::Result<()> {
+        let in_ring = self.enforcement.counts()?.get(Counter::EVENTS_LOST);
+        if in_ring > self.lost_in_ring {
+            let lost = Lost { cause: "ring-full", count: in_ring - self.lost_in_ring };
+            warn!(count = lost.count, "events lost: the ring buffer was full");
+            if self.write(SystemTime::now(), Body::Lost(lost)) {
+                self.lost_in_ring = in_ring;
+            }
+        }
+        let in_writing = self.log.unwritten();
+        if in_writing > self.lost_in_writing {
+            let lost = Lost { cause: "write-failed", count: in_writing - self.lost_in_writing };
+            if self.write(SystemTime::now(), Body::Lost(lost)) {
+                self.lost_in_writing = in_writing;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a record; a failure is logged and, for an attempt, counted. Returns whether it was written.
+    fn write(&mut self, time: SystemTime, body: Body) -> bool {
+        match self.log.write(time, body) {
+            Ok(()) => true,
+            Err(err) => {
+                error!("write audit log {}: {err}", self.settings.audit.display());
+                false
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Err(err) = self.log.flush() {
+            error!("write audit log {}: {err}", self.settings.audit.display());
+        }
+    }
+
+    fn attempt(&self, event: &Event) -> Attempt {
+        let rule = event.rule().and_then(|id| {
+            let (_, rules) = self.rules.iter().find(|(revision, _)| *revision == event.revision)?;
+            let rule = rules.get(usize::try_from(id.0).ok()?)?;
+            Some(Rule {
+                name: rule.name.clone(),
+                file: rule.location.file.to_path_buf(),
+                line: rule.location.line,
+            })
+        });
+        Attempt {
+            verdict: event.verdict().map_or("unknown", audit::verdict),
+            mode: audit::mode(event.mode()),
+            reason: event.reason().map_or("unknown", |reason| reason.code()),
+            rule,
+            revision: event.revision,
+            hook: event.hook().map_or("unknown", |hook| hook.name()),
+            direction: event.hook().map_or("unknown", |hook| audit::direction(hook.direction())),
+            protocol: audit::protocol(event.protocol()),
+            source: self.end(event.caller(), event.caller_cgroup(), event.caller_endpoint()),
+            destination: self.end(event.answerer(), event.answerer_cgroup(), event.answerer_endpoint()),
+            process: event.process().map(|(pid, uid, comm)| process(pid, uid, comm)),
+        }
+    }
+
+    fn end(&self, identity: Identity, cgroup: Option<u64>, endpoint: Option<(Address, Port)>) -> End {
+        let path = cgroup.and_then(|id| self.tree.path(id));
+        End {
+            service: self.name(identity),
+            cgroup: path.map(|path| path.to_string_lossy().into_owned()),
+            cgroup_id: cgroup,
+            address: endpoint.map(|(address, _)| audit::ip(address)),
+            port: endpoint.map(|(_, port)| port.number()),
+        }
+    }
+
+    fn name(&self, identity: Identity) -> String {
+        self.identities.name(identity).map_or_else(|| format!("identity {}", identity.raw()), str::to_owned)
+    }
+
+    /// Detaches, then writes what still waited and what it all came to.
+    fn stop(mut self) -> anyhow::Result<()> {
+        self.enforcement.detach();
+        self.write_events()?;
+        let counts = self.enforcement.counts()?;
+        let events_lost = counts.get(Counter::EVENTS_LOST) + self.unreadable + self.log.unwritten();
+        let stop = Stop {
+            allowed: counts.outcome(Outcome::Allowed),
+            denied: counts.outcome(Outcome::Denied),
+            would_deny: counts.outcome(Outcome::WouldDeny),
+            events_produced: counts.get(Counter::EVENTS_WRITTEN) + counts.get(Counter::EVENTS_LOST),
+            events_written: self.log.attempts(),
+            events_lost,
+        };
+        info!(
+            allowed = stop.allowed,
+            denied = stop.denied,
+            would_deny = stop.would_deny,
+            events_lost,
+            "stopped: nothing is enforced any longer"
+        );
+        self.write(SystemTime::now(), Body::Stop(stop));
+        self.log.flush().context("write audit log")
+    }
+}
+
+/// Reads the policy and compiles it to tables; says every warning, and every error if there is one.
+fn compile(settings: &Settings, identities: &mut Identities, revision: u32) -> anyhow::Result<Tables> {
+    let loaded = policy::load(std::slice::from_ref(&settings.policy));
+    let findings: Vec<String> = loaded.findings.iter().map(policy::Finding::render).collect();
+    let policy: Policy = match loaded.policy {
+        Some(policy) => policy,
+        None => bail!(InvalidPolicy(findings.join("\n"))),
+    };
+    for finding in findings {
+        warn!("{finding}");
+    }
+    Tables::compile(&policy, identities, revision).map_err(|err| InvalidPolicy(err.to_string()).into())
+}
+
+/// Fills in whose every cgroup of the tree is.
+fn identify(tables: &mut Tables, tree: &Tree) {
+    tables.cgroups = tree.iter().map(|(id, path)| (id, tables.owner_of_path(cgroups::bytes(path)))).collect();
+}
+
+fn audited(tables: &Tables) -> Vec<String> {
+    let audited = tables.services.iter().filter(|service| service.owner.mode() == Mode::Audit);
+    audited.map(|service| service.name.clone()).collect()
+}
+
+fn update_locals(locals: &mut Locals, enforcement: &mut Enforcement) -> anyhow::Result<()> {
+    for change in locals.changes().context("read addresses")? {
+        match change {
+            locals::Change::Added(address) => enforcement.add_local(address)?,
+            locals::Change::Removed(address) => enforcement.remove_local(address)?,
+        }
+    }
+    Ok(())
+}
+
+fn process(pid: u32, uid: u32, comm: &[u8]) -> Process {
+    let exe = i32::try_from(pid)
+        .ok()
+        .and_then(|pid| procfs::process::Process::new(pid).ok())
+        .and_then(|process| process.exe().ok());
+    Process { pid, uid, comm: String::from_utf8_lossy(comm).into_owned(), exe }
+}
+
+/// The two clocks at one moment: programs have only the one that counts from boot.
+struct Clock {
+    wall: SystemTime,
+    monotonic: u64,
+}
+
+impl Clock {
+    fn now() -> anyhow::Result<Self> {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the clock")?;
+        let monotonic = std::time::Duration::from(now).as_nanos();
+        Ok(Self { wall: SystemTime::now(), monotonic: u64::try_from(monotonic).unwrap_or(u64::MAX) })
+    }
+
+    /// The wall-clock time of a moment that a program recorded.
+    fn wall(&self, at: u64) -> SystemTime {
+        let ago = std::time::Duration::from_nanos(self.monotonic.saturating_sub(at));
+        let ahead = std::time::Duration::from_nanos(at.saturating_sub(self.monotonic));
+        self.wall.checked_sub(ago).and_then(|time| time.checked_add(ahead)).unwrap_or(self.wall)
+    }
+}
+
+/// The file descriptors and signals that [`Input`] comes from.
+struct Inputs {
+    events: AsyncFd<OwnedFd>,
+    kernel_log: Option<AsyncFd<OwnedFd>>,
+    cgroups: AsyncFd<OwnedFd>,
+    addresses: AsyncFd<OwnedFd>,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Inputs {
+    fn new(daemon: &Daemon) -> anyhow::Result<Self> {
+        let on = |kind| signal(kind).context("wait for signals");
+        Ok(Self {
+            events: readable(daemon.enforcement.events_fd())?,
+            kernel_log: daemon.enforcement.log_fd().map(readable).transpose()?,
+            cgroups: readable(daemon.tree.fd())?,
+            addresses: readable(daemon.locals.fd())?,
+            hangup: on(SignalKind::hangup())?,
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Input> {
+        // Cgroups come before events, so that events find the names of what they are about.
+        let input = tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Input::Stop,
+            _ = self.interrupt.recv() => Input::Stop,
+            ready = self.cgroups.readable() => { ready?.clear_ready(); Input::Cgroups }
+            ready = self.addresses.readable() => { ready?.clear_ready(); Input::Addresses }
+            _ = self.hangup.recv() => Input::Reload,
+            ready = self.events.readable() => { ready?.clear_ready(); Input::Events }
+            ready = log_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
+        };
+        Ok(input)
+    }
+}
+
+/// Waits for a descriptor through one of its own, which no one else can close.
+#[expect(deprecated, reason = "its unsafe successor asks for an owned descriptor, which this is by its type")]
+fn readable(fd: BorrowedFd<'_>) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd.try_clone_to_owned()?, Interest::READABLE)
+}
+
+async fn log_ready(fd: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<()> {
+    match fd {
+        Some(fd) => {
+            fd.readable().await?.clear_ready();
+            Ok(())
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether an error is the operator's input rather than the host's state.
+pub fn is_bad_input(error: &anyhow::Error) -> bool {
+    error.is::<InvalidPolicy>() || matches!(error.downcast_ref(), Some(Unsupported::NotACgroup { .. }))
+}
