@@ -176,7 +176,7 @@ impl Event {
     /// The caller's address and port, if the hook knew them.
     pub const fn caller_endpoint(&self) -> Option<(Address, Port)> {
         if self.has(Self::CALLER_ADDRESS) {
-            Some((Address(self.caller_address), Port(self.caller_port)))
+            Some((Address::new(self.caller_address), Port(self.caller_port)))
         } else {
             None
         }
@@ -185,7 +185,7 @@ impl Event {
     /// The answerer's address and port, if the hook knew them.
     pub const fn answerer_endpoint(&self) -> Option<(Address, Port)> {
         if self.has(Self::ANSWERER_ADDRESS) {
-            Some((Address(self.answerer_address), Port(self.answerer_port)))
+            Some((Address::new(self.answerer_address), Port(self.answerer_port)))
         } else {
             None
         }

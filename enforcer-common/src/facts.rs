@@ -57,41 +57,105 @@ impl Port {
     }
 }
 
-/// An IPv6 address in network byte order; an IPv4 address stands in its mapped form `::ffff:a.b.c.d`.
+/// An IPv6 address; an IPv4 address stands in its mapped form `::ffff:a.b.c.d`.
 ///
-/// The one form for both families is what keeps a v4-mapped destination from being a way around.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+/// The one form for both families is what keeps a v4-mapped destination from being a way around. It is kept in four
+/// words, each with four bytes in network order as they lie in memory, because that is how the kernel hands
+/// addresses to programs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(transparent)]
-pub struct Address(pub [u8; 16]);
+pub struct Address([u32; 4]);
 
 impl Address {
     /// Bits before the IPv4 part of a mapped address.
     pub const V4_PREFIX_BITS: u32 = 96;
 
+    const V4_MARK: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+    const LAST_ONE: u32 = u32::from_ne_bytes([0, 0, 0, 1]);
+
+    /// `127.0.0.1`.
+    pub const V4_LOOPBACK: Self = Self::from_v4([127, 0, 0, 1]);
+    /// `::1`.
+    pub const V6_LOOPBACK: Self = Self([0, 0, 0, Self::LAST_ONE]);
+    /// `0.0.0.0`.
+    pub const V4_UNSPECIFIED: Self = Self::from_v4([0; 4]);
+    /// `::`.
+    pub const V6_UNSPECIFIED: Self = Self([0; 4]);
+
+    /// The address with these bytes in network order.
+    #[inline(always)]
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+        Self([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ])
+    }
+
+    /// The address with these words, each with four bytes in network order as they lie in memory.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
+    /// The address as [`from_words`](Self::from_words) takes it.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        self.0
+    }
+
+    /// The bytes in network order.
+    #[inline(always)]
+    pub const fn bytes(self) -> [u8; 16] {
+        let [a, b, c, d] = self.0[0].to_ne_bytes();
+        let [e, f, g, h] = self.0[1].to_ne_bytes();
+        let [i, j, k, l] = self.0[2].to_ne_bytes();
+        let [m, n, o, p] = self.0[3].to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
     /// The mapped form of an IPv4 address in network byte order.
     #[inline(always)]
     pub const fn from_v4(v4: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]])
+        Self([0, 0, Self::V4_MARK, u32::from_ne_bytes(v4)])
+    }
+
+    /// Whether this is an IPv4 address in its mapped form.
+    #[inline(always)]
+    pub const fn is_v4(self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == Self::V4_MARK
     }
 
     /// The IPv4 address that this one maps, if it does.
     #[inline(always)]
     pub const fn to_v4(self) -> Option<[u8; 4]> {
-        match self.0 {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([a, b, c, d]),
-            _ => None,
-        }
+        if self.is_v4() { Some(self.0[3].to_ne_bytes()) } else { None }
     }
 
     /// Whether the address means this host in every network namespace: `127.0.0.0/8`, `::1`, and the unspecified
     /// addresses `0.0.0.0` and `::`, which `connect(2)` takes for loopback.
     #[inline(always)]
     pub const fn is_loopback_or_unspecified(self) -> bool {
-        match self.to_v4() {
-            Some([127, _, _, _]) | Some([0, 0, 0, 0]) => true,
-            Some(_) => false,
-            None => matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 | 1]),
+        let last = self.0[3];
+        if self.is_v4() {
+            return last == 0 || last.to_ne_bytes()[0] == 127;
         }
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && (last == 0 || last == Self::LAST_ONE)
+    }
+}
+
+impl PartialOrd for Address {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Address {
+    /// In the order of the bytes on the wire, whatever the host's own is.
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.bytes().cmp(&other.bytes())
     }
 }
 
@@ -239,23 +303,23 @@ mod tests {
             (v4(0, 0, 0, 1), false),
             (v4(128, 0, 0, 1), false),
             (v4(126, 0, 0, 1), false),
-            (Address(v6), true),
+            (Address::new(v6), true),
         ] {
             assert_eq!(address.is_loopback_or_unspecified(), expected, "{address:?}");
         }
         v6[15] = 1;
-        assert!(Address(v6).is_loopback_or_unspecified());
+        assert!(Address::new(v6).is_loopback_or_unspecified());
         v6[15] = 2;
-        assert!(!Address(v6).is_loopback_or_unspecified());
+        assert!(!Address::new(v6).is_loopback_or_unspecified());
         v6[15] = 1;
         v6[0] = 0xfe;
-        assert!(!Address(v6).is_loopback_or_unspecified());
+        assert!(!Address::new(v6).is_loopback_or_unspecified());
     }
 
     #[test]
     fn v4_round_trips_through_its_mapped_form() {
         assert_eq!(Address::from_v4([10, 1, 2, 3]).to_v4(), Some([10, 1, 2, 3]));
-        assert_eq!(Address([0; 16]).to_v4(), None);
+        assert_eq!(Address::new([0; 16]).to_v4(), None);
     }
 
     #[test]

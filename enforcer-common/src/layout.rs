@@ -223,7 +223,7 @@ impl LocalKey {
     /// `address` in the network namespace of cookie `netns`.
     #[inline(always)]
     pub const fn new(netns: u64, address: Address) -> Self {
-        Self { netns, address: address.0 }
+        Self { netns, address: address.bytes() }
     }
 }
 

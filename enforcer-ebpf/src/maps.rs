@@ -122,7 +122,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn network(&self, address: &Address) -> Option<Identity> {
-        let key = Key::new(128, address.0);
+        let key = Key::new(128, address.bytes());
         NETWORKS.get(self.slot)?.get(&key).copied().map(Identity::from_raw)
     }
 

@@ -19,13 +19,12 @@ use crate::ctx::sock_addr::SockAddr as _;
 use crate::maps;
 
 const TCP_LISTEN: u32 = 10;
-const V4_LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 
-/// `struct bpf_sock_tuple` for IPv4: `saddr` is the far end, `daddr` the end whose socket is looked up.
+/// `struct bpf_sock_tuple` for IPv4: `far` is its `saddr`, `near` the end whose socket is looked up.
 #[repr(C)]
 struct TupleV4 {
-    far: [u8; 4],
-    near: [u8; 4],
+    far: u32,
+    near: u32,
     far_port: [u8; 2],
     near_port: [u8; 2],
 }
@@ -33,8 +32,8 @@ struct TupleV4 {
 /// `struct bpf_sock_tuple` for IPv6.
 #[repr(C)]
 struct TupleV6 {
-    far: [u8; 16],
-    near: [u8; 16],
+    far: [u32; 4],
+    near: [u32; 4],
     far_port: [u8; 2],
     near_port: [u8; 2],
 }
@@ -54,21 +53,18 @@ impl Held {
     ) -> Option<Self> {
         // -1, as the helpers want it: the network namespace of the context.
         let netns = BPF_F_CURRENT_NETNS as i64 as u64;
-        let socket = match (far.0.to_v4(), near.0.to_v4()) {
-            (Some(far_v4), Some(near_v4)) => {
-                let mut tuple =
-                    TupleV4 { far: far_v4, near: near_v4, far_port: far.1.0, near_port: near.1.0 };
-                // SAFETY: the tuple has the layout and size that the helper takes for IPv4.
-                unsafe { lookup(context, (&raw mut tuple).cast(), size_of::<TupleV4>() as u32, netns, 0) }
-            }
-            (None, None) => {
-                let mut tuple =
-                    TupleV6 { far: far.0.0, near: near.0.0, far_port: far.1.0, near_port: near.1.0 };
-                // SAFETY: the tuple has the layout and size that the helper takes for IPv6.
-                unsafe { lookup(context, (&raw mut tuple).cast(), size_of::<TupleV6>() as u32, netns, 0) }
-            }
-            (Some(_), None) => null_mut(),
-            (None, Some(_)) => null_mut(),
+        // Both ends of a flow are of one family, since a mapped address stands for IPv4.
+        let v4 = near.0.is_v4();
+        let (far_port, near_port) = (far.1.0, near.1.0);
+        let (far, near) = (far.0.words(), near.0.words());
+        let socket = if v4 {
+            let mut tuple = TupleV4 { far: far[3], near: near[3], far_port, near_port };
+            // SAFETY: the tuple has the layout and size that the helper takes for IPv4.
+            unsafe { lookup(context, (&raw mut tuple).cast(), size_of::<TupleV4>() as u32, netns, 0) }
+        } else {
+            let mut tuple = TupleV6 { far, near, far_port, near_port };
+            // SAFETY: the tuple has the layout and size that the helper takes for IPv6.
+            unsafe { lookup(context, (&raw mut tuple).cast(), size_of::<TupleV6>() as u32, netns, 0) }
         };
         if socket.is_null() { None } else { Some(Self(socket)) }
     }
@@ -203,18 +199,16 @@ pub(crate) fn remember(socket: *mut c_void, change: impl FnOnce(&mut SocketNote)
 /// What `connect(2)` takes an unspecified address for.
 #[inline(always)]
 fn means(address: Address) -> Address {
-    match address.to_v4() {
-        Some([0, 0, 0, 0]) => Address::from_v4(V4_LOOPBACK),
-        Some(_) => address,
-        None if address == Address::default() => Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
-        None => address,
+    if address == Address::V4_UNSPECIFIED {
+        Address::V4_LOOPBACK
+    } else if address == Address::V6_UNSPECIFIED {
+        Address::V6_LOOPBACK
+    } else {
+        address
     }
 }
 
 #[inline(always)]
 fn any_of_family(address: Address) -> Address {
-    match address.to_v4() {
-        Some(_) => Address::from_v4([0; 4]),
-        None => Address::default(),
-    }
+    if address.is_v4() { Address::V4_UNSPECIFIED } else { Address::V6_UNSPECIFIED }
 }

@@ -284,6 +284,6 @@ pub fn protocol(protocol: Protocol) -> String {
 pub fn ip(address: Address) -> IpAddr {
     match address.to_v4() {
         Some(v4) => IpAddr::V4(Ipv4Addr::from(v4)),
-        None => IpAddr::V6(Ipv6Addr::from(address.0)),
+        None => IpAddr::V6(Ipv6Addr::from(address.bytes())),
     }
 }

@@ -407,7 +407,7 @@ fn owners(policy: &Policy, tables: &Tables, end: &End) -> Result<Vec<Owner>, Unk
         End::Address(ip) => {
             let address = match ip {
                 IpAddr::V4(v4) => Address::from_v4(v4.octets()),
-                IpAddr::V6(v6) => Address(v6.octets()),
+                IpAddr::V6(v6) => Address::new(v6.octets()),
             };
             if address.is_loopback_or_unspecified() {
                 return Err(UnknownEnd::Local(*ip));

@@ -82,5 +82,5 @@ fn addresses() -> nix::Result<BTreeSet<Address>> {
 
 fn ip(address: &SockaddrStorage) -> Option<Address> {
     let v4 = address.as_sockaddr_in().map(|v4| Address::from_v4(v4.ip().octets()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|v6| Address(v6.ip().octets())))
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| Address::new(v6.ip().octets())))
 }

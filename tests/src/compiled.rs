@@ -61,7 +61,7 @@ impl Compiled {
 pub fn address(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(v4) => Address::from_v4(v4.octets()),
-        IpAddr::V6(v6) => Address(v6.octets()),
+        IpAddr::V6(v6) => Address::new(v6.octets()),
     }
 }
 

@@ -133,8 +133,8 @@ impl Packet {
     #[inline(always)]
     fn v6_headers(&self) -> Option<Headers> {
         let mut next = self.bytes::<1>(6)?[0];
-        let source = Address(self.bytes::<16>(8)?);
-        let destination = Address(self.bytes::<16>(24)?);
+        let source = Address::new(self.bytes::<16>(8)?);
+        let destination = Address::new(self.bytes::<16>(24)?);
         let mut offset = 40_u32;
         let mut walked = 0;
         while walked <= MAX_EXTENSION_HEADERS {

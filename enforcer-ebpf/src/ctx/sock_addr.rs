@@ -59,12 +59,11 @@ impl SockAddr for SockAddrContext {
 
     #[inline(always)]
     fn v6(&self) -> Address {
-        let a = read!(self, user_ip6[0]).to_ne_bytes();
-        let b = read!(self, user_ip6[1]).to_ne_bytes();
-        let c = read!(self, user_ip6[2]).to_ne_bytes();
-        let d = read!(self, user_ip6[3]).to_ne_bytes();
-        Address([
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+        Address::from_words([
+            read!(self, user_ip6[0]),
+            read!(self, user_ip6[1]),
+            read!(self, user_ip6[2]),
+            read!(self, user_ip6[3]),
         ])
     }
 

@@ -227,12 +227,12 @@ fn networks(tables: &Tables) -> Result<LpmTrie<MapData, [u8; 16], u32>, MapError
     let mut trie = LpmTrie::create(capacity(tables.networks.len()), SPARSE)
         .map_err(|cause| MapError::Write { map, cause })?;
     for (prefix, identity) in &tables.networks {
-        let key = Key::new(u32::from(prefix.length), prefix.address.0);
+        let key = Key::new(u32::from(prefix.length), prefix.address.bytes());
         write(map, trie.insert(&key, identity.raw(), 0))?;
     }
     for (index, (prefix, identity)) in tables.networks.iter().enumerate() {
         // A look-up of a prefix finds the longest one that contains it, which is itself.
-        let key = Key::new(u32::from(prefix.length), prefix.address.0);
+        let key = Key::new(u32::from(prefix.length), prefix.address.bytes());
         let found: u32 = trie.get(&key, 0).map_err(|cause| MapError::Read { map, cause })?;
         if found != identity.raw() {
             return Err(MapError::Differs { map, index, entries: tables.networks.len() });

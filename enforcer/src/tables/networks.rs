@@ -31,12 +31,12 @@ impl Prefix {
     /// The first `length` bits of `address`.
     pub(super) fn new(address: Address, length: u8) -> Self {
         let mask = !u128::MAX.checked_shr(u32::from(length)).unwrap_or(0);
-        Self { address: Address((u128::from_be_bytes(address.0) & mask).to_be_bytes()), length }
+        Self { address: Address::new((u128::from_be_bytes(address.bytes()) & mask).to_be_bytes()), length }
     }
 
     /// How many leading bits the first address shares with `address`.
     pub(super) fn common_bits(&self, address: &Address) -> u8 {
-        let difference = u128::from_be_bytes(self.address.0) ^ u128::from_be_bytes(address.0);
+        let difference = u128::from_be_bytes(self.address.bytes()) ^ u128::from_be_bytes(address.bytes());
         difference.leading_zeros().to_le_bytes()[0]
     }
 
@@ -49,7 +49,7 @@ impl From<Cidr> for Prefix {
     fn from(cidr: Cidr) -> Self {
         match cidr.address {
             IpAddr::V4(v4) => Self::new(Address::from_v4(v4.octets()), Self::V4.length + cidr.prefix),
-            IpAddr::V6(v6) => Self::new(Address(v6.octets()), cidr.prefix),
+            IpAddr::V6(v6) => Self::new(Address::new(v6.octets()), cidr.prefix),
         }
     }
 }
