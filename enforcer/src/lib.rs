@@ -5,3 +5,4 @@ pub mod check;
 pub mod identities;
 pub mod policy;
 pub mod tables;
+pub mod validate;

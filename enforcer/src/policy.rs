@@ -1,14 +1,62 @@
 //! A policy that is valid by construction: what the YAML means, with every name resolved.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use enforcer_common::{Mode, Protocol};
 
+pub use finding::{Finding, Severity};
 pub use selector::Selector;
+pub use source::Document;
 
+use finding::Findings;
+use tree::Tree;
+
+mod conflict;
+pub mod finding;
 pub mod selector;
+pub mod source;
+mod spec;
+mod tree;
+
+/// What came of reading a policy.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The policy; none exactly if a finding is an error.
+    pub policy: Option<Policy>,
+    /// Everything that is wrong, in the order of the places.
+    pub findings: Vec<Finding>,
+    /// The files that were read, in the order of their paths.
+    pub files: Vec<Arc<Path>>,
+}
+
+/// Reads the files and directories at `paths` as one policy.
+pub fn load(paths: &[PathBuf]) -> Loaded {
+    let sources = source::read(paths);
+    let mut findings = Findings::default();
+    // Names that an unreadable file may declare are not called unknown.
+    let complete = sources.findings.iter().all(|finding| finding.severity != Severity::Error);
+    for finding in sources.findings {
+        findings.add(finding);
+    }
+    let policy = compile(&sources.documents, complete, &mut findings);
+    Loaded { policy, findings: findings.into_sorted(), files: sources.files }
+}
+
+/// Compiles documents that have been read already as one policy; does no I/O.
+pub fn compile_documents(documents: &[Document]) -> Loaded {
+    let mut findings = Findings::default();
+    let policy = compile(documents, true, &mut findings);
+    let files = documents.iter().map(|document| document.file.clone()).collect();
+    Loaded { policy, findings: findings.into_sorted(), files }
+}
+
+fn compile(documents: &[Document], complete: bool, findings: &mut Findings) -> Option<Policy> {
+    let trees: Vec<Tree<'_>> = documents.iter().map(|document| Tree::parse(document, findings)).collect();
+    let policy = spec::compile(&trees, complete, findings);
+    (!findings.has_errors()).then_some(policy)
+}
 
 /// All the documents in force together.
 #[derive(Clone, Debug, Default)]

@@ -1,0 +1,813 @@
+//! From YAML trees to a policy: the only file that knows the policy format.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use enforcer_common::{Mode, Protocol, limits};
+
+use super::conflict;
+use super::finding::{Findings, Problem, Severity, quoted};
+use super::tree::{Children, NodeId, Tree, Value};
+use super::{Cidr, Network, Peer, Policy, PortRange, Ports, Rule, Selector, Service};
+
+mod value;
+
+/// Comparisons that "did you mean" may cost in one run: enough for every finding of a policy that people write.
+const MAX_COMPARISONS: usize = 1_000_000;
+
+/// Compiles all trees as one policy. The result is of use only if no error was found.
+///
+/// `complete` tells that no file is missing, so that a name that nobody declares is an error.
+pub(super) fn compile(trees: &[Tree<'_>], complete: bool, findings: &mut Findings) -> Policy {
+    let complete = complete && trees.iter().all(|tree| tree.complete);
+    Compiler { trees, findings, complete, comparisons: 0 }.compile()
+}
+
+struct Compiler<'t, 'f> {
+    trees: &'t [Tree<'t>],
+    findings: &'f mut Findings,
+    complete: bool,
+    comparisons: usize,
+}
+
+/// A node and the tree it is in.
+#[derive(Clone, Copy)]
+struct At<'t> {
+    tree: &'t Tree<'t>,
+    id: NodeId,
+}
+
+/// A name under `services` or `networks`.
+struct Declared<'t> {
+    name: &'t str,
+    key: At<'t>,
+    body: At<'t>,
+}
+
+/// The parts of all documents, not yet looked into.
+#[derive(Default)]
+struct Parts<'t> {
+    mode: Option<(At<'t>, Mode)>,
+    services: Vec<Declared<'t>>,
+    networks: Vec<Declared<'t>>,
+    rules: Vec<At<'t>>,
+    names: HashMap<&'t str, At<'t>>,
+}
+
+impl<'t> At<'t> {
+    fn value(self) -> Value<'t> {
+        self.tree.value(self.id)
+    }
+
+    fn with(self, id: NodeId) -> Self {
+        Self { tree: self.tree, id }
+    }
+}
+
+impl<'t> Compiler<'t, '_> {
+    fn compile(mut self) -> Policy {
+        let mut parts = Parts::default();
+        for tree in self.trees {
+            if tree.roots.is_empty() && tree.complete {
+                let message = String::from("the file says nothing, not even its version");
+                let location = tree.beginning();
+                let finding = super::Finding::of_file(Severity::Error, "missing-field", location, message);
+                self.findings.add(finding.hint("begin it with `version: 1`"));
+            }
+            for root in &tree.roots {
+                self.document(At { tree, id: *root }, &mut parts);
+            }
+        }
+        self.limit(&parts.services, limits::MAX_SERVICES, "services", |declared| declared.key);
+        self.limit(&parts.rules, limits::MAX_RULES, "rules", |rule| *rule);
+
+        let mode = parts.mode.map_or(Mode::Enforce, |(_, mode)| mode);
+        parts.services.sort_by_key(|declared| declared.name);
+        parts.networks.sort_by_key(|declared| declared.name);
+        let mut peers = HashMap::with_capacity(parts.services.len() + parts.networks.len() + 2);
+        peers.insert("unmanaged", Peer::Unmanaged);
+        peers.insert("world", Peer::World);
+        peers.extend(
+            parts.services.iter().enumerate().map(|(index, service)| (service.name, Peer::Service(index))),
+        );
+        peers.extend(
+            parts.networks.iter().enumerate().map(|(index, network)| (network.name, Peer::Network(index))),
+        );
+
+        let mut selectors = Vec::new();
+        let mut listens = Vec::new();
+        let services = parts
+            .services
+            .iter()
+            .enumerate()
+            .map(|(index, declared)| self.service(index, declared, mode, &mut selectors, &mut listens))
+            .collect();
+        let mut prefixes = Vec::new();
+        let networks = parts.networks.iter().map(|declared| self.network(declared, &mut prefixes)).collect();
+        self.limit(&selectors, limits::MAX_SELECTORS, "selectors", |(_, _, at)| *at);
+        self.limit(&prefixes, limits::MAX_PREFIXES as usize, "address prefixes", |at| *at);
+
+        self.claimed_twice(&parts.services, &selectors);
+        self.reserved_twice(&parts.services, listens);
+        let rules = self.rules(&parts.rules, &peers);
+        Policy { services, networks, rules }
+    }
+
+    // The document and its sections.
+
+    fn document(&mut self, root: At<'t>, parts: &mut Parts<'t>) {
+        let names = ["version", "defaults", "services", "networks", "allow"];
+        let Some([version, defaults, services, networks, allow]) = self.fields(root, "a policy", names)
+        else {
+            return;
+        };
+        match version {
+            None => self.error(
+                root,
+                Problem::new("missing-field", "the document does not say its `version`")
+                    .hint("begin it with `version: 1`"),
+            ),
+            Some(version) => {
+                let found = match version.value() {
+                    Value::Text("1") if version.tree.is_plain(version.id) => {
+                        return self.sections(parts, defaults, services, networks, allow);
+                    }
+                    Value::Text(text) => quoted(text),
+                    Value::Invalid => return,
+                    other @ (Value::Null | Value::List(_) | Value::Mapping(_)) => String::from(kind(other)),
+                };
+                let problem = Problem::new(
+                    "unsupported-version",
+                    format!("the version of the format is 1, not {found}"),
+                );
+                self.error(version, problem.hint("write `version: 1`"));
+            }
+        }
+        // Another version's sections may mean something else, but this version's findings help nearly always.
+        self.sections(parts, defaults, services, networks, allow);
+    }
+
+    fn sections(
+        &mut self,
+        parts: &mut Parts<'t>,
+        defaults: Option<At<'t>>,
+        services: Option<At<'t>>,
+        networks: Option<At<'t>>,
+        allow: Option<At<'t>>,
+    ) {
+        if let Some(defaults) = defaults.filter(|at| !matches!(at.value(), Value::Null))
+            && let Some([Some(mode)]) = self.fields(defaults, "`defaults`", ["mode"])
+        {
+            match parts.mode {
+                Some((first, _)) => {
+                    self.twice(
+                        mode,
+                        first,
+                        "duplicate-name",
+                        "the default mode is set twice",
+                        "all files together have one default",
+                    );
+                }
+                None => parts.mode = self.text(mode, "a mode", value::parse_mode).map(|found| (mode, found)),
+            }
+        }
+        for (section, what, declared) in
+            [(services, "service", &mut parts.services), (networks, "network", &mut parts.networks)]
+        {
+            let Some(section) = section else { continue };
+            let hint = format!("write a mapping of names: `{what}s: {{ name: {{ ... }} }}`");
+            let Some(entries) = self.mapping(section, &format!("`{what}s`"), &hint) else { continue };
+            for (key, body) in entries.pairs() {
+                let (key, body) = (section.with(key), section.with(body));
+                let Some(name) = self.name(key, what) else { continue };
+                if value::RESERVED.contains(&name) {
+                    let problem = Problem::new(
+                        "reserved-name",
+                        format!("{} is a reserved word and cannot name a {what}", quoted(name)),
+                    );
+                    self.error(key, problem.hint("choose another name"));
+                } else if let Some(first) = parts.names.get(name) {
+                    let message = format!("the name {} is declared twice", quoted(name));
+                    self.twice(
+                        key,
+                        *first,
+                        "duplicate-name",
+                        &message,
+                        "services and networks share one set of names, across all files",
+                    );
+                } else {
+                    parts.names.insert(name, key);
+                    declared.push(Declared { name, key, body });
+                }
+            }
+        }
+        if let Some(allow) = allow.filter(|at| !matches!(at.value(), Value::Null)) {
+            match allow.value() {
+                Value::List(rules) => parts.rules.extend(rules.map(|rule| allow.with(rule))),
+                other => self.wrong_type(
+                    allow,
+                    other,
+                    "`allow` is a list of rules",
+                    "write `- { name: ..., from: ..., to: ..., ports: [...] }` for each",
+                ),
+            }
+        }
+    }
+
+    fn service(
+        &mut self,
+        index: usize,
+        declared: &Declared<'t>,
+        default: Mode,
+        selectors: &mut Vec<(usize, Selector, At<'t>)>,
+        listens: &mut Vec<(PortRange, usize, At<'t>)>,
+    ) -> Service {
+        let mut service = Service {
+            name: declared.name.to_owned(),
+            selectors: Vec::new(),
+            listens: Vec::new(),
+            mode: default,
+            location: declared.key.tree.location(declared.key.id),
+        };
+        let names = ["match", "listens", "mode", "comment"];
+        let Some([matches, ports, mode, comment]) = self.fields(declared.body, "a service", names) else {
+            return service;
+        };
+        self.comment(comment);
+        if let Some(mode) = mode.and_then(|mode| self.text(mode, "a mode", value::parse_mode)) {
+            service.mode = mode;
+        }
+        let hint = "write `match: [{ systemd: nginx.service }]`";
+        match matches {
+            None => {
+                let message = format!("the service {} does not say what it matches", quoted(declared.name));
+                self.error(declared.key, Problem::new("missing-field", message).hint(hint));
+            }
+            Some(matches) => {
+                for entry in self.list(matches, "`match` is a list of selectors", hint) {
+                    if let Some(selector) = self.selector(entry) {
+                        selectors.push((index, selector.clone(), entry));
+                        service.selectors.push(selector);
+                    }
+                }
+                self.warn_if_empty(matches, "the service matches nothing: it has no selector");
+            }
+        }
+        if let Some(ports) = ports {
+            let hint = "write `listens: [8080/tcp]`";
+            for entry in self.list(ports, "`listens` is a list of ports", hint) {
+                let Some(range) = self.text(entry, "a port", parse_listen) else { continue };
+                listens.push((range, index, entry));
+                service.listens.push(range);
+            }
+            self.warn_if_empty(ports, "an empty `listens` reserves no port");
+        }
+        service
+    }
+
+    fn selector(&mut self, entry: At<'t>) -> Option<Selector> {
+        if let Value::Text(text) = entry.value() {
+            let key = if text.starts_with('/') { "cgroup" } else { "systemd" };
+            let problem = Problem::new("wrong-type", "a selector says what kind of name it is");
+            self.error(entry, problem.hint(format!("write `{{ {key}: {text} }}`")));
+            return None;
+        }
+        let [systemd, cgroup, container] =
+            self.fields(entry, "a selector", ["systemd", "cgroup", "container"])?;
+        if let Some(container) = container {
+            let problem = Problem::new(
+                "unsupported-selector",
+                "this version cannot select containers by their runtime's name",
+            );
+            self.error(
+                container,
+                problem.hint("select the container's cgroup: `cgroup: /system.slice/docker-*.scope`"),
+            );
+            return None;
+        }
+        match (systemd, cgroup) {
+            (Some(unit), None) => self.text(unit, "a unit", Selector::parse_systemd),
+            (None, Some(path)) => self.text(path, "a cgroup path", Selector::parse_cgroup),
+            (Some(_), Some(second)) => {
+                let problem = Problem::new("invalid-selector", "one entry holds one selector");
+                self.error(
+                    second,
+                    problem.hint("write each as an entry of its own; a service is what any of them matches"),
+                );
+                None
+            }
+            (None, None) => {
+                if let Value::Mapping(children) = entry.value()
+                    && children.is_empty()
+                {
+                    let problem = Problem::new("missing-field", "the selector is empty");
+                    self.error(
+                        entry,
+                        problem.hint("write `{ systemd: nginx.service }` or `{ cgroup: /path }`"),
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    fn network(&mut self, declared: &Declared<'t>, prefixes: &mut Vec<At<'t>>) -> Network {
+        let mut network = Network {
+            name: declared.name.to_owned(),
+            cidrs: Vec::new(),
+            except: Vec::new(),
+            location: declared.key.tree.location(declared.key.id),
+        };
+        let names = ["cidrs", "except", "comment"];
+        let Some([cidrs, except, comment]) = self.fields(declared.body, "a network", names) else {
+            return network;
+        };
+        self.comment(comment);
+        let before = self.findings.has_errors();
+        match cidrs {
+            None => {
+                let message = format!("the network {} does not say its addresses", quoted(declared.name));
+                let problem = Problem::new("missing-field", message);
+                self.error(declared.key, problem.hint("write `cidrs: [203.0.113.0/24]`"));
+            }
+            Some(cidrs) => {
+                for entry in self.list(
+                    cidrs,
+                    "`cidrs` is a list of address prefixes",
+                    "write `cidrs: [203.0.113.0/24]`",
+                ) {
+                    prefixes.push(entry);
+                    network.cidrs.extend(self.text(entry, "an address prefix", value::parse_cidr));
+                }
+                self.warn_if_empty(cidrs, "the network matches nothing: it has no addresses");
+            }
+        }
+        let Some(except) = except else { return network };
+        let known: HashSet<Cidr> = network.cidrs.iter().copied().collect();
+        let complete = !self.findings.has_errors() || before;
+        for entry in
+            self.list(except, "`except` is a list of address prefixes", "write `except: [203.0.113.9/32]`")
+        {
+            prefixes.push(entry);
+            let Some(cidr) = self.text(entry, "an address prefix", value::parse_cidr) else { continue };
+            let covered = (0..=cidr.prefix).any(|prefix| known.contains(&truncate(cidr, prefix)));
+            if !covered && complete && !known.is_empty() {
+                let message = format!(
+                    "the exception {}/{} is in none of the network's `cidrs`",
+                    cidr.address, cidr.prefix
+                );
+                let problem = Problem::new("except-outside", message);
+                self.error(entry, problem.hint("remove it, or add what it is an exception from"));
+            }
+            network.except.push(cidr);
+        }
+        network
+    }
+
+    // Rules.
+
+    fn rules(&mut self, entries: &[At<'t>], peers: &HashMap<&'t str, Peer>) -> Vec<Rule> {
+        let mut names: HashMap<&'t str, At<'t>> = HashMap::with_capacity(entries.len());
+        let mut rules = Vec::with_capacity(entries.len());
+        for entry in entries {
+            rules.extend(self.rule(*entry, &mut names, peers));
+        }
+        rules
+    }
+
+    fn rule(
+        &mut self,
+        entry: At<'t>,
+        names: &mut HashMap<&'t str, At<'t>>,
+        peers: &HashMap<&'t str, Peer>,
+    ) -> Option<Rule> {
+        let [name, from, to, ports, comment] =
+            self.fields(entry, "a rule", ["name", "from", "to", "ports", "comment"])?;
+        self.comment(comment);
+        let rule_name = match name {
+            None => {
+                let problem = Problem::new("missing-field", "the rule has no name");
+                self.error(entry, problem.hint("add `name:`; refusals and records are told by it"));
+                None
+            }
+            Some(name) => self.name(name, "rule").inspect(|text| {
+                if let Some(first) = names.get(text) {
+                    let message = format!("two rules are called {}", quoted(text));
+                    self.twice(
+                        name,
+                        *first,
+                        "duplicate-rule",
+                        &message,
+                        "give each rule a name of its own, across all files",
+                    );
+                } else {
+                    names.insert(text, name);
+                }
+            }),
+        };
+        let from = self.peers(entry, from, "from", peers);
+        let to = self.peers(entry, to, "to", peers);
+        let ports = match ports {
+            None => {
+                if self.findings.wants(Severity::Warning) {
+                    let at = name.unwrap_or(entry);
+                    let message = "the rule has no `ports`, so it permits every port of every protocol";
+                    self.warn(at, Problem::new("every-port", message).hint("add `ports: [443/tcp]`"));
+                }
+                Ports::Everything
+            }
+            Some(ports) => {
+                let mut listed = Vec::new();
+                for port in self.list(ports, "`ports` is a list of ports", "write `ports: [8080/tcp]`") {
+                    listed.extend(self.text(port, "a port", value::parse_ports));
+                }
+                self.warn_if_empty(ports, "the rule matches nothing: its `ports` are empty");
+                Ports::Listed(listed)
+            }
+        };
+        let (from, to) = (from?, to?);
+        let is_service = |peer: &Peer| matches!(peer, Peer::Service(_));
+        if !from.is_empty() && !to.is_empty() && !from.iter().chain(&to).any(is_service) {
+            let message = "the rule covers nothing: neither end is a service";
+            let problem = Problem::new("covers-nothing", message);
+            self.error(
+                name.unwrap_or(entry),
+                problem.hint("only the traffic of declared services is judged; name a service on one side"),
+            );
+        }
+        Some(Rule { name: rule_name?.to_owned(), from, to, ports, location: entry.tree.location(entry.id) })
+    }
+
+    /// One end of a rule; nothing if a finding tells what is wrong with it.
+    fn peers(
+        &mut self,
+        rule: At<'t>,
+        field: Option<At<'t>>,
+        name: &str,
+        known: &HashMap<&'t str, Peer>,
+    ) -> Option<Vec<Peer>> {
+        let Some(field) = field else {
+            let problem = Problem::new("missing-field", format!("the rule has no `{name}`"));
+            self.error(
+                rule,
+                problem.hint(format!("add `{name}:` with a service, a network, `unmanaged` or `world`")),
+            );
+            return None;
+        };
+        match field.value() {
+            Value::List(children) => {
+                let mut peers = Vec::new();
+                let mut complete = true;
+                for child in children {
+                    match self.peer(field.with(child), known) {
+                        // Said twice is said once.
+                        Some(peer) if peers.contains(&peer) => {}
+                        Some(peer) => peers.push(peer),
+                        None => complete = false,
+                    }
+                }
+                if self.findings.wants(Severity::Warning) {
+                    self.warn_if_empty(field, &format!("the rule matches nothing: its `{name}` is empty"));
+                }
+                complete.then_some(peers)
+            }
+            Value::Text(_) | Value::Null | Value::Mapping(_) | Value::Invalid => {
+                self.peer(field, known).map(|peer| vec![peer])
+            }
+        }
+    }
+
+    fn peer(&mut self, at: At<'t>, known: &HashMap<&'t str, Peer>) -> Option<Peer> {
+        let hint = "write the name of a service or network, `unmanaged` or `world`";
+        let text = self.scalar(at, "a name", hint)?;
+        if let Some(peer) = known.get(text) {
+            return Some(*peer);
+        }
+        if text == "unknown" {
+            let message = "no rule can name `unknown`: records call an end so that could not be identified";
+            self.error(at, Problem::new("reserved-name", message).hint(hint));
+        } else if self.complete && self.findings.wants(Severity::Error) {
+            // A file that could not be read to its end may be the one that declares the name.
+            let hint = self
+                .suggest(text, known.keys().copied())
+                .unwrap_or_else(|| String::from("declare it under `services` or `networks`"));
+            let message = format!("no service or network is called {}", quoted(text));
+            self.error(at, Problem::new("unknown-name", message).hint(hint));
+        }
+        None
+    }
+
+    // Conflicts between services.
+
+    fn claimed_twice(&mut self, services: &[Declared<'t>], selectors: &[(usize, Selector, At<'t>)]) {
+        let entries: Vec<(usize, &Selector)> =
+            selectors.iter().map(|(owner, selector, _)| (*owner, selector)).collect();
+        let conflicts = match conflict::find(&entries) {
+            Ok(conflicts) => conflicts,
+            Err(conflict::TooManyGlobs { compared }) => {
+                if let Some((_, _, at)) = selectors.iter().find(|(_, selector, _)| !selector.is_exact()) {
+                    let message = format!(
+                        "the selectors with `*` or `?` are too many to compare: gave up after {compared} comparisons"
+                    );
+                    let problem = Problem::new("limit", message);
+                    self.error(*at, problem.hint("begin their patterns with fixed text, or write fewer"));
+                }
+                return;
+            }
+        };
+        for conflict in conflicts {
+            let (first_owner, _, first) = &selectors[conflict.first];
+            let (second_owner, _, second) = &selectors[conflict.second];
+            if !self.findings.wants(Severity::Error) {
+                return;
+            }
+            // The finding stands at the later place.
+            let key = |at: &At<'t>| at.tree.location(at.id);
+            let (early, early_owner, late, late_owner) = if key(first) <= key(second) {
+                (first, *first_owner, second, *second_owner)
+            } else {
+                (second, *second_owner, first, *first_owner)
+            };
+            let message = format!(
+                "a cgroup can be claimed by two services, {} and {}: for example {}",
+                quoted(services[early_owner].name),
+                quoted(services[late_owner].name),
+                quoted(&conflict.example),
+            );
+            let what = format!("{} claims it here", quoted(services[early_owner].name));
+            let finding = late
+                .tree
+                .finding(late.id, Severity::Error, "claimed-twice", message)
+                .related(key(early), what)
+                .hint("narrow one of them; a selector claims what is below a cgroup too");
+            self.findings.add(finding);
+        }
+    }
+
+    fn reserved_twice(&mut self, services: &[Declared<'t>], mut listens: Vec<(PortRange, usize, At<'t>)>) {
+        let place = |at: At<'t>| at.tree.location(at.id);
+        listens.sort_by_key(|(range, owner, _)| (*range, *owner));
+        // The range that reaches furthest so far, and the furthest of another service.
+        let mut reach: [Option<(Protocol, u16, usize, At<'t>)>; 2] = [None, None];
+        for (range, owner, at) in listens {
+            let PortRange::Ports { protocol, low, high } = range else { continue };
+            let other = reach
+                .iter()
+                .flatten()
+                .find(|(reached, end, other, _)| *reached == protocol && *end >= low && *other != owner);
+            if let Some((_, end, other, first)) = other
+                && self.findings.wants(Severity::Error)
+            {
+                let (early, early_owner, late, late_owner) = if place(*first) <= place(at) {
+                    (*first, *other, at, owner)
+                } else {
+                    (at, owner, *first, *other)
+                };
+                let both =
+                    if low == high.min(*end) { low.to_string() } else { format!("{low}-{}", high.min(*end)) };
+                let message = format!(
+                    "two services reserve port {both}: {} and {}",
+                    quoted(services[early_owner].name),
+                    quoted(services[late_owner].name),
+                );
+                let what = format!("{} reserves it here", quoted(services[early_owner].name));
+                let finding = late
+                    .tree
+                    .finding(late.id, Severity::Error, "reserved-twice", message)
+                    .related(place(early), what)
+                    .hint("leave the port to one of them");
+                self.findings.add(finding);
+            }
+            let further = |slot: &Option<(Protocol, u16, usize, At<'t>)>| {
+                slot.is_none_or(|(reached, end, ..)| reached != protocol || end < high)
+            };
+            let entry = Some((protocol, high, owner, at));
+            if reach[0].is_some_and(|(_, _, other, _)| other == owner) {
+                if further(&reach[0]) {
+                    reach[0] = entry;
+                }
+            } else if further(&reach[0]) {
+                reach[1] = reach[0];
+                reach[0] = entry;
+            } else if further(&reach[1]) {
+                reach[1] = entry;
+            }
+        }
+    }
+
+    // What all parts of the format share.
+
+    /// The values of a mapping with fixed keys. Reports every other key, and keys that are there twice.
+    fn fields<const N: usize>(
+        &mut self,
+        at: At<'t>,
+        what: &str,
+        names: [&'static str; N],
+    ) -> Option<[Option<At<'t>>; N]> {
+        let entries = match at.value() {
+            Value::Mapping(entries) => entries,
+            other => {
+                let hint = format!("its fields are {}", names.join(", "));
+                self.wrong_type(at, other, &format!("{what} is a mapping"), &hint);
+                return None;
+            }
+        };
+        let mut keys: [Option<At<'t>>; N] = [None; N];
+        let mut values: [Option<At<'t>>; N] = [None; N];
+        for (key, value) in entries.pairs() {
+            let (key, value) = (at.with(key), at.with(value));
+            let Some(text) = self.key(key) else { continue };
+            let Some(index) = names.iter().position(|name| *name == text) else {
+                if self.findings.wants(Severity::Error) {
+                    let hint = self
+                        .suggest(text, names)
+                        .unwrap_or_else(|| format!("its fields are {}", names.join(", ")));
+                    let message = format!("{what} has no field {}", quoted(text));
+                    self.error(key, Problem::new("unknown-field", message).hint(hint));
+                }
+                continue;
+            };
+            match keys[index] {
+                Some(first) => {
+                    let message = format!("the field {} is there twice", quoted(text));
+                    self.twice(key, first, "duplicate-key", &message, "remove one of them");
+                }
+                None => (keys[index], values[index]) = (Some(key), Some(value)),
+            }
+        }
+        Some(values)
+    }
+
+    fn mapping(&mut self, at: At<'t>, what: &str, hint: &str) -> Option<Children<'t>> {
+        match at.value() {
+            Value::Mapping(entries) => Some(entries),
+            Value::Null => None,
+            other => {
+                self.wrong_type(at, other, &format!("{what} is a mapping"), hint);
+                None
+            }
+        }
+    }
+
+    fn list(&mut self, at: At<'t>, rule: &str, hint: &str) -> impl Iterator<Item = At<'t>> + use<'t> {
+        let children = match at.value() {
+            Value::List(children) => Some(children),
+            other => {
+                self.wrong_type(at, other, rule, hint);
+                None
+            }
+        };
+        children.into_iter().flatten().map(move |id| at.with(id))
+    }
+
+    fn key(&mut self, at: At<'t>) -> Option<&'t str> {
+        match at.value() {
+            Value::Text("<<") if at.tree.is_plain(at.id) => {
+                let problem = Problem::new("merge-key", "merge keys have no meaning in a policy");
+                self.error(at, problem.hint("write the fields out"));
+                None
+            }
+            Value::Text(text) => Some(text),
+            other => {
+                self.wrong_type(at, other, "a key is a name", "write `name: value`");
+                None
+            }
+        }
+    }
+
+    fn name(&mut self, at: At<'t>, what: &str) -> Option<&'t str> {
+        let text = match at.value() {
+            Value::Text("<<") => self.key(at)?,
+            Value::Text(text) => text,
+            other => {
+                let rule = format!("the name of a {what} is a text");
+                self.wrong_type(at, other, &rule, "put a name that YAML takes for something else in quotes");
+                return None;
+            }
+        };
+        match value::check_name(text) {
+            Ok(()) => Some(text),
+            Err(problem) => {
+                self.error(at, problem);
+                None
+            }
+        }
+    }
+
+    fn scalar(&mut self, at: At<'t>, what: &str, hint: &str) -> Option<&'t str> {
+        match at.value() {
+            Value::Text(text) => Some(text),
+            other => {
+                self.wrong_type(at, other, &format!("{what} is a text"), hint);
+                None
+            }
+        }
+    }
+
+    fn text<T>(&mut self, at: At<'t>, what: &str, parse: impl Fn(&str) -> Result<T, Problem>) -> Option<T> {
+        let text = self.scalar(at, what, "write one value")?;
+        parse(text).map_err(|problem| self.error(at, problem)).ok()
+    }
+
+    fn comment(&mut self, comment: Option<At<'t>>) {
+        if let Some(comment) = comment {
+            self.scalar(comment, "a comment", "put the comment in quotes");
+        }
+    }
+
+    fn wrong_type(&mut self, at: At<'t>, found: Value<'t>, rule: &str, hint: &str) {
+        let code = match found {
+            Value::Invalid => return,
+            Value::Null => "empty-value",
+            Value::Text(_) | Value::List(_) | Value::Mapping(_) => "wrong-type",
+        };
+        self.error(at, Problem::new(code, format!("{rule}, not {}", kind(found))).hint(hint));
+    }
+
+    fn warn_if_empty(&mut self, at: At<'t>, message: &str) {
+        if let Value::List(children) = at.value()
+            && children.is_empty()
+        {
+            let hint = "an empty list is nothing, never everything";
+            self.warn(at, Problem::new("matches-nothing", message).hint(hint));
+        }
+    }
+
+    fn limit<T>(&mut self, items: &[T], limit: usize, what: &str, place: impl Fn(&T) -> At<'t>) {
+        if let Some(first) = items.get(limit) {
+            let message = format!("the policy has {} {what}, the limit is {limit}", items.len());
+            let problem = Problem::new("limit", message);
+            self.error(place(first), problem.hint("this is the first one too many"));
+        }
+    }
+
+    fn suggest<'a>(&mut self, word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+        let left = MAX_COMPARISONS.saturating_sub(self.comparisons);
+        let counted = known.into_iter().take(left).inspect(|_| self.comparisons += 1);
+        value::suggest(word, counted)
+    }
+
+    fn twice(&mut self, at: At<'t>, first: At<'t>, code: &'static str, message: &str, hint: &str) {
+        if self.findings.wants(Severity::Error) {
+            let finding = at.tree.finding(at.id, Severity::Error, code, message);
+            let first = first.tree.location(first.id);
+            self.findings.add(finding.related(first, "the first is here").hint(hint));
+        }
+    }
+
+    fn error(&mut self, at: At<'t>, problem: Problem) {
+        self.add(at, Severity::Error, problem);
+    }
+
+    fn warn(&mut self, at: At<'t>, problem: Problem) {
+        self.add(at, Severity::Warning, problem);
+    }
+
+    fn add(&mut self, at: At<'t>, severity: Severity, problem: Problem) {
+        let Problem { code, message, hint } = problem;
+        let mut finding = at.tree.finding(at.id, severity, code, message);
+        finding.hint = hint;
+        self.findings.add(finding);
+    }
+}
+
+/// Ports that a service reserves: of protocols whose `bind` the kernel shows to programs.
+fn parse_listen(text: &str) -> Result<PortRange, Problem> {
+    let range = value::parse_ports(text)?;
+    let protocol = match range {
+        PortRange::Protocol(protocol) | PortRange::Ports { protocol, .. } => protocol,
+    };
+    if protocol != Protocol::TCP && protocol != Protocol::UDP {
+        let problem = Problem::new("invalid-listens", format!("{} cannot be reserved", quoted(text)));
+        return Err(problem.hint("only ports of tcp and udp can; rules may name other protocols"));
+    }
+    match range {
+        PortRange::Ports { .. } => Ok(range),
+        PortRange::Protocol(_) => {
+            let problem =
+                Problem::new("invalid-listens", format!("{} names no port to reserve", quoted(text)));
+            Err(problem.hint(format!("write `8080/{text}`, or `1-65535/{text}` if all of them are meant")))
+        }
+    }
+}
+
+fn kind(value: Value<'_>) -> &'static str {
+    match value {
+        Value::Null => "empty",
+        Value::Text(_) => "a text",
+        Value::List(_) => "a list",
+        Value::Mapping(_) => "a mapping",
+        Value::Invalid => "invalid",
+    }
+}
+
+fn truncate(cidr: Cidr, prefix: u8) -> Cidr {
+    let address = match cidr.address {
+        IpAddr::V4(v4) => {
+            let octets = value::masked(u128::from(v4.to_bits()) << 96, prefix).to_be_bytes();
+            IpAddr::from([octets[0], octets[1], octets[2], octets[3]])
+        }
+        IpAddr::V6(v6) => IpAddr::V6(value::masked(v6.to_bits(), prefix).into()),
+    };
+    Cidr { address, prefix }
+}

@@ -1,0 +1,426 @@
+//! A YAML file as a tree in which every node knows its place; knows YAML, but nothing of policies.
+//!
+//! Built from parser events rather than through serde: a run has to report every wrong tag, alias and duplicate key
+//! with its place, and serde stops at the first of them and hides tags and repeated keys from the receiver.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span};
+
+use super::Location;
+use super::finding::{Finding, Findings, Severity, quoted};
+use super::source::Document;
+
+/// Nested lists and mappings: the format itself needs six.
+const MAX_DEPTH: usize = 32;
+
+/// Nodes that all aliases of one file may stand for: bounds what a few lines of aliases of aliases can ask for.
+const MAX_ALIASED_NODES: u64 = 1_000_000;
+
+/// Marks [`Node::text`] as being the source text itself.
+const IN_SOURCE: u32 = u32::MAX;
+
+/// The nodes of one file in the order of their appearance.
+pub(crate) struct Tree<'a> {
+    document: &'a Document,
+    nodes: Vec<Node>,
+    /// Scalars that differ from their source text: escapes, folded lines.
+    rewritten: Vec<Box<str>>,
+    /// One node for each YAML document of the file.
+    pub(crate) roots: Vec<NodeId>,
+    /// Whether the file could be read to its end.
+    pub(crate) complete: bool,
+}
+
+/// A node of one tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NodeId(u32);
+
+#[derive(Clone, Copy)]
+struct Node {
+    kind: Kind,
+    /// First byte in the source.
+    start: u32,
+    /// Bytes in the source.
+    len: u32,
+    line: u32,
+    column: u32,
+    /// The node after this one and all that is in it.
+    next: u32,
+    /// For a scalar [`IN_SOURCE`] or an index into `rewritten`, for an alias the node it stands for.
+    text: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Null,
+    Plain,
+    Quoted,
+    List,
+    Mapping,
+    Alias,
+    /// A finding tells what is wrong with it.
+    Invalid,
+}
+
+/// What a node holds.
+#[derive(Clone, Copy)]
+pub(crate) enum Value<'t> {
+    /// Nothing: an empty value, `~` or `null`.
+    Null,
+    /// A scalar, in quotes or not.
+    Text(&'t str),
+    /// A list.
+    List(Children<'t>),
+    /// A mapping: keys and values by turns.
+    Mapping(Children<'t>),
+    /// Something that has been reported already.
+    Invalid,
+}
+
+impl<'a> Tree<'a> {
+    /// Parses a file and reports what is no YAML, or YAML that policies do without.
+    pub(crate) fn parse(document: &'a Document, findings: &mut Findings) -> Self {
+        let mut builder = Builder {
+            tree: Self {
+                document,
+                nodes: Vec::new(),
+                rewritten: Vec::new(),
+                roots: Vec::new(),
+                complete: true,
+            },
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            weight: 0,
+            aliased: 0,
+            findings,
+        };
+        let options = granit_parser::options! {
+            emit_unresolved_aliases: true,
+            emit_comments: false,
+            flow_nesting_limit: MAX_DEPTH,
+            block_nesting_limit: MAX_DEPTH,
+        };
+        for event in Parser::new_from_str_with_options(&document.text, options) {
+            match event {
+                Ok((event, span)) => builder.event(event, span),
+                Err(error) => {
+                    builder.syntax_error(&error);
+                    break;
+                }
+            }
+        }
+        builder.tree
+    }
+
+    /// What the node holds, aliases followed.
+    pub(crate) fn value(&self, id: NodeId) -> Value<'_> {
+        let mut index = id.0;
+        let node = loop {
+            let node = &self.nodes[index as usize];
+            if node.kind != Kind::Alias {
+                break node;
+            }
+            index = node.text;
+        };
+        let children = Children { tree: self, at: index + 1, end: node.next };
+        match node.kind {
+            Kind::Null => Value::Null,
+            Kind::Plain | Kind::Quoted if node.text == IN_SOURCE => Value::Text(self.source(node)),
+            Kind::Plain | Kind::Quoted => Value::Text(&self.rewritten[node.text as usize]),
+            Kind::List => Value::List(children),
+            Kind::Mapping => Value::Mapping(children),
+            Kind::Alias | Kind::Invalid => Value::Invalid,
+        }
+    }
+
+    /// Whether a scalar stands without quotes.
+    pub(crate) fn is_plain(&self, id: NodeId) -> bool {
+        self.nodes[id.0 as usize].kind == Kind::Plain
+    }
+
+    /// Where the node begins.
+    pub(crate) fn location(&self, id: NodeId) -> Location {
+        let node = &self.nodes[id.0 as usize];
+        Location { file: self.document.file.clone(), line: node.line, column: node.column }
+    }
+
+    /// A finding about the node.
+    pub(crate) fn finding(
+        &self,
+        id: NodeId,
+        severity: Severity,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Finding {
+        let node = &self.nodes[id.0 as usize];
+        Finding::of_text(
+            severity,
+            code,
+            self.location(id),
+            message.into(),
+            &self.document.text,
+            node.start as usize,
+            node.len as usize,
+        )
+    }
+
+    /// The beginning of the file, for what is missing from it.
+    pub(crate) fn beginning(&self) -> Location {
+        Location { file: self.document.file.clone(), line: 1, column: 1 }
+    }
+
+    fn source(&self, node: &Node) -> &str {
+        let (start, end) = (node.start as usize, node.start as usize + node.len as usize);
+        // A quoted scalar's place includes the quotes, its text does not.
+        let (start, end) = if node.kind == Kind::Quoted { (start + 1, end - 1) } else { (start, end) };
+        &self.document.text[start..end]
+    }
+}
+
+/// The nodes right below a node.
+#[derive(Clone, Copy)]
+pub(crate) struct Children<'t> {
+    tree: &'t Tree<'t>,
+    at: u32,
+    end: u32,
+}
+
+impl Children<'_> {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.at >= self.end
+    }
+
+    /// Keys with their values, for the children of a mapping.
+    pub(crate) fn pairs(mut self) -> impl Iterator<Item = (NodeId, NodeId)> {
+        std::iter::from_fn(move || Some((self.next()?, self.next()?)))
+    }
+}
+
+impl Iterator for Children<'_> {
+    type Item = NodeId;
+
+    fn next(&mut self) -> Option<NodeId> {
+        if self.at >= self.end {
+            return None;
+        }
+        let id = NodeId(self.at);
+        self.at = self.tree.nodes[id.0 as usize].next;
+        Some(id)
+    }
+}
+
+struct Builder<'a, 'f> {
+    tree: Tree<'a>,
+    /// Lists and mappings that have not ended: node, anchor, and `weight` when it began.
+    open: Vec<(u32, usize, u64)>,
+    /// Node and weight by the parser's number for the anchor; no weight while the node has not ended.
+    anchors: HashMap<usize, (u32, Option<u64>)>,
+    /// Nodes so far, with every alias counted as what it stands for.
+    weight: u64,
+    aliased: u64,
+    findings: &'f mut Findings,
+}
+
+impl<'a> Builder<'a, '_> {
+    fn event(&mut self, event: Event<'a>, span: Span) {
+        match event {
+            Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd => {}
+            Event::Anchor(..) | Event::Comment(..) => {}
+            Event::Scalar(text, style, anchor, tag) => self.scalar(&text, style, anchor, tag.is_some(), span),
+            Event::SequenceStart(_, anchor, tag) => self.begin(Kind::List, anchor, tag.is_some(), span),
+            Event::MappingStart(_, anchor, tag) => self.begin(Kind::Mapping, anchor, tag.is_some(), span),
+            Event::SequenceEnd | Event::MappingEnd => self.end(span),
+            Event::Alias(anchor) => self.alias(anchor, span),
+            Event::UnresolvedAlias(name) => {
+                let id = self.push(Kind::Invalid, span);
+                let message =
+                    format!("nothing above this alias has the anchor {}", quoted(&format!("&{name}")));
+                self.findings.add(self.tree.finding(id, Severity::Error, "unknown-anchor", message).hint(
+                    "an alias is `*` and the anchor's name; put a text that begins with `*` in quotes",
+                ));
+            }
+            // Whatever a later parser adds, a part of the policy must not be overlooked.
+            _ => {
+                let id = self.push(Kind::Invalid, span);
+                let message = "this part of YAML has no meaning in a policy";
+                self.findings.add(self.tree.finding(id, Severity::Error, "syntax", message));
+            }
+        }
+    }
+
+    fn push(&mut self, kind: Kind, span: Span) -> NodeId {
+        let index = narrow(self.tree.nodes.len());
+        let range = span.byte_range().unwrap_or_default();
+        self.tree.nodes.push(Node {
+            kind,
+            start: narrow(range.start),
+            len: narrow(range.len()),
+            line: narrow(span.start.line()),
+            column: narrow(span.start.col()) + 1,
+            next: index + 1,
+            text: IN_SOURCE,
+        });
+        self.weight += 1;
+        if self.open.is_empty() {
+            self.tree.roots.push(NodeId(index));
+        }
+        NodeId(index)
+    }
+
+    fn scalar(&mut self, text: &Cow<'a, str>, style: ScalarStyle, anchor: usize, tagged: bool, span: Span) {
+        let kind = match style {
+            ScalarStyle::Plain if matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL") => Kind::Null,
+            ScalarStyle::Plain => Kind::Plain,
+            ScalarStyle::SingleQuoted
+            | ScalarStyle::DoubleQuoted
+            | ScalarStyle::Literal
+            | ScalarStyle::Folded => Kind::Quoted,
+        };
+        let id = self.push(kind, span);
+        let node = self.tree.nodes[id.0 as usize];
+        let quoted = matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted) && node.len >= 2;
+        let in_source = match kind {
+            Kind::Plain => span.slice(&self.tree.document.text) == Some(text),
+            Kind::Quoted => quoted && self.tree.source(&node) == text.as_ref(),
+            Kind::Null | Kind::List | Kind::Mapping | Kind::Alias | Kind::Invalid => true,
+        };
+        if !in_source {
+            self.tree.nodes[id.0 as usize].text = narrow(self.tree.rewritten.len());
+            self.tree.rewritten.push(text.as_ref().into());
+        }
+        if anchor != 0 {
+            self.anchors.insert(anchor, (id.0, Some(1)));
+        }
+        self.refuse_tag(tagged, id, span);
+    }
+
+    fn begin(&mut self, kind: Kind, anchor: usize, tagged: bool, span: Span) {
+        let before = self.weight;
+        let id = self.push(kind, span);
+        if anchor != 0 {
+            self.anchors.insert(anchor, (id.0, None));
+        }
+        self.open.push((id.0, anchor, before));
+        self.refuse_tag(tagged, id, span);
+    }
+
+    fn end(&mut self, span: Span) {
+        let Some((index, anchor, before)) = self.open.pop() else {
+            return;
+        };
+        let next = narrow(self.tree.nodes.len());
+        let node = &mut self.tree.nodes[index as usize];
+        node.next = next;
+        // A block ends where the next thing begins; a flow collection includes its closing bracket.
+        let end = narrow(span.byte_range().unwrap_or_default().end);
+        node.len = end.saturating_sub(node.start).max(node.len);
+        if let Some((_, weight)) = self.anchors.get_mut(&anchor) {
+            *weight = Some(self.weight - before);
+        }
+    }
+
+    fn alias(&mut self, anchor: usize, span: Span) {
+        let id = self.push(Kind::Invalid, span);
+        let problem = match self.anchors.get(&anchor) {
+            Some(&(target, Some(weight))) => {
+                let before = self.aliased;
+                self.aliased = before.saturating_add(weight);
+                self.weight = self.weight.saturating_add(weight);
+                if self.aliased <= MAX_ALIASED_NODES {
+                    let node = &mut self.tree.nodes[id.0 as usize];
+                    node.kind = Kind::Alias;
+                    node.text = target;
+                    return;
+                }
+                if before > MAX_ALIASED_NODES {
+                    return;
+                }
+                let message =
+                    format!("aliases stand for more than {MAX_ALIASED_NODES} nodes, the limit for one file");
+                ("alias-limit", message, "write the values out, or name them as a service or network")
+            }
+            Some((_, None)) | None => {
+                let message = String::from("the alias stands inside what it stands for");
+                ("recursive-alias", message, "write the value out")
+            }
+        };
+        let (code, message, hint) = problem;
+        self.findings.add(self.tree.finding(id, Severity::Error, code, message).hint(hint));
+    }
+
+    fn refuse_tag(&mut self, tagged: bool, id: NodeId, span: Span) {
+        if !tagged || !self.findings.wants(Severity::Error) {
+            return;
+        }
+        let message = "tags have no meaning in a policy";
+        let mut finding = self.tree.finding(id, Severity::Error, "tag", message);
+        if let Some(tag) = span.tag_span() {
+            let range = tag.byte_range().unwrap_or_default();
+            let location = Location {
+                file: self.tree.document.file.clone(),
+                line: narrow(tag.start.line()),
+                column: narrow(tag.start.col()) + 1,
+            };
+            finding = Finding::of_text(
+                Severity::Error,
+                "tag",
+                location,
+                message.to_owned(),
+                &self.tree.document.text,
+                range.start,
+                range.len(),
+            );
+        }
+        self.findings.add(finding.hint("remove it; put a text that begins with `!` in quotes"));
+    }
+
+    fn syntax_error(&mut self, error: &ScanError) {
+        self.tree.complete = false;
+        // What the broken document said so far may not be what it means.
+        if !self.open.is_empty() {
+            self.tree.roots.pop();
+        }
+        let kind = error.kind();
+        let (code, hint) = if matches!(kind, ErrorKind::RecursionLimitExceeded) {
+            ("too-deep", Some("a policy nests six levels deep at most"))
+        } else if matches!(
+            kind,
+            ErrorKind::TabNotAllowed
+                | ErrorKind::TabInBlockIndentation
+                | ErrorKind::TabInIndentation
+                | ErrorKind::TabInPlainScalar
+        ) {
+            ("syntax", Some("indent and separate with spaces"))
+        } else if matches!(kind, ErrorKind::UnexpectedCharacter { .. }) {
+            ("syntax", Some("put texts with unusual characters in quotes"))
+        } else if matches!(kind, ErrorKind::MappingValueNotAllowed) {
+            ("syntax", Some("one `key: value` on each line, or inside `{ }` with commas between them"))
+        } else {
+            ("syntax", None)
+        };
+        let mark = error.marker();
+        let location = Location {
+            file: self.tree.document.file.clone(),
+            line: narrow(mark.line().max(1)),
+            column: narrow(mark.col()) + 1,
+        };
+        let message = if code == "too-deep" {
+            format!("lists and mappings nest more than {MAX_DEPTH} levels deep")
+        } else {
+            format!("not valid YAML: {}", error.info())
+        };
+        let start = mark.byte_offset().unwrap_or_default();
+        let mut finding =
+            Finding::of_text(Severity::Error, code, location, message, &self.tree.document.text, start, 1);
+        finding.hint = hint.map(str::to_owned);
+        self.findings.add(finding);
+    }
+}
+
+/// Files are smaller than 4 GiB, see [`source`](super::source), and no count in a file exceeds its bytes.
+fn narrow(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
