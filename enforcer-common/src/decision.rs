@@ -134,6 +134,16 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The answer while there are no tables to ask: a denial to everyone, since a declared service may be meant.
+    pub const TABLES_MISSING: Self = Self {
+        verdict: Verdict::Deny,
+        mode: Mode::Enforce,
+        reason: Reason::TableMissing,
+        rule: None,
+        from: Identity::UNKNOWN,
+        to: Identity::UNKNOWN,
+    };
+
     /// Whether the attempt goes through: it is allowed, or its denial is only recorded.
     #[inline(always)]
     pub const fn admits(&self) -> bool {

@@ -112,6 +112,17 @@ pub enum Party {
     Unknown,
 }
 
+impl Party {
+    /// The id of the party's own cgroup, where it is known.
+    #[inline(always)]
+    pub const fn cgroup(&self) -> Option<u64> {
+        match self {
+            Self::Cgroup(id) => Some(*id),
+            Self::Below(_) | Self::Address(_) | Self::LeftToIngress | Self::Nobody | Self::Unknown => None,
+        }
+    }
+}
+
 /// Everything that decides about one flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Facts {

@@ -227,18 +227,6 @@ impl LocalKey {
     }
 }
 
-/// Value of `META`: what is true of a whole slot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
-pub struct Meta {
-    /// The revision of the policy that the slot holds.
-    pub revision: u32,
-    /// 1 if permitted attempts are recorded too.
-    pub log_allowed: u32,
-}
-
-const _: () = assert!(size_of::<Meta>() == 8);
-
 /// Value of `SOCKETS`, the socket storage: what is remembered about one socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -262,7 +250,7 @@ impl SocketNote {
 mod pod {
     #![expect(unsafe_code, reason = "aya's maps take only types that are marked as plain old data")]
 
-    use super::{EdgeKey, EdgeValue, LocalKey, Meta, Owner, PortKey, ProtocolKey, SocketNote};
+    use super::{EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey, SocketNote};
 
     // SAFETY: repr(C), integers only, padding spelt out as fields; the size assertion above holds it to that.
     unsafe impl aya::Pod for Owner {}
@@ -276,8 +264,6 @@ mod pod {
     unsafe impl aya::Pod for ProtocolKey {}
     // SAFETY: repr(C), u64 and bytes, no padding by its size assertion.
     unsafe impl aya::Pod for LocalKey {}
-    // SAFETY: repr(C), two u32.
-    unsafe impl aya::Pod for Meta {}
     // SAFETY: repr(C), integers only, padding spelt out; 16 bytes by its size assertion.
     unsafe impl aya::Pod for SocketNote {}
 }

@@ -2,8 +2,8 @@
 
 /// Which slot is in force: one `u32`, 0 or 1.
 pub const ACTIVE: &str = "ACTIVE";
-/// Per slot: what is true of the whole slot.
-pub const META: &str = "META";
+/// Per slot: the revision of the policy that it holds.
+pub const REVISIONS: &str = "REVISIONS";
 /// Per slot: cgroup id → owner.
 pub const CGROUPS: &str = "CGROUPS";
 /// Per slot: pair of identities → port ranges.
@@ -23,6 +23,16 @@ pub const EVENTS: &str = "EVENTS";
 /// Per-CPU counters.
 pub const COUNTERS: &str = "COUNTERS";
 
-/// The cookie of the network namespace whose addresses and ports the policy speaks of; 0 where the kernel
+/// Global, `u64`: the cookie of the network namespace whose addresses and ports the policy speaks of; 0 where the kernel
 /// (below 5.14) cannot tell it to the host, which then means every namespace.
 pub const HOST_NETNS: &str = "HOST_NETNS";
+
+/// Global, `u8`: 1 if permitted attempts are recorded too.
+pub const LOG_ALLOWED: &str = "LOG_ALLOWED";
+
+/// Global, `u8`: 1 if the programs are attached to the root of the cgroup tree, so that the ingress hook sees every
+/// socket of the host. Otherwise a listener whose owner is unknown may be outside of what is judged.
+pub const WHOLE_TREE: &str = "WHOLE_TREE";
+
+/// Global, `u8`, of aya-log: the most verbose level that the programs log at; 0 for none.
+pub const AYA_LOG_LEVEL: &str = "AYA_LOG_LEVEL";

@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod identities;
+pub mod kernel;
 pub mod policy;
 pub mod tables;
 pub mod validate;

@@ -1,2 +1,67 @@
-//! The verbs of the developer.
-fn main() {}
+//! The verbs of the developer: `cargo xtask <verb>`.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a developer's tool talks to its terminal")]
+
+mod check;
+mod command;
+mod setup;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+/// How enforcer is built and tested.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Verb {
+    /// Install what building needs and is missing
+    Setup(setup::Args),
+    /// Judge the sources: fmt, clippy for host and kernel, doc, deny, tidy
+    Check,
+    /// Check the project's own rules about its sources
+    Tidy,
+    /// Run `setup`, `check` and every test, rootless and kernel ones; needs root
+    Test,
+}
+
+fn main() -> ExitCode {
+    match run(&Verb::parse()) {
+        Ok(code) => code,
+        Err(err) => {
+            eprintln!("error: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: &Verb) -> Result<ExitCode> {
+    let workspace = workspace()?;
+    match verb {
+        Verb::Setup(args) => setup::run(args)?,
+        Verb::Check => check::run(&workspace)?,
+        Verb::Tidy => tidy::run(&workspace)?,
+        Verb::Test => return test::run(&workspace),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The directory of the workspace; cargo tells where it found us.
+fn workspace() -> Result<PathBuf> {
+    let package =
+        std::env::var("CARGO_MANIFEST_DIR").context("find the workspace: run this as `cargo xtask`")?;
+    let workspace =
+        Path::new(&package).parent().context("find the workspace: xtask has no parent directory")?;
+    Ok(workspace.to_path_buf())
+}
+
+/// Whether this process may do what only root may.
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    // The kernel gives a process's directory to its effective user.
+    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}

@@ -1,0 +1,43 @@
+//! `struct bpf_sock` as the context of the socket hooks.
+
+use core::ptr::read_volatile;
+
+use aya_ebpf::programs::SockContext;
+use enforcer_common::Protocol;
+
+use crate::ctx::sock_addr::wire_protocol;
+
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+const SOCK_SEQPACKET: u32 = 5;
+const SOCK_DCCP: u32 = 6;
+
+macro_rules! read {
+    ($ctx:expr, $field:ident) => {{
+        // SAFETY: the kernel passes a valid `bpf_sock` for the whole run of the program.
+        let field = unsafe { &raw const (*$ctx.sock).$field };
+        // SAFETY: as above; volatile keeps the width of the access, which the verifier checks.
+        unsafe { read_volatile(field) }
+    }};
+}
+
+/// Typed getters over [`SockContext`].
+pub(crate) trait Sock {
+    /// The protocol of the socket.
+    fn protocol(&self) -> Protocol;
+    /// Whether its type lets a process write headers of its own.
+    fn is_raw(&self) -> bool;
+}
+
+impl Sock for SockContext {
+    #[inline(always)]
+    fn protocol(&self) -> Protocol {
+        wire_protocol(read!(self, protocol))
+    }
+
+    #[inline(always)]
+    fn is_raw(&self) -> bool {
+        // A type nobody has heard of counts as raw.
+        !matches!(read!(self, type_), SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET | SOCK_DCCP)
+    }
+}

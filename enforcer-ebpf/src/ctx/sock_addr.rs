@@ -1,0 +1,106 @@
+//! `struct bpf_sock_addr`: what `connect`, `sendmsg` and `bind` were asked to do.
+//!
+//! The verifier checks each access by offset and width (`sock_addr_is_valid_access` in net/core/filter.c), so
+//! every field is read by itself and in its own width.
+
+use core::ptr::read_volatile;
+
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::programs::SockAddrContext;
+use enforcer_common::{Address, Port, Protocol};
+
+/// `IPPROTO_MPTCP`, which stands in `sk_protocol` and never in an IP header.
+const IPPROTO_MPTCP: u32 = 262;
+
+/// The protocol that flows of a socket with this `sk_protocol` have in their IP headers.
+#[inline(always)]
+pub(crate) fn wire_protocol(sk_protocol: u32) -> Protocol {
+    match sk_protocol {
+        IPPROTO_MPTCP => Protocol::TCP,
+        0..=255 => Protocol((sk_protocol & 0xff) as u8),
+        // Unheard of: 255 is reserved by IANA, so no rule can name it.
+        256.. => Protocol(255),
+    }
+}
+
+macro_rules! read {
+    ($ctx:expr, $($field:tt)+) => {{
+        // SAFETY: the kernel passes a valid `bpf_sock_addr` for the whole run of the program.
+        let field = unsafe { &raw const (*$ctx.sock_addr).$($field)+ };
+        // SAFETY: as above; volatile keeps the width of the access, which the verifier checks.
+        unsafe { read_volatile(field) }
+    }};
+}
+
+/// Typed getters over [`SockAddrContext`].
+pub(crate) trait SockAddr {
+    /// The address in a `*4` hook.
+    fn v4(&self) -> Address;
+    /// The address in a `*6` hook; a v4-mapped one is the IPv4 address it maps.
+    fn v6(&self) -> Address;
+    /// The port of that address.
+    fn port(&self) -> Port;
+    /// The protocol of the socket.
+    fn protocol(&self) -> Protocol;
+    /// The socket that is connected, sent from or bound.
+    fn socket(&self) -> *mut bpf_sock;
+    /// The port that this socket is bound to; 0 if it is not yet.
+    fn local_port(&self) -> Port;
+    /// The cookie of the socket's network namespace (kernel 5.7).
+    fn netns(&self) -> u64;
+}
+
+impl SockAddr for SockAddrContext {
+    #[inline(always)]
+    fn v4(&self) -> Address {
+        Address::from_v4(read!(self, user_ip4).to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn v6(&self) -> Address {
+        let a = read!(self, user_ip6[0]).to_ne_bytes();
+        let b = read!(self, user_ip6[1]).to_ne_bytes();
+        let c = read!(self, user_ip6[2]).to_ne_bytes();
+        let d = read!(self, user_ip6[3]).to_ne_bytes();
+        Address([
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+        ])
+    }
+
+    #[inline(always)]
+    fn port(&self) -> Port {
+        // The kernel fills the low half with the port in network order and the rest with zero.
+        let [low, high, _, _] = read!(self, user_port).to_ne_bytes();
+        Port([low, high])
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> Protocol {
+        wire_protocol(read!(self, protocol))
+    }
+
+    #[inline(always)]
+    fn socket(&self) -> *mut bpf_sock {
+        read!(self, __bindgen_anon_1.sk)
+    }
+
+    #[inline(always)]
+    fn local_port(&self) -> Port {
+        let socket = self.socket();
+        if socket.is_null() {
+            return Port::new(0);
+        }
+        // SAFETY: checked against null just above; the kernel holds the socket while the program runs.
+        let field = unsafe { &raw const (*socket).src_port };
+        // SAFETY: as above; `src_port` is in host byte order.
+        let port = unsafe { read_volatile(field) };
+        Port::new((port & 0xffff) as u16)
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        // SAFETY: the helper takes this program's own context.
+        unsafe { bpf_get_netns_cookie(self.sock_addr.cast()) }
+    }
+}

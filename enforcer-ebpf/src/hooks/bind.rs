@@ -1,0 +1,47 @@
+//! `bind4` and `bind6`: a task binds a port, which may be reserved.
+
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use enforcer_common::{Address, Decision, Hook, Port, decide_bind};
+
+use super::{PASS, REFUSE, answer};
+use crate::ctx::sock_addr::SockAddr as _;
+use crate::ctx::task;
+use crate::maps::{KernelTables, is_host_netns};
+use crate::record::{Attempt, record};
+
+#[cgroup_sock_addr(bind4)]
+fn bind4(ctx: SockAddrContext) -> i32 {
+    judge(&ctx, Hook::Bind4, ctx.v4())
+}
+
+#[cgroup_sock_addr(bind6)]
+fn bind6(ctx: SockAddrContext) -> i32 {
+    judge(&ctx, Hook::Bind6, ctx.v6())
+}
+
+#[inline(always)]
+fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
+    let (protocol, port) = (ctx.protocol(), ctx.port());
+    if port == Port::new(0) || !is_host_netns(ctx.netns()) {
+        return PASS;
+    }
+    let attempt = Attempt {
+        hook,
+        protocol,
+        caller_cgroup: Some(task::cgroup()),
+        answerer_cgroup: None,
+        source: None,
+        destination: Some((address, port)),
+    };
+    let Some(tables) = KernelTables::in_force() else {
+        record(&Decision::TABLES_MISSING, &attempt, Some(task::process()), None, false);
+        return REFUSE;
+    };
+    let decision = decide_bind(&task::party(&tables), protocol, port, &tables);
+    if !decision.concerns_a_service() {
+        return PASS;
+    }
+    record(&decision, &attempt, Some(task::process()), Some(&tables), false);
+    answer(&decision)
+}

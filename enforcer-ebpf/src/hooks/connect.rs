@@ -1,0 +1,18 @@
+//! `connect4` and `connect6`: a task connects a socket.
+
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use enforcer_common::Hook;
+
+use super::egress::judge;
+use crate::ctx::sock_addr::SockAddr as _;
+
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    judge(&ctx, Hook::Connect4, ctx.v4())
+}
+
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    judge(&ctx, Hook::Connect6, ctx.v6())
+}

@@ -1,0 +1,18 @@
+//! `sendmsg4` and `sendmsg6`: a task sends a datagram to an address that it did not connect to.
+
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use enforcer_common::Hook;
+
+use super::egress::judge;
+use crate::ctx::sock_addr::SockAddr as _;
+
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    judge(&ctx, Hook::Sendmsg4, ctx.v4())
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    judge(&ctx, Hook::Sendmsg6, ctx.v6())
+}

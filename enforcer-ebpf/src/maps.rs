@@ -1,0 +1,150 @@
+//! Every map and global, and the policy's tables as `decide` reads them.
+
+use core::arch::asm;
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::macros::btf_map;
+use enforcer_common::counter::Counter;
+use enforcer_common::event::Event;
+use enforcer_common::layout::{EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey, SocketNote};
+use enforcer_common::limits::{MAX_LOCALS, RING_BYTES};
+use enforcer_common::{Address, Identity, Mode, Tables};
+
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+
+// Inner maps are created by the host as large as the policy needs; what stands here is only their form.
+type Cgroups = HashMap<u64, Owner, 1, SPARSE>;
+type Edges = HashMap<EdgeKey, EdgeValue, 1, SPARSE>;
+type Networks = LpmTrie<[u8; 16], u32, 1>;
+type Reserved = HashMap<PortKey, Owner, 1, SPARSE>;
+type Protocols = HashMap<ProtocolKey, u32, 1, SPARSE>;
+
+#[btf_map]
+static ACTIVE: Array<u32, 1> = Array::new();
+#[btf_map]
+static REVISIONS: Array<u32, 2> = Array::new();
+#[btf_map]
+static CGROUPS: ArrayOfMaps<Cgroups, 2> = ArrayOfMaps::new();
+#[btf_map]
+static EDGES: ArrayOfMaps<Edges, 2> = ArrayOfMaps::new();
+#[btf_map]
+static NETWORKS: ArrayOfMaps<Networks, 2> = ArrayOfMaps::new();
+#[btf_map]
+static RESERVED: ArrayOfMaps<Reserved, 2> = ArrayOfMaps::new();
+#[btf_map]
+static PROTOCOLS: ArrayOfMaps<Protocols, 2> = ArrayOfMaps::new();
+#[btf_map]
+static LOCALS: HashMap<LocalKey, u32, { MAX_LOCALS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static SOCKETS: SkStorage<SocketNote> = SkStorage::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
+
+#[unsafe(no_mangle)]
+static HOST_NETNS: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static LOG_ALLOWED: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+static WHOLE_TREE: Global<u8> = Global::new(0);
+
+/// Whether permitted attempts are recorded.
+#[inline(always)]
+pub(crate) fn log_allowed() -> bool {
+    LOG_ALLOWED.load() != 0
+}
+
+/// Whether the ingress hook sees every socket of the host.
+#[inline(always)]
+pub(crate) fn whole_tree() -> bool {
+    WHOLE_TREE.load() != 0
+}
+
+/// Whether the policy's ports and addresses are those of the network namespace with this cookie.
+#[inline(always)]
+pub(crate) fn is_host_netns(cookie: u64) -> bool {
+    let host = HOST_NETNS.load();
+    host == 0 || host == cookie
+}
+
+/// Whether `address` is one of the host's own in the network namespace `netns`.
+#[inline(always)]
+pub(crate) fn is_local(netns: u64, address: &Address) -> bool {
+    let netns = if HOST_NETNS.load() == 0 { 0 } else { netns };
+    LOCALS.get_ptr(LocalKey::new(netns, *address)).is_some()
+}
+
+/// Adds one to a counter of this CPU.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter.0) {
+        // A packet may be judged in the middle of a task's own decision on the same CPU, so the addition is one
+        // instruction. (core has no atomic addition for this target.)
+        // SAFETY: `value` points to a live, aligned u64 by the look-up above, which programs only ever change so.
+        unsafe { asm!("lock *(u64 *)({value} + 0) += {one}", value = in(reg) value, one = in(reg) 1_u64) };
+    }
+}
+
+/// One revision of the policy, chosen when the value is made.
+pub(crate) struct KernelTables {
+    slot: u32,
+    cgroups: &'static Cgroups,
+}
+
+impl KernelTables {
+    /// The tables that are in force now, or `None` if the host's promise that both slots are always filled is
+    /// broken, in which case nothing can be decided.
+    #[inline(always)]
+    pub(crate) fn in_force() -> Option<Self> {
+        let slot = *ACTIVE.get(0)?;
+        let cgroups = CGROUPS.get(slot)?;
+        Some(Self { slot, cgroups })
+    }
+
+    /// The revision of these tables.
+    #[inline(always)]
+    pub(crate) fn revision(&self) -> u32 {
+        REVISIONS.get(self.slot).copied().unwrap_or(0)
+    }
+}
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn cgroup(&self, id: u64) -> Option<Owner> {
+        // SAFETY: the value is eight bytes that are copied out at once; an entry that is replaced meanwhile stays
+        // readable until the program ends, since hash elements are freed after an RCU grace period.
+        unsafe { self.cgroups.get(id) }.copied()
+    }
+
+    #[inline(always)]
+    fn network(&self, address: &Address) -> Option<Identity> {
+        let key = Key::new(128, address.0);
+        NETWORKS.get(self.slot)?.get(&key).copied().map(Identity::from_raw)
+    }
+
+    #[inline(always)]
+    fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
+        // SAFETY: nothing writes to a slot that is in force, and a slot that is replaced stays readable until the
+        // program ends, since inner maps are freed after an RCU grace period.
+        unsafe { EDGES.get(self.slot)?.get(*key) }
+    }
+
+    #[inline(always)]
+    fn reserved(&self, key: &PortKey) -> Option<Owner> {
+        let Some(reserved) = RESERVED.get(self.slot) else {
+            // Without the table every port counts as somebody else's.
+            return Some(Owner::new(Identity::UNKNOWN, Mode::Enforce));
+        };
+        // SAFETY: as for `edge`.
+        unsafe { reserved.get(*key) }.copied()
+    }
+
+    #[inline(always)]
+    fn names_protocol(&self, key: &ProtocolKey) -> bool {
+        PROTOCOLS.get(self.slot).is_some_and(|protocols| protocols.get_ptr(*key).is_some())
+    }
+}

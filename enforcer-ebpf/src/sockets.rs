@@ -1,0 +1,220 @@
+//! Who is at the other end: sockets of this network namespace, looked up as the kernel itself would.
+
+use core::ffi::c_void;
+use core::ptr::{null_mut, read_volatile};
+
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::helpers::generated::{
+    bpf_sk_ancestor_cgroup_id, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+    bpf_sk_storage_get, bpf_skc_lookup_tcp,
+};
+use aya_ebpf::programs::SockAddrContext;
+use enforcer_common::counter::Counter;
+use enforcer_common::layout::SocketNote;
+use enforcer_common::limits::MAX_ANCESTORS;
+use enforcer_common::{Address, Party, Port, Protocol, Tables};
+
+use crate::ctx::packet::{Headers, Packet};
+use crate::ctx::sock_addr::SockAddr as _;
+use crate::maps;
+
+const TCP_LISTEN: u32 = 10;
+const V4_LOOPBACK: [u8; 4] = [127, 0, 0, 1];
+
+/// `struct bpf_sock_tuple` for IPv4: `saddr` is the far end, `daddr` the end whose socket is looked up.
+#[repr(C)]
+struct TupleV4 {
+    far: [u8; 4],
+    near: [u8; 4],
+    far_port: [u8; 2],
+    near_port: [u8; 2],
+}
+
+/// `struct bpf_sock_tuple` for IPv6.
+#[repr(C)]
+struct TupleV6 {
+    far: [u8; 16],
+    near: [u8; 16],
+    far_port: [u8; 2],
+    near_port: [u8; 2],
+}
+
+type Lookup = unsafe fn(*mut c_void, *mut aya_ebpf::bindings::bpf_sock_tuple, u32, u64, u64) -> *mut bpf_sock;
+
+/// A socket that a look-up returned, given back when dropped.
+struct Held(*mut bpf_sock);
+
+impl Held {
+    #[inline(always)]
+    fn find(
+        lookup: Lookup,
+        context: *mut c_void,
+        far: (Address, Port),
+        near: (Address, Port),
+    ) -> Option<Self> {
+        // -1, as the helpers want it: the network namespace of the context.
+        let netns = BPF_F_CURRENT_NETNS as i64 as u64;
+        let socket = match (far.0.to_v4(), near.0.to_v4()) {
+            (Some(far_v4), Some(near_v4)) => {
+                let mut tuple =
+                    TupleV4 { far: far_v4, near: near_v4, far_port: far.1.0, near_port: near.1.0 };
+                // SAFETY: the tuple has the layout and size that the helper takes for IPv4.
+                unsafe { lookup(context, (&raw mut tuple).cast(), size_of::<TupleV4>() as u32, netns, 0) }
+            }
+            (None, None) => {
+                let mut tuple =
+                    TupleV6 { far: far.0.0, near: near.0.0, far_port: far.1.0, near_port: near.1.0 };
+                // SAFETY: the tuple has the layout and size that the helper takes for IPv6.
+                unsafe { lookup(context, (&raw mut tuple).cast(), size_of::<TupleV6>() as u32, netns, 0) }
+            }
+            (Some(_), None) => null_mut(),
+            (None, Some(_)) => null_mut(),
+        };
+        if socket.is_null() { None } else { Some(Self(socket)) }
+    }
+
+    #[inline(always)]
+    fn state(&self) -> u32 {
+        // SAFETY: held since the look-up, and not null by construction.
+        let field = unsafe { &raw const (*self.0).state };
+        // SAFETY: as above.
+        unsafe { read_volatile(field) }
+    }
+}
+
+impl Drop for Held {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: the reference was taken by the look-up and is given back once. The result says only that.
+        let _: i64 = unsafe { bpf_sk_release(self.0.cast()) };
+    }
+}
+
+/// Who would answer a connection or datagram to `address`, as the caller's network namespace has it.
+#[inline(always)]
+pub(crate) fn answerer(ctx: &SockAddrContext, protocol: Protocol, address: Address, port: Port) -> Party {
+    let everywhere = address.is_loopback_or_unspecified();
+    // A wildcard listener would match any address, so it is asked first whether the address is this host's.
+    if !everywhere && !maps::is_local(ctx.netns(), &address) {
+        return Party::Address(address);
+    }
+    let near = (means(address), port);
+    let far = (any_of_family(near.0), Port::new(0));
+    let context = ctx.sock_addr.cast();
+    let found = match protocol {
+        Protocol::TCP => Held::find(bpf_sk_lookup_tcp, context, far, near),
+        Protocol::UDP => Held::find(bpf_sk_lookup_udp, context, far, near),
+        _ => return Party::LeftToIngress,
+    };
+    match found {
+        Some(socket) => match note(socket.0.cast()) {
+            Some(note) if note.bound_by != 0 => Party::Cgroup(note.bound_by),
+            Some(_) | None if maps::whole_tree() => Party::LeftToIngress,
+            Some(_) | None => Party::Unknown,
+        },
+        None if everywhere => Party::Nobody,
+        // An address may have left the host since the table was written, so nobody here means somebody elsewhere.
+        None => Party::Address(address),
+    }
+}
+
+/// Who sent a packet: a socket of this host if the packet is from this host, an address otherwise.
+#[inline(always)]
+pub(crate) fn caller<T: Tables>(packet: &Packet, headers: &Headers, tables: &T) -> Party {
+    let far = (headers.destination, headers.destination_port);
+    let near = (headers.source, headers.source_port);
+    let local = packet.is_from_loopback() || headers.source.is_loopback_or_unspecified();
+    let found = match headers.protocol {
+        Protocol::TCP => Held::find(bpf_skc_lookup_tcp, packet.context(), far, near)
+            // A listener matches any far end; it is not the socket that sent this.
+            .filter(|socket| socket.state() != TCP_LISTEN),
+        Protocol::UDP if local => Held::find(bpf_sk_lookup_udp, packet.context(), far, near),
+        _ => None,
+    };
+    match found {
+        Some(socket) => party(socket.0, tables),
+        None if local => Party::Unknown,
+        None => Party::Address(headers.source),
+    }
+}
+
+/// The cgroup that a socket was created in, as a party: itself, or the nearest ancestor that the tables know.
+#[inline(always)]
+pub(crate) fn party<T: Tables>(socket: *mut bpf_sock, tables: &T) -> Party {
+    // SAFETY: the verifier admits only a socket that is held and not null.
+    let id = unsafe { bpf_sk_cgroup_id(socket.cast()) };
+    if tables.cgroup(id).is_some() {
+        return Party::Cgroup(id);
+    }
+    let mut nearest = Party::Unknown;
+    let mut level = 0;
+    while level < MAX_ANCESTORS {
+        // SAFETY: as above; the helper returns 0 below the socket's own level.
+        let id = unsafe { bpf_sk_ancestor_cgroup_id(socket.cast(), level as i32) };
+        if id == 0 {
+            break;
+        }
+        if tables.cgroup(id).is_some() {
+            nearest = Party::Below(id);
+        }
+        level += 1;
+    }
+    nearest
+}
+
+/// What is remembered about a socket.
+#[inline(always)]
+pub(crate) fn note(socket: *mut c_void) -> Option<SocketNote> {
+    // SAFETY: the verifier admits only a socket that is held and not null; without the create flag the helper
+    // takes no value.
+    let note =
+        unsafe { bpf_sk_storage_get((&raw const maps::SOCKETS).cast_mut().cast(), socket, null_mut(), 0) };
+    let note: *const SocketNote = note.cast_const().cast();
+    if note.is_null() {
+        return None;
+    }
+    // SAFETY: checked against null; storage lives as long as its socket, which is held.
+    Some(unsafe { *note })
+}
+
+/// Changes what is remembered about a socket, making room for it first where needed. If the kernel has no memory
+/// for it, that is counted, and the socket stays one of which nothing is known, which admits less.
+#[inline(always)]
+pub(crate) fn remember(socket: *mut c_void, change: impl FnOnce(&mut SocketNote)) {
+    let mut blank = SocketNote::BLANK;
+    // SAFETY: as for `note`; with the create flag the helper copies `blank`, which is as large as the map's value.
+    let note = unsafe {
+        bpf_sk_storage_get(
+            (&raw const maps::SOCKETS).cast_mut().cast(),
+            socket,
+            (&raw mut blank).cast(),
+            BPF_SK_STORAGE_GET_F_CREATE.into(),
+        )
+    };
+    let note: *mut SocketNote = note.cast();
+    if note.is_null() {
+        maps::count(Counter::NOTES_FAILED);
+        return;
+    }
+    // SAFETY: checked against null; storage lives as long as its socket, which is held.
+    change(unsafe { &mut *note });
+}
+
+/// What `connect(2)` takes an unspecified address for.
+#[inline(always)]
+fn means(address: Address) -> Address {
+    match address.to_v4() {
+        Some([0, 0, 0, 0]) => Address::from_v4(V4_LOOPBACK),
+        Some(_) => address,
+        None if address == Address::default() => Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        None => address,
+    }
+}
+
+#[inline(always)]
+fn any_of_family(address: Address) -> Address {
+    match address.to_v4() {
+        Some(_) => Address::from_v4([0; 4]),
+        None => Address::default(),
+    }
+}

@@ -1,0 +1,108 @@
+//! What the kernel must offer, detected before anything is loaded.
+
+use std::path::{Path, PathBuf};
+
+use aya::util::KernelVersion;
+use thiserror::Error;
+
+/// Socket look-ups, socket storage, netns cookies and ring buffers in cgroup programs all exist from here on.
+const MINIMUM: KernelVersion = KernelVersion::new(5, 10, 0);
+
+/// Something that enforcer needs and this host does not have.
+#[derive(Debug, Error)]
+pub enum Unsupported {
+    /// The kernel is too old.
+    #[error("use kernel {found}: enforcer needs 5.10 or newer\nhint: it is the oldest with ring buffers and socket look-ups in cgroup programs")]
+    Kernel {
+        /// What `uname` says.
+        found: String,
+    },
+    /// The process may not use bpf(2).
+    #[error("load programs: {cause}\nhint: run enforcer as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    Privilege {
+        /// What is missing.
+        cause: &'static str,
+    },
+    /// No cgroup v2 tree is mounted.
+    #[error("find the cgroup v2 tree: nothing of type cgroup2 in {}\nhint: mount it, or boot with systemd.unified_cgroup_hierarchy=1; cgroup v1 alone cannot tell which service a socket belongs to", .mounts.display())]
+    NoCgroup2 {
+        /// Where it was looked for.
+        mounts: PathBuf,
+    },
+    /// The given root is not a directory of a cgroup v2 tree.
+    #[error("use cgroup root {}: not a cgroup below {}", .root.display(), .mount.display())]
+    NotACgroup {
+        /// The root as it was given.
+        root: PathBuf,
+        /// Where the tree is mounted.
+        mount: PathBuf,
+    },
+    /// `/proc` could not be read.
+    #[error("read {}: {cause}", .file.display())]
+    Proc {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        cause: String,
+    },
+}
+
+/// Checks kernel version and privilege.
+///
+/// # Errors
+///
+/// The first thing that is missing.
+pub fn require() -> Result<(), Unsupported> {
+    let found = KernelVersion::current().map_err(|err| Unsupported::Proc {
+        file: PathBuf::from("/proc/sys/kernel/osrelease"),
+        cause: err.to_string(),
+    })?;
+    if found < MINIMUM {
+        return Err(Unsupported::Kernel { found: found.to_string() });
+    }
+    let status = procfs::process::Process::myself()
+        .and_then(|process| process.status())
+        .map_err(|err| Unsupported::Proc { file: PathBuf::from("/proc/self/status"), cause: err.to_string() })?;
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    const CAP_BPF: u64 = 1 << 39;
+    if status.capeff & (CAP_BPF | CAP_SYS_ADMIN) == 0 {
+        return Err(Unsupported::Privilege { cause: "neither CAP_BPF nor CAP_SYS_ADMIN is in effect" });
+    }
+    if status.capeff & (CAP_NET_ADMIN | CAP_SYS_ADMIN) == 0 {
+        return Err(Unsupported::Privilege { cause: "CAP_NET_ADMIN is not in effect" });
+    }
+    Ok(())
+}
+
+/// Where the cgroup v2 tree is mounted: `/sys/fs/cgroup` on most hosts, below it where v1 is in use too.
+///
+/// # Errors
+///
+/// [`Unsupported::NoCgroup2`], or that the mount table could not be read.
+pub fn cgroup2_mount() -> Result<PathBuf, Unsupported> {
+    let mounts = PathBuf::from("/proc/self/mountinfo");
+    procfs::process::Process::myself()
+        .and_then(|process| process.mountinfo())
+        .map_err(|err| Unsupported::Proc { file: mounts.clone(), cause: err.to_string() })?
+        .into_iter()
+        .find(|mount| mount.fs_type == "cgroup2")
+        .map(|mount| mount.mount_point)
+        .ok_or(Unsupported::NoCgroup2 { mounts })
+}
+
+/// The path of `root` as the kernel counts it from the top of the tree at `mount`: `/` for the top itself.
+///
+/// # Errors
+///
+/// [`Unsupported::NotACgroup`].
+pub fn cgroup_path(mount: &Path, root: &Path) -> Result<PathBuf, Unsupported> {
+    let not_a_cgroup = || Unsupported::NotACgroup { root: root.to_path_buf(), mount: mount.to_path_buf() };
+    let real = root.canonicalize().map_err(|_: std::io::Error| not_a_cgroup())?;
+    let mount = mount.canonicalize().map_err(|_: std::io::Error| not_a_cgroup())?;
+    let below = real.strip_prefix(&mount).map_err(|_: std::path::StripPrefixError| not_a_cgroup())?;
+    if !real.join("cgroup.procs").exists() && !real.join("cgroup.controllers").exists() {
+        return Err(not_a_cgroup());
+    }
+    Ok(Path::new("/").join(below))
+}

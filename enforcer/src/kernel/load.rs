@@ -1,0 +1,289 @@
+//! Detect, load, fill, attach: in that order, all or nothing.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+
+use aya::maps::{MapData, RingBuf};
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program};
+use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use enforcer_common::event::{Event, InvalidEvent};
+use enforcer_common::layout::Owner;
+use enforcer_common::{Address, Hook, names};
+use thiserror::Error;
+
+use super::feature::{self, Unsupported};
+use super::maps::{self, Counts, MapError, Maps};
+use crate::tables::Tables;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-ebpf"));
+
+/// Lines of the verifier's log that are shown when it refuses a program: its verdict stands at the end.
+const VERIFIER_LINES: usize = 12;
+
+/// How the programs are loaded and where they are attached.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cgroup whose subtree is judged.
+    pub cgroup_root: PathBuf,
+    /// Whether that is the top of the tree.
+    pub whole_tree: bool,
+    /// Cookie of the network namespace whose ports and addresses the policy speaks of; 0 for every one.
+    pub host_netns: u64,
+    /// Whether permitted attempts are recorded too.
+    pub log_allowed: bool,
+    /// The most verbose level that the programs log at (1 error … 5 trace); 0 for none.
+    pub kernel_log: u8,
+}
+
+/// Why the programs could not be put into the kernel.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The host lacks something.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// The kernel refused the object as a whole.
+    #[error("load object: {0}")]
+    Object(String),
+    /// The kernel refused a program.
+    #[error("load program {program}: {cause}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The kernel's words.
+        cause: String,
+    },
+    /// A program could not be attached.
+    #[error("attach program {program} to {}: {cause}", .cgroup.display())]
+    Attach {
+        /// Its name.
+        program: &'static str,
+        /// Where to.
+        cgroup: PathBuf,
+        /// The kernel's words.
+        cause: String,
+    },
+    /// The cgroup could not be opened.
+    #[error("open cgroup {}: {cause}", .cgroup.display())]
+    Cgroup {
+        /// Which one.
+        cgroup: PathBuf,
+        /// Why not.
+        cause: std::io::Error,
+    },
+    /// A map could not be used.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// Programs and maps in the kernel. Dropping it detaches.
+pub struct Enforcement {
+    object: Ebpf,
+    maps: Maps,
+    ring: RingBuf<MapData>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    options: Options,
+}
+
+impl Enforcement {
+    /// Puts programs and maps into the kernel, with an empty policy in force and nothing attached.
+    ///
+    /// # Errors
+    ///
+    /// What the host lacks or the kernel refuses; nothing is left in the kernel then.
+    pub fn load(options: Options) -> Result<Self, LoadError> {
+        feature::require()?;
+        let (log_allowed, whole_tree) = (u8::from(options.log_allowed), u8::from(options.whole_tree));
+        let mut object = EbpfLoader::new()
+            .override_global(names::HOST_NETNS, &options.host_netns, true)
+            .override_global(names::LOG_ALLOWED, &log_allowed, true)
+            .override_global(names::WHOLE_TREE, &whole_tree, true)
+            .override_global(names::AYA_LOG_LEVEL, &options.kernel_log, true)
+            .load(OBJECT)
+            .map_err(|err| LoadError::Object(chain(&err)))?;
+        for hook in Hook::ALL {
+            load_program(&mut object, hook)?;
+        }
+        let logger = match options.kernel_log {
+            0 => None,
+            _ => Some(EbpfLogger::init(&mut object).map_err(|err| LoadError::Object(chain(&err)))?),
+        };
+        let maps = Maps::take(&mut object)?;
+        let ring = maps::ring(&mut object)?;
+        Ok(Self { object, maps, ring, logger, options })
+    }
+
+    /// Puts a policy in force with one store; if it fails, the one before stays in force.
+    ///
+    /// # Errors
+    ///
+    /// Which map could not be written, or did not read back as it was written.
+    pub fn install(&mut self, tables: &Tables) -> Result<(), MapError> {
+        self.maps.install(tables)
+    }
+
+    /// Attaches every hook, or none.
+    ///
+    /// # Errors
+    ///
+    /// Which hook could not be attached; those before it are detached again when the value is dropped.
+    pub fn attach(&mut self) -> Result<(), LoadError> {
+        let path = &self.options.cgroup_root;
+        let cgroup =
+            File::open(path).map_err(|cause| LoadError::Cgroup { cgroup: path.clone(), cause })?;
+        for hook in Hook::ALL {
+            attach_program(&mut self.object, hook, &cgroup).map_err(|cause| LoadError::Attach {
+                program: hook.name(),
+                cgroup: path.clone(),
+                cause,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Says in the policy in force whose a cgroup is.
+    ///
+    /// # Errors
+    ///
+    /// The map is full or gone; the cgroup stays unknown then, which is denied.
+    pub fn set_cgroup(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
+        self.maps.set_cgroup(id, owner)
+    }
+
+    /// Forgets a cgroup.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn remove_cgroup(&mut self, id: u64) -> Result<(), MapError> {
+        self.maps.remove_cgroup(id)
+    }
+
+    /// Adds an address of this host.
+    ///
+    /// # Errors
+    ///
+    /// The map is full or gone; the address counts as another host's then.
+    pub fn add_local(&mut self, address: Address) -> Result<(), MapError> {
+        self.maps.add_local(self.options.host_netns, address)
+    }
+
+    /// Removes an address that the host no longer has.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn remove_local(&mut self, address: Address) -> Result<(), MapError> {
+        self.maps.remove_local(self.options.host_netns, address)
+    }
+
+    /// What the programs have counted since they were loaded.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn counts(&self) -> Result<Counts, MapError> {
+        self.maps.counts()
+    }
+
+    /// The next event that waits, if one does.
+    pub fn next_event(&mut self) -> Option<Result<Event, InvalidEvent>> {
+        self.ring.next().map(|bytes| Event::parse(&bytes))
+    }
+
+    /// Becomes readable when an event waits.
+    pub fn events_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+
+    /// Becomes readable when the programs have logged something; `None` if they do not log.
+    pub fn log_fd(&self) -> Option<RawFd> {
+        self.logger.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Hands what the programs have logged to the logger of this process.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    /// Per program: its name, the instructions that the verifier walked (kernel 5.16), and the bytes of the
+    /// translated program.
+    pub fn sizes(&self) -> Vec<(&'static str, Option<u32>, Option<u32>)> {
+        Hook::ALL
+            .into_iter()
+            .filter_map(|hook| {
+                let info = self.object.program(&program_name(hook))?.info().ok()?;
+                Some((hook.name(), info.verified_instruction_count(), info.size_translated()))
+            })
+            .collect()
+    }
+}
+
+fn program_name(hook: Hook) -> String {
+    hook.name().to_owned()
+}
+
+fn load_program(object: &mut Ebpf, hook: Hook) -> Result<(), LoadError> {
+    let program = object.program_mut(hook.name()).ok_or_else(|| LoadError::Program {
+        program: hook.name(),
+        cause: String::from("the object does not define it"),
+    })?;
+    let loaded = match hook {
+        Hook::Connect4 | Hook::Connect6 | Hook::Sendmsg4 | Hook::Sendmsg6 | Hook::Bind4 | Hook::Bind6 => {
+            <&mut CgroupSockAddr>::try_from(program).and_then(CgroupSockAddr::load)
+        }
+        Hook::PostBind4 | Hook::PostBind6 | Hook::SockCreate => {
+            <&mut CgroupSock>::try_from(program).and_then(CgroupSock::load)
+        }
+        Hook::Ingress => <&mut CgroupSkb>::try_from(program).and_then(CgroupSkb::load),
+    };
+    loaded.map_err(|err| LoadError::Program { program: hook.name(), cause: shortened(&chain(&err)) })
+}
+
+fn attach_program(object: &mut Ebpf, hook: Hook, cgroup: &File) -> Result<(), String> {
+    let program: &mut Program =
+        object.program_mut(hook.name()).ok_or_else(|| String::from("the object does not define it"))?;
+    // A link is always of the "multi" kind: programs of others on the same hook go on running.
+    let mode = CgroupAttachMode::Single;
+    match hook {
+        Hook::Connect4 | Hook::Connect6 | Hook::Sendmsg4 | Hook::Sendmsg6 | Hook::Bind4 | Hook::Bind6 => {
+            <&mut CgroupSockAddr>::try_from(program).and_then(|program| program.attach(cgroup, mode).map(drop))
+        }
+        Hook::PostBind4 | Hook::PostBind6 | Hook::SockCreate => {
+            <&mut CgroupSock>::try_from(program).and_then(|program| program.attach(cgroup, mode).map(drop))
+        }
+        Hook::Ingress => <&mut CgroupSkb>::try_from(program)
+            .and_then(|program| program.attach(cgroup, CgroupSkbAttachType::Ingress, mode).map(drop)),
+    }
+    .map_err(|err| chain(&err))
+}
+
+/// An error with its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(err) = cause {
+        let words = err.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = err.source();
+    }
+    text
+}
+
+/// The last lines of a long message, and how many were left out.
+fn shortened(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    match lines.len().checked_sub(VERIFIER_LINES) {
+        Some(left_out @ 1..) => {
+            let (head, tail) = (lines[0], lines[left_out..].join("\n"));
+            format!("{head}\n({left_out} lines left out)\n{tail}")
+        }
+        Some(0) | None => text.to_owned(),
+    }
+}

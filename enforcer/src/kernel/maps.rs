@@ -1,0 +1,261 @@
+//! Typed handles over the maps, and the one way to put a policy into them.
+
+use std::borrow::BorrowMut;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::of_maps::ArrayOfMaps;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::{Ebpf, Pod};
+use enforcer_common::counter::{Counter, Outcome};
+use enforcer_common::layout::{EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey};
+use enforcer_common::limits::MAX_CGROUPS;
+use enforcer_common::{Address, Reason, names};
+use thiserror::Error;
+
+use crate::tables::Tables;
+
+/// `BPF_F_NO_PREALLOC`: memory is taken entry by entry, so a map may be declared large.
+const SPARSE: u32 = 1;
+/// The error a map gives for a key that is not there.
+const ENOENT: i32 = 2;
+
+/// Why a map could not be read or written.
+#[derive(Debug, Error)]
+pub enum MapError {
+    /// The object has no such map, or one of another type.
+    #[error("open map {map}: {cause}")]
+    Open {
+        /// Its name.
+        map: &'static str,
+        /// Why not.
+        cause: String,
+    },
+    /// An entry could not be written.
+    #[error("write map {map}: {cause}")]
+    Write {
+        /// Its name.
+        map: &'static str,
+        /// Why not.
+        cause: aya::maps::MapError,
+    },
+    /// An entry could not be read.
+    #[error("read map {map}: {cause}")]
+    Read {
+        /// Its name.
+        map: &'static str,
+        /// Why not.
+        cause: aya::maps::MapError,
+    },
+    /// What was read back is not what was written.
+    #[error("read back map {map}: entry {index} of {entries} differs from what was written")]
+    Differs {
+        /// Its name.
+        map: &'static str,
+        /// Which entry, in the order of writing.
+        index: usize,
+        /// Of how many.
+        entries: usize,
+    },
+}
+
+/// What the programs have counted since they were loaded.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Counts(Vec<u64>);
+
+impl Counts {
+    /// One counter, summed over all CPUs.
+    pub fn get(&self, counter: Counter) -> u64 {
+        usize::try_from(counter.0).ok().and_then(|index| self.0.get(index)).copied().unwrap_or(0)
+    }
+
+    /// Decisions with this outcome, whatever their reason.
+    pub fn outcome(&self, outcome: Outcome) -> u64 {
+        Reason::ALL.iter().map(|reason| self.get(Counter::decisions(outcome, *reason))).sum()
+    }
+}
+
+type Inner<K, V> = HashMap<MapData, K, V>;
+
+/// All maps that the host writes.
+pub(super) struct Maps {
+    active: Array<MapData, u32>,
+    revisions: Array<MapData, u32>,
+    cgroups: ArrayOfMaps<MapData, Inner<u64, Owner>>,
+    edges: ArrayOfMaps<MapData, Inner<EdgeKey, EdgeValue>>,
+    networks: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u32>>,
+    reserved: ArrayOfMaps<MapData, Inner<PortKey, Owner>>,
+    protocols: ArrayOfMaps<MapData, Inner<ProtocolKey, u32>>,
+    locals: HashMap<MapData, LocalKey, u32>,
+    counters: PerCpuArray<MapData, u64>,
+    /// Which slot is in force.
+    slot: u32,
+    /// The cgroups of the slot in force, kept open because they change between policies.
+    cgroups_in_force: Inner<u64, Owner>,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object and fills both slots with an empty policy, so that no program ever
+    /// finds a slot without tables.
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, MapError> {
+        let mut maps = Self {
+            active: take(object, names::ACTIVE)?,
+            revisions: take(object, names::REVISIONS)?,
+            cgroups: take(object, names::CGROUPS)?,
+            edges: take(object, names::EDGES)?,
+            networks: take(object, names::NETWORKS)?,
+            reserved: take(object, names::RESERVED)?,
+            protocols: take(object, names::PROTOCOLS)?,
+            locals: take(object, names::LOCALS)?,
+            counters: take(object, names::COUNTERS)?,
+            slot: 0,
+            cgroups_in_force: sparse(names::CGROUPS, 1)?,
+        };
+        let empty = Tables::default();
+        let _: Inner<u64, Owner> = maps.fill(0, &empty)?;
+        maps.cgroups_in_force = maps.fill(1, &empty)?;
+        maps.slot = 1;
+        write(names::ACTIVE, maps.active.set(0, 1, 0))?;
+        Ok(maps)
+    }
+
+    /// Puts `tables` in force: fills the idle slot, reads it back, and flips `ACTIVE` with one store. Until that
+    /// store every decision is made by the tables before; if it is not reached, they stay.
+    pub(super) fn install(&mut self, tables: &Tables) -> Result<(), MapError> {
+        let idle = 1 - self.slot;
+        let cgroups = self.fill(idle, tables)?;
+        write(names::ACTIVE, self.active.set(0, idle, 0))?;
+        self.slot = idle;
+        self.cgroups_in_force = cgroups;
+        Ok(())
+    }
+
+    fn fill(&mut self, slot: u32, tables: &Tables) -> Result<Inner<u64, Owner>, MapError> {
+        let cgroups = filled(names::CGROUPS, MAX_CGROUPS, tables.cgroups.iter())?;
+        write(names::CGROUPS, self.cgroups.set(slot, &cgroups, 0))?;
+        let edges = filled(names::EDGES, capacity(tables.edges.len()), tables.edges.iter())?;
+        write(names::EDGES, self.edges.set(slot, &edges, 0))?;
+        let networks = networks(tables)?;
+        write(names::NETWORKS, self.networks.set(slot, &networks, 0))?;
+        let reserved = filled(names::RESERVED, capacity(tables.reserved.len()), tables.reserved.iter())?;
+        write(names::RESERVED, self.reserved.set(slot, &reserved, 0))?;
+        let protocols = filled(
+            names::PROTOCOLS,
+            capacity(tables.protocols.len()),
+            tables.protocols.iter().map(|key| (key, &1)),
+        )?;
+        write(names::PROTOCOLS, self.protocols.set(slot, &protocols, 0))?;
+        write(names::REVISIONS, self.revisions.set(slot, tables.revision, 0))?;
+        Ok(cgroups)
+    }
+
+    /// Says in the tables in force whose a cgroup is.
+    pub(super) fn set_cgroup(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
+        write(names::CGROUPS, self.cgroups_in_force.insert(id, owner, 0))
+    }
+
+    /// Forgets a cgroup in the tables in force.
+    pub(super) fn remove_cgroup(&mut self, id: u64) -> Result<(), MapError> {
+        unless_missing(names::CGROUPS, self.cgroups_in_force.remove(&id))
+    }
+
+    /// Adds an address of this host.
+    pub(super) fn add_local(&mut self, netns: u64, address: Address) -> Result<(), MapError> {
+        write(names::LOCALS, self.locals.insert(LocalKey::new(netns, address), 1, 0))
+    }
+
+    /// Removes an address that the host no longer has.
+    pub(super) fn remove_local(&mut self, netns: u64, address: Address) -> Result<(), MapError> {
+        unless_missing(names::LOCALS, self.locals.remove(&LocalKey::new(netns, address)))
+    }
+
+    /// Reads all counters.
+    pub(super) fn counts(&self) -> Result<Counts, MapError> {
+        (0..Counter::COUNT)
+            .map(|index| {
+                let per_cpu: PerCpuValues<u64> = self
+                    .counters
+                    .get(&index, 0)
+                    .map_err(|cause| MapError::Read { map: names::COUNTERS, cause })?;
+                Ok(per_cpu.iter().sum())
+            })
+            .collect::<Result<Vec<u64>, MapError>>()
+            .map(Counts)
+    }
+}
+
+fn take<T: TryFrom<Map>>(object: &mut Ebpf, map: &'static str) -> Result<T, MapError>
+where
+    T::Error: std::fmt::Display,
+{
+    let taken = object
+        .take_map(map)
+        .ok_or_else(|| MapError::Open { map, cause: String::from("the object does not define it") })?;
+    T::try_from(taken).map_err(|err| MapError::Open { map, cause: err.to_string() })
+}
+
+/// As many entries as are to be written, and at least the one that the kernel insists on.
+fn capacity(entries: usize) -> u32 {
+    // The compiler of tables refuses what is above its limits, which are below this type's.
+    u32::try_from(entries.max(1)).unwrap_or(u32::MAX)
+}
+
+fn sparse<K: Pod, V: Pod>(map: &'static str, capacity: u32) -> Result<Inner<K, V>, MapError> {
+    Inner::create(capacity, SPARSE).map_err(|cause| MapError::Write { map, cause })
+}
+
+fn filled<'a, K: Pod + 'a, V: Pod + PartialEq + 'a>(
+    name: &'static str,
+    capacity: u32,
+    entries: impl ExactSizeIterator<Item = (&'a K, &'a V)> + Clone,
+) -> Result<Inner<K, V>, MapError> {
+    let mut map = sparse(name, capacity)?;
+    for (key, value) in entries.clone() {
+        write(name, map.insert(key, value, 0))?;
+    }
+    let number = entries.len();
+    for (index, (key, value)) in entries.enumerate() {
+        let found = map.get(key, 0).map_err(|cause| MapError::Read { map: name, cause })?;
+        if found != *value {
+            return Err(MapError::Differs { map: name, index, entries: number });
+        }
+    }
+    Ok(map)
+}
+
+fn networks(tables: &Tables) -> Result<LpmTrie<MapData, [u8; 16], u32>, MapError> {
+    let map = names::NETWORKS;
+    let mut trie = LpmTrie::create(capacity(tables.networks.len()), SPARSE)
+        .map_err(|cause| MapError::Write { map, cause })?;
+    for (prefix, identity) in &tables.networks {
+        let key = Key::new(u32::from(prefix.length), prefix.address.0);
+        write(map, trie.insert(&key, identity.raw(), 0))?;
+    }
+    for (index, (prefix, identity)) in tables.networks.iter().enumerate() {
+        // A look-up of a prefix finds the longest one that contains it, which is itself.
+        let key = Key::new(u32::from(prefix.length), prefix.address.0);
+        let found: u32 = trie.get(&key, 0).map_err(|cause| MapError::Read { map, cause })?;
+        if found != identity.raw() {
+            return Err(MapError::Differs { map, index, entries: tables.networks.len() });
+        }
+    }
+    Ok(trie)
+}
+
+fn write<T>(map: &'static str, result: Result<T, aya::maps::MapError>) -> Result<T, MapError> {
+    result.map_err(|cause| MapError::Write { map, cause })
+}
+
+/// Removing what is not there is no failure: the end is the same.
+fn unless_missing(map: &'static str, result: Result<(), aya::maps::MapError>) -> Result<(), MapError> {
+    match result {
+        Err(aya::maps::MapError::SyscallError(err)) if err.io_error.raw_os_error() == Some(ENOENT) => Ok(()),
+        other => write(map, other),
+    }
+}
+
+/// The ring buffer of a loaded object.
+pub(super) fn ring<T: BorrowMut<Ebpf>>(
+    mut object: T,
+) -> Result<aya::maps::RingBuf<MapData>, MapError> {
+    take(object.borrow_mut(), names::EVENTS)
+}

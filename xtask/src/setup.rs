@@ -1,0 +1,374 @@
+//! Installs what building and testing need and the machine lacks; a second run finds everything there.
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{output, run as run_command, succeeds};
+use crate::is_root;
+use crate::toolchain::{self, Bpf, LINKED, LINKER, Missing, NIGHTLY, on_path};
+
+/// The bpf-linker that is built from source, and the versions of LLVM that it can be built with, newest first.
+const LINKER_VERSION: &str = "0.13.0";
+const LINKER_LLVM: [u32; 3] = [23, 22, 21];
+
+const DENY_VERSION: &str = "0.20.2";
+
+/// Debian's Rust for building browsers: as new as the kernel side needs, with the sources of its standard library.
+const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
+
+/// What the tests run as real servers and clients, each with the reason for it.
+const FOR_TESTS: [(&str, &str); 5] = [
+    ("nginx", "a server that the tests protect"),
+    ("postgresql", "a server that the tests protect"),
+    ("postgresql-client", "psql, a caller in the tests"),
+    ("curl", "a caller in the tests"),
+    ("iproute2", "ip and ss: the tests' network namespaces and sockets"),
+];
+
+/// What a package manager would start at every boot.
+const SERVICES: [&str; 2] = ["nginx", "postgresql"];
+
+/// What `setup` is asked for.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Install also what `check` and `test` need
+    #[arg(long)]
+    pub(crate) with_tests: bool,
+}
+
+/// Installs what is missing and says so, one line for each thing.
+///
+/// # Errors
+/// Something is missing and cannot be had; the message says what to run instead.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut apt = Apt { updated: false };
+    let bpf = kernel_side(&mut apt)?;
+    if args.with_tests {
+        linters(&mut apt, &bpf)?;
+        servers(&mut apt)?;
+    }
+    Ok(())
+}
+
+enum State {
+    Have,
+    Install,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Have => "have",
+            Self::Install => "install",
+        })
+    }
+}
+
+fn say(state: &State, what: &str, why: impl fmt::Display) {
+    println!("{state:<8} {what:<18} {why}");
+}
+
+/// The compiler and the linker that go together.
+fn kernel_side(apt: &mut Apt) -> Result<Bpf> {
+    match toolchain::find() {
+        // A compiler that goes with the linker is better than a newer linker: nightlies outrun every packaged LLVM.
+        Err(Missing::Compiler | Missing::OldLinker { .. }) => compiler(apt)?,
+        Ok(_) | Err(Missing::Linker) => {}
+    }
+    if let Err(Missing::Linker | Missing::OldLinker { .. }) = toolchain::find() {
+        linker(apt)?;
+    }
+    let bpf = toolchain::find()?;
+    say(&State::Have, "compiler", format_args!("{bpf}: builds the kernel side"));
+    say(&State::Have, LINKER, "links the kernel side");
+    Ok(bpf)
+}
+
+fn compiler(apt: &mut Apt) -> Result<()> {
+    let rustup = on_path("rustup").is_some();
+    if rustup {
+        say(
+            &State::Install,
+            NIGHTLY,
+            "a compiler with the sources of core, which the kernel side is built with",
+        );
+        let install = ["toolchain", "install", NIGHTLY, "--profile", "minimal", "--no-self-update"];
+        if succeeds(Command::new("rustup").args(install).args([
+            "--component",
+            "rust-src",
+            "--component",
+            "clippy",
+        ])) {
+            return Ok(());
+        }
+        println!("         {:<18} rustup cannot get it; taking the distribution's instead", "");
+    }
+    apt.install(&DEBIAN_RUST, "a compiler with the sources of core, which the kernel side is built with")?;
+    if rustup {
+        say(&State::Install, LINKED, "the name by which rustup knows the distribution's compiler");
+        run_command(Command::new("rustup").args(["toolchain", "link", LINKED, "/usr"]))?;
+    }
+    Ok(())
+}
+
+fn linker(apt: &mut Apt) -> Result<()> {
+    let (bpf, llvm) = toolchain::compilers().into_iter().next().ok_or(Missing::Compiler)?;
+    let mut install = cargo_install("bpf-linker", LINKER_VERSION)?;
+    install.args(["--force", "--no-default-features"]);
+    let why = |llvm| format!("links the kernel side, with LLVM {llvm} as {bpf} has (about a minute)");
+    if let Some(library) = own_llvm(&bpf) {
+        // The compiler brings the very LLVM that has to read what it writes, so no package is needed.
+        say(&State::Install, LINKER, why(llvm));
+        let named = LlvmName::of(&library)?;
+        install.args(["--features", &format!("llvm-{llvm}")]).envs(named.environment());
+        return run_command(&mut install);
+    }
+    let Some(offered) =
+        LINKER_LLVM.into_iter().find(|newest| *newest >= llvm && apt.offers(&llvm_dev(*newest)))
+    else {
+        bail!(
+            "install bpf-linker: {bpf} needs LLVM {llvm} or later, and apt offers no such llvm-N-dev\n             hint: put a bpf-linker from https://github.com/aya-rs/bpf-linker/releases on the PATH"
+        );
+    };
+    apt.install(&[&llvm_dev(offered)], "the LLVM that bpf-linker is built with")?;
+    say(&State::Install, LINKER, why(offered));
+    install.args(["--features", &format!("llvm-{offered}")]);
+    run_command(install.env("LLVM_PREFIX", format!("/usr/lib/llvm-{offered}")))
+}
+
+/// A directory in which a toolchain's LLVM has the name that a linker looks for, `libLLVM.so`.
+struct LlvmName {
+    dir: PathBuf,
+    lib: PathBuf,
+}
+
+impl LlvmName {
+    fn of(library: &Path) -> Result<Self> {
+        let lib = library.parent().context("link bpf-linker: the compiler's LLVM is in no directory")?;
+        let dir = env::temp_dir().join(format!("enforcer-setup-{}", std::process::id()));
+        fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
+        let named = Self { dir, lib: lib.to_path_buf() };
+        symlink(library, named.dir.join("libLLVM.so"))
+            .context("give the compiler's LLVM the name libLLVM.so")?;
+        Ok(named)
+    }
+
+    /// What bpf-linker's build is told: where the library is now, and where it will be at run time.
+    fn environment(&self) -> [(&'static str, OsString); 2] {
+        let flags = format!("-L{} -Clink-arg=-Wl,-rpath,{}", self.dir.display(), self.lib.display());
+        // The prefix is the directory above lib/.
+        let prefix = self.lib.parent().unwrap_or(&self.lib);
+        [("LLVM_PREFIX", prefix.into()), ("RUSTFLAGS", flags.into())]
+    }
+}
+
+impl Drop for LlvmName {
+    fn drop(&mut self) {
+        if let Err(err) = fs::remove_dir_all(&self.dir) {
+            eprintln!("error: remove {}: {err}", self.dir.display());
+        }
+    }
+}
+
+fn llvm_dev(version: u32) -> String {
+    format!("llvm-{version}-dev")
+}
+
+/// The shared LLVM inside a toolchain of rustup's. A distribution's compiler has the distribution's LLVM.
+fn own_llvm(bpf: &Bpf) -> Option<PathBuf> {
+    let lib = toolchain::sysroot(bpf)?.join("lib");
+    let files = fs::read_dir(lib).ok()?.flatten().map(|entry| entry.path());
+    files.into_iter().find(|file| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("libLLVM.so.") && name.contains("-rust-")
+    })
+}
+
+/// `cargo install`, into a directory of the PATH.
+fn cargo_install(package: &str, version: &str) -> Result<Command> {
+    let mut install = Command::new("cargo");
+    install.args(["install", "--quiet", "--locked", package, "--version", version]);
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+    let home = home.context("find where cargo installs programs: neither CARGO_HOME nor HOME is set")?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Cargo from a distribution's packages does not put its own directory on the PATH.
+    if !env::split_paths(&path).any(|dir| dir == home.join("bin")) && is_root() {
+        install.args(["--root", "/usr/local"]);
+    }
+    Ok(install)
+}
+
+/// What `check` runs.
+fn linters(apt: &mut Apt, bpf: &Bpf) -> Result<()> {
+    for (program, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if succeeds(Command::new("cargo").args([program, "--version"])) {
+            say(&State::Have, component, "judges the host side");
+        } else if on_path("rustup").is_some() {
+            say(&State::Install, component, "judges the host side");
+            run_command(Command::new("rustup").args(["component", "add", component]))?;
+        } else {
+            bail!("`cargo {program}` is missing\nhint: install it by the means that Rust was installed with");
+        }
+    }
+    if succeeds(bpf.command("cargo").args(["clippy", "--version"])) {
+        say(&State::Have, "kernel clippy", "judges the kernel side");
+    } else {
+        match bpf {
+            Bpf::Rustup(name) if name != LINKED => {
+                say(&State::Install, "kernel clippy", "judges the kernel side");
+                run_command(Command::new("rustup").args([
+                    "component",
+                    "add",
+                    "clippy",
+                    "--toolchain",
+                    name,
+                ]))?;
+            }
+            Bpf::Rustup(_) | Bpf::System => apt.install(&["rust-web-clippy"], "judges the kernel side")?,
+        }
+    }
+    if on_path("cargo-deny").is_some() {
+        say(&State::Have, "cargo-deny", "judges licences and sources of dependencies");
+    } else {
+        say(&State::Install, "cargo-deny", "judges licences and sources of dependencies (some minutes)");
+        run_command(&mut cargo_install("cargo-deny", DENY_VERSION)?)?;
+    }
+    Ok(())
+}
+
+fn servers(apt: &mut Apt) -> Result<()> {
+    let missing: Vec<_> = FOR_TESTS.iter().filter(|(package, _)| !installed(package)).collect();
+    for (package, why) in FOR_TESTS.iter().filter(|(package, _)| installed(package)) {
+        say(&State::Have, package, why);
+    }
+    for (package, why) in &missing {
+        apt.install(&[package], why)?;
+        // The package enables its service for the next boot; the tests start their own with their own settings.
+        if SERVICES.contains(package) && on_path("systemctl").is_some() {
+            run_command(Command::new("systemctl").args(["--quiet", "disable", package]))?;
+        }
+    }
+    Ok(())
+}
+
+/// The package manager. It is asked for new lists once, and only when something is missing.
+struct Apt {
+    updated: bool,
+}
+
+impl Apt {
+    fn update(&mut self) -> Result<()> {
+        // Without root the lists that are there have to do.
+        if !self.updated && is_root() {
+            run_command(&mut apt_get(&["update"]))?;
+        }
+        self.updated = true;
+        Ok(())
+    }
+
+    fn offers(&mut self, package: &str) -> bool {
+        if self.update().is_err() {
+            return false;
+        }
+        output(Command::new("apt-cache").args(["policy", package]))
+            .is_ok_and(|policy| policy.lines().any(has_candidate))
+    }
+
+    fn install(&mut self, packages: &[&str], why: &str) -> Result<()> {
+        let missing: Vec<_> = packages.iter().copied().filter(|package| !installed(package)).collect();
+        for package in packages.iter().filter(|package| !missing.contains(package)) {
+            say(&State::Have, package, why);
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names = missing.join(" ");
+        if on_path("apt-get").is_none() {
+            bail!(
+                "install {names}: no apt-get on the PATH\nhint: install what they are called in this distribution"
+            );
+        }
+        if !is_root() {
+            bail!(
+                "install {names}: only root may\n\
+                 hint: run `sudo apt-get update && sudo apt-get install --no-install-recommends {names}` first"
+            );
+        }
+        for package in &missing {
+            say(&State::Install, package, why);
+        }
+        self.update()?;
+        let _quiet = NoServices::start()?;
+        run_command(apt_get(&["install", "-y", "--no-install-recommends"]).args(&missing))
+    }
+}
+
+fn apt_get(args: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command.args(["-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"]).args(args);
+    command
+}
+
+fn has_candidate(line: &str) -> bool {
+    line.trim().strip_prefix("Candidate: ").is_some_and(|version| version != "(none)")
+}
+
+fn installed(package: &str) -> bool {
+    output(Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]))
+        .is_ok_and(|status| status == "installed")
+}
+
+/// While this lives, no installed package starts its service: Debian asks a program of the administrator's first.
+struct NoServices;
+
+impl NoServices {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+    /// Where the administrator's own program waits; also after a crash, so that the next run puts it back.
+    const SAVED: &str = "/usr/sbin/policy-rc.d.enforcer-saved";
+    const REFUSE: &str =
+        "#!/bin/sh\n# Written by enforcer's `cargo xtask setup` while it installs packages.\nexit 101\n";
+
+    fn start() -> Result<Self> {
+        let there = fs::read(Self::POLICY).is_ok_and(|there| there != Self::REFUSE.as_bytes());
+        if there && !Path::new(Self::SAVED).exists() {
+            fs::rename(Self::POLICY, Self::SAVED).with_context(|| format!("rename {}", Self::POLICY))?;
+        }
+        fs::write(Self::POLICY, Self::REFUSE).with_context(|| format!("write {}", Self::POLICY))?;
+        fs::set_permissions(Self::POLICY, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("make {} executable", Self::POLICY))?;
+        Ok(Self)
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        let restored = if Path::new(Self::SAVED).exists() {
+            fs::rename(Self::SAVED, Self::POLICY)
+        } else {
+            fs::remove_file(Self::POLICY)
+        };
+        if let Err(err) = restored {
+            eprintln!("error: restore {}: {err}", Self::POLICY);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_without_candidate_is_not_offered() {
+        assert!(has_candidate("  Candidate: 1:22.1.8-1~deb12u1"));
+        assert!(!has_candidate("  Candidate: (none)"));
+        assert!(!has_candidate("  Installed: 1:22.1.8-1~deb12u1"));
+    }
+}
