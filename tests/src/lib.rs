@@ -5,6 +5,7 @@
 //! policies without YAML, for properties and capacities.
 #![forbid(unsafe_code)]
 
+pub mod case;
 pub mod compiled;
 pub mod oracle;
 pub mod sketch;
