@@ -1,6 +1,5 @@
 //! Builds the object file that enforcer loads into the kernel.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "cargo reads a build script's instructions from its output")]
 
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
