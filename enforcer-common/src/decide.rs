@@ -4,7 +4,7 @@
 //! the host passes the image it compiled, tests pass a `BTreeMap`.
 
 use crate::decision::{Decision, Mode, Reason, RuleId, Verdict};
-use crate::facts::{Address, Facts, Party, Port, Protocol};
+use crate::facts::{Address, Facts, Known, Party, Port, Protocol};
 use crate::identity::Identity;
 use crate::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
 use crate::limits::MAX_CHUNKS;
@@ -32,14 +32,12 @@ pub trait Tables {
 #[inline(always)]
 pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
     let from = identify(&facts.caller, tables);
-    let to = match facts.answerer {
-        Party::LeftToIngress => return allow(from, Owner::UNMANAGED, Reason::LeftToIngress),
-        Party::Nobody => return allow(from, Owner::UNMANAGED, Reason::NobodyListens),
-        Party::Cgroup(_) => identify(&facts.answerer, tables),
-        Party::Below(_) => identify(&facts.answerer, tables),
-        Party::Address(_) => identify(&facts.answerer, tables),
-        Party::Unknown => identify(&facts.answerer, tables),
-    };
+    let to = identify(&facts.answerer, tables);
+    match facts.answerer.known() {
+        Known::LeftToIngress => return allow(from, to, Reason::LeftToIngress),
+        Known::Nobody => return allow(from, to, Reason::NobodyListens),
+        Known::Cgroup | Known::Below | Known::Address | Known::Unknown => {}
+    }
     if !from.identity().is_service() && !to.identity().is_service() {
         return allow(from, to, Reason::NotManaged);
     }
@@ -51,9 +49,9 @@ pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
     if let Coverage::Rule(rule) = coverage {
         return Decision { rule: Some(rule), ..allow(from, to, Reason::RuleAllows) };
     }
-    if let Some(port) = facts.reply_port {
+    if facts.may_be_reply {
         let back = EdgeKey::new(to.identity(), from.identity());
-        if let Coverage::Rule(rule) = self::coverage(back, facts.protocol, port, tables) {
+        if let Coverage::Rule(rule) = self::coverage(back, facts.protocol, facts.reply_port, tables) {
             return Decision { rule: Some(rule), ..allow(from, to, Reason::Reply) };
         }
     }
@@ -125,17 +123,18 @@ pub fn decide_unreadable<T: Tables>(end: &Party, reason: Reason, tables: &T) -> 
 #[inline(always)]
 fn identify<T: Tables>(party: &Party, tables: &T) -> Owner {
     const UNKNOWN: Owner = Owner::new(Identity::UNKNOWN, Mode::Enforce);
-    match party {
-        Party::Cgroup(id) => tables.cgroup(*id).unwrap_or(UNKNOWN),
-        Party::Below(ancestor) => match tables.cgroup(*ancestor) {
+    match party.known() {
+        Known::Cgroup => tables.cgroup(party.cgroup_id()).unwrap_or(UNKNOWN),
+        Known::Below => match tables.cgroup(party.cgroup_id()) {
             Some(owner) if owner.identity().is_service() => owner,
             // The new cgroup may itself be one that a selector names, so it is not its parent's kind.
             Some(_) | None => UNKNOWN,
         },
-        Party::Address(address) => {
-            Owner::new(tables.network(address).unwrap_or(Identity::WORLD), Mode::Enforce)
+        Known::Address => {
+            let network = tables.network(party.remote_address());
+            Owner::new(network.unwrap_or(Identity::WORLD), Mode::Enforce)
         }
-        Party::LeftToIngress | Party::Nobody | Party::Unknown => UNKNOWN,
+        Known::LeftToIngress | Known::Nobody | Known::Unknown => UNKNOWN,
     }
 }
 
@@ -209,15 +208,15 @@ mod tests {
         Some(identity) => identity,
         None => Identity::UNKNOWN,
     };
-    const WEB: Party = Party::Cgroup(10);
-    const DB: Party = Party::Cgroup(11);
+    const WEB: Party = Party::cgroup(10);
+    const DB: Party = Party::cgroup(11);
     /// In audit mode, like `OLDER`.
-    const OLD: Party = Party::Cgroup(12);
-    const OLDER: Party = Party::Cgroup(13);
-    const UNMANAGED: Party = Party::Cgroup(1);
-    const FORGOTTEN: Party = Party::Cgroup(99);
-    const PARTNER: Party = Party::Address(Address::from_v4([203, 0, 113, 7]));
-    const ELSEWHERE: Party = Party::Address(Address::from_v4([198, 51, 100, 7]));
+    const OLD: Party = Party::cgroup(12);
+    const OLDER: Party = Party::cgroup(13);
+    const UNMANAGED: Party = Party::cgroup(1);
+    const FORGOTTEN: Party = Party::cgroup(99);
+    const PARTNER: Party = Party::address(Address::from_v4([203, 0, 113, 7]));
+    const ELSEWHERE: Party = Party::address(Address::from_v4([198, 51, 100, 7]));
 
     /// A policy in which `web` may reach `db` at 5432/tcp and 53/udp, `old` at everything, the network at 443/tcp and
     /// the world at icmp; `unmanaged` and the world may reach `web` at 80/tcp. The list from `db` to `old` announces
@@ -302,7 +301,7 @@ mod tests {
         const TCP: Protocol = Protocol::TCP;
         const UDP: Protocol = Protocol::UDP;
         const ICMP: Protocol = Protocol::ICMP;
-        let unknown = Party::Unknown;
+        let unknown = Party::UNKNOWN;
         for (caller, answerer, protocol, port, verdict, mode, reason, rule) in [
             (WEB, DB, TCP, 5432, Allow, Enforce, RuleAllows, Some(0)),
             (WEB, DB, UDP, 53, Allow, Enforce, RuleAllows, Some(1)),
@@ -338,16 +337,17 @@ mod tests {
             (DB, FORGOTTEN, TCP, 1, Deny, Enforce, DestinationUnknown, None),
             (unknown, OLD, TCP, 1, Deny, Audit, SourceUnknown, None),
             (unknown, unknown, TCP, 1, Allow, Enforce, NotManaged, None),
-            (Party::Below(10), DB, TCP, 5432, Allow, Enforce, RuleAllows, Some(0)),
-            (Party::Below(1), DB, TCP, 5432, Deny, Enforce, SourceUnknown, None),
-            (Party::Below(99), DB, TCP, 5432, Deny, Enforce, SourceUnknown, None),
+            (Party::below(10), DB, TCP, 5432, Allow, Enforce, RuleAllows, Some(0)),
+            (Party::below(1), DB, TCP, 5432, Deny, Enforce, SourceUnknown, None),
+            (Party::below(99), DB, TCP, 5432, Deny, Enforce, SourceUnknown, None),
             // What another hook decides, or nobody needs to.
-            (WEB, Party::LeftToIngress, TCP, 1, Allow, Enforce, LeftToIngress, None),
-            (WEB, Party::Nobody, TCP, 1, Allow, Enforce, NobodyListens, None),
+            (WEB, Party::LEFT_TO_INGRESS, TCP, 1, Allow, Enforce, LeftToIngress, None),
+            (WEB, Party::NOBODY, TCP, 1, Allow, Enforce, NobodyListens, None),
             (DB, OLD, TCP, 1, Deny, Enforce, TableMissing, None),
         ] {
             let port = Port::new(port);
-            let facts = Facts { caller, answerer, protocol, port, reply_port: None };
+            let facts =
+                Facts { caller, answerer, protocol, port, may_be_reply: false, reply_port: Port::new(0) };
             let decision = decide(&facts, &Example);
             assert_eq!(
                 (decision.verdict, decision.mode, decision.reason, decision.rule),
@@ -368,14 +368,15 @@ mod tests {
             (DB, WEB, 53, Some(40000), Reason::NoRule, None),
             (WEB, DB, 53, Some(40000), Reason::RuleAllows, Some(1)),
             (OLD, WEB, 40000, Some(9), Reason::Reply, Some(2)),
-            (Party::Unknown, WEB, 40000, Some(53), Reason::SourceUnknown, None),
+            (Party::UNKNOWN, WEB, 40000, Some(53), Reason::SourceUnknown, None),
         ] {
             let facts = Facts {
                 caller,
                 answerer,
                 protocol: Protocol::UDP,
                 port: Port::new(port),
-                reply_port: reply_port.map(Port::new),
+                may_be_reply: reply_port.is_some(),
+                reply_port: Port::new(reply_port.unwrap_or(0)),
             };
             let decision = decide(&facts, &Example);
             assert_eq!((decision.reason, decision.rule), (reason, rule.map(RuleId)), "{facts:?}");

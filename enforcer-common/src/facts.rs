@@ -159,15 +159,15 @@ impl Ord for Address {
     }
 }
 
-/// One end of an attempt, as far as a hook can tell it.
+/// How a hook knows one end of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Party {
-    /// A task or socket of this cgroup v2 id.
-    Cgroup(u64),
-    /// A task or socket whose own cgroup is not in the tables; this is the id of its nearest ancestor that is.
-    Below(u64),
+pub enum Known {
+    /// A task or socket of the cgroup with this id.
+    Cgroup,
+    /// A task or socket whose own cgroup is not in the tables; the id is that of its nearest ancestor that is.
+    Below,
     /// An address that no socket of this host holds.
-    Address(Address),
+    Address,
     /// A local socket whose owner this hook cannot tell, but the ingress hook will.
     LeftToIngress,
     /// An address of this host at which no socket waits.
@@ -176,14 +176,63 @@ pub enum Party {
     Unknown,
 }
 
+/// One end of an attempt, as far as a hook can tell it.
+///
+/// A plain struct and not an enum with values in its variants: the bytes that a variant leaves unset may hold a
+/// pointer inside a program, and the verifier refuses arithmetic on those.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Party {
+    known: Known,
+    cgroup: u64,
+    address: Address,
+}
+
 impl Party {
-    /// The id of the party's own cgroup, where it is known.
+    /// See [`Known::LeftToIngress`].
+    pub const LEFT_TO_INGRESS: Self = Self::bare(Known::LeftToIngress);
+    /// See [`Known::Nobody`].
+    pub const NOBODY: Self = Self::bare(Known::Nobody);
+    /// See [`Known::Unknown`].
+    pub const UNKNOWN: Self = Self::bare(Known::Unknown);
+
+    const fn bare(known: Known) -> Self {
+        Self { known, cgroup: 0, address: Address::V6_UNSPECIFIED }
+    }
+
+    /// A task or socket of this cgroup v2 id.
     #[inline(always)]
-    pub const fn cgroup(&self) -> Option<u64> {
-        match self {
-            Self::Cgroup(id) => Some(*id),
-            Self::Below(_) | Self::Address(_) | Self::LeftToIngress | Self::Nobody | Self::Unknown => None,
-        }
+    pub const fn cgroup(id: u64) -> Self {
+        Self { known: Known::Cgroup, cgroup: id, address: Address::V6_UNSPECIFIED }
+    }
+
+    /// A task or socket somewhere below the cgroup with this id.
+    #[inline(always)]
+    pub const fn below(ancestor: u64) -> Self {
+        Self { known: Known::Below, cgroup: ancestor, address: Address::V6_UNSPECIFIED }
+    }
+
+    /// An address that no socket of this host holds.
+    #[inline(always)]
+    pub const fn address(address: Address) -> Self {
+        Self { known: Known::Address, cgroup: 0, address }
+    }
+
+    /// How it is known.
+    #[inline(always)]
+    pub const fn known(&self) -> Known {
+        self.known
+    }
+
+    /// The cgroup id that goes with [`Known::Cgroup`] and [`Known::Below`]; otherwise 0.
+    #[inline(always)]
+    pub const fn cgroup_id(&self) -> u64 {
+        self.cgroup
+    }
+
+    /// The address that goes with [`Known::Address`].
+    #[inline(always)]
+    pub const fn remote_address(&self) -> &Address {
+        &self.address
     }
 }
 
@@ -198,9 +247,11 @@ pub struct Facts {
     pub protocol: Protocol,
     /// The answerer's port; 0 for a protocol without ports.
     pub port: Port,
-    /// The port the caller sends from, where this may be a reply of a connectionless protocol: the receiving end
-    /// asked before (or this end is bound to that port), so a rule that runs the other way covers it.
-    pub reply_port: Option<Port>,
+    /// Whether this may be a reply of a connectionless protocol: the receiving end asked before, or this end is
+    /// bound to `reply_port`, so that a rule that runs the other way covers it.
+    pub may_be_reply: bool,
+    /// The port the caller sends from, where this may be a reply.
+    pub reply_port: Port,
 }
 
 /// Which way an attempt crosses the hook that saw it.

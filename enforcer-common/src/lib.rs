@@ -22,5 +22,5 @@ pub mod names;
 
 pub use decide::{Tables, decide, decide_bind, decide_create, decide_unreadable};
 pub use decision::{Decision, Mode, Reason, RuleId, Verdict};
-pub use facts::{Address, Direction, Facts, Hook, Party, Port, Protocol};
+pub use facts::{Address, Direction, Facts, Hook, Known, Party, Port, Protocol};
 pub use identity::Identity;

@@ -3,94 +3,133 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::event::Event;
-use enforcer_common::{Address, Decision, Hook, Port, Protocol, Verdict};
+use enforcer_common::{Address, Decision, Hook, Party, Port, Protocol, RuleId, Verdict};
 
-use crate::ctx::task::Process;
-use crate::maps::{self, EVENTS, KernelTables};
+use crate::ctx::task;
+use crate::maps::{self, EVENTS};
 
-/// What an event says beyond the decision itself.
+/// What an event says beyond the decision itself. Everything is set, and `flags` says what it is worth: unset bytes
+/// may hold a pointer inside a program, which the verifier would not let out.
 pub(crate) struct Attempt {
-    pub(crate) hook: Hook,
-    pub(crate) protocol: Protocol,
-    /// cgroup v2 id of the caller, where the hook knows it.
-    pub(crate) caller_cgroup: Option<u64>,
-    /// cgroup v2 id of the answerer, where the hook knows it.
-    pub(crate) answerer_cgroup: Option<u64>,
-    /// Address and port of the caller, where the hook knows them.
-    pub(crate) source: Option<(Address, Port)>,
-    /// Address and port of the answerer, where there is one.
-    pub(crate) destination: Option<(Address, Port)>,
+    hook: Hook,
+    protocol: Protocol,
+    flags: u8,
+    caller_cgroup: u64,
+    answerer_cgroup: u64,
+    source: Address,
+    source_port: Port,
+    destination: Address,
+    destination_port: Port,
 }
 
-/// Counts a decision and writes its event if it is a denial, or if `permitted` asks for it.
+impl Attempt {
+    /// An attempt of which nothing else is known.
+    #[inline(always)]
+    pub(crate) const fn new(hook: Hook, protocol: Protocol) -> Self {
+        Self {
+            hook,
+            protocol,
+            flags: 0,
+            caller_cgroup: 0,
+            answerer_cgroup: 0,
+            source: Address::V6_UNSPECIFIED,
+            source_port: Port::new(0),
+            destination: Address::V6_UNSPECIFIED,
+            destination_port: Port::new(0),
+        }
+    }
+
+    /// The same, made by the current task.
+    #[inline(always)]
+    pub(crate) fn by_task(mut self) -> Self {
+        self.flags |= Event::PROCESS | Event::CALLER_CGROUP;
+        self.caller_cgroup = task::cgroup();
+        self
+    }
+
+    /// The same, from this address.
+    #[inline(always)]
+    pub(crate) const fn from(mut self, address: Address, port: Port) -> Self {
+        self.flags |= Event::CALLER_ADDRESS;
+        self.source = address;
+        self.source_port = port;
+        self
+    }
+
+    /// The same, to this address.
+    #[inline(always)]
+    pub(crate) const fn to(mut self, address: Address, port: Port) -> Self {
+        self.flags |= Event::ANSWERER_ADDRESS;
+        self.destination = address;
+        self.destination_port = port;
+        self
+    }
+
+    /// The same, with the caller's cgroup if it is known.
+    #[inline(always)]
+    pub(crate) fn caller(mut self, party: &Party) -> Self {
+        if task::is_exact(party) {
+            self.flags |= Event::CALLER_CGROUP;
+            self.caller_cgroup = party.cgroup_id();
+        }
+        self
+    }
+
+    /// The same, with the answerer's cgroup if it is known.
+    #[inline(always)]
+    pub(crate) fn answerer(mut self, party: &Party) -> Self {
+        if task::is_exact(party) {
+            self.flags |= Event::ANSWERER_CGROUP;
+            self.answerer_cgroup = party.cgroup_id();
+        }
+        self
+    }
+}
+
+/// Counts a decision, and writes its event if it is a denial or `permitted` asks for it.
 #[inline(always)]
-pub(crate) fn record(
-    decision: &Decision,
-    attempt: &Attempt,
-    process: Option<Process>,
-    tables: Option<&KernelTables>,
-    permitted: bool,
-) {
+pub(crate) fn record(decision: &Decision, attempt: &Attempt, revision: u32, permitted: bool) {
     maps::count(Counter::decisions(Outcome::of(decision), decision.reason));
-    match decision.verdict {
-        Verdict::Allow if !permitted => {}
-        Verdict::Allow => write(decision, attempt, process, tables),
-        Verdict::Deny => write(decision, attempt, process, tables),
+    if permitted || decision.verdict == Verdict::Deny {
+        write(decision, attempt, revision);
     }
 }
 
 #[inline(always)]
-fn write(decision: &Decision, attempt: &Attempt, process: Option<Process>, tables: Option<&KernelTables>) {
+fn write(decision: &Decision, attempt: &Attempt, revision: u32) {
     let Some(mut entry) = EVENTS.reserve(0) else {
         maps::count(Counter::EVENTS_LOST);
         return;
     };
-    let mut flags = 0;
-    if attempt.caller_cgroup.is_some() {
-        flags |= Event::CALLER_CGROUP;
-    }
-    if attempt.answerer_cgroup.is_some() {
-        flags |= Event::ANSWERER_CGROUP;
-    }
-    if attempt.source.is_some() {
-        flags |= Event::CALLER_ADDRESS;
-    }
-    if attempt.destination.is_some() {
-        flags |= Event::ANSWERER_ADDRESS;
-    }
-    if process.is_some() {
-        flags |= Event::PROCESS;
-    }
-    if decision.rule.is_some() {
-        flags |= Event::RULE;
-    }
-    let (caller_address, caller_port) = attempt.source.unwrap_or_default();
-    let (answerer_address, answerer_port) = attempt.destination.unwrap_or_default();
-    let process = process.unwrap_or(Process { pid: 0, uid: 0, comm: [0; 16] });
-    entry.write(Event {
+    let has_process = attempt.flags & Event::PROCESS != 0;
+    let rule_flag = if decision.rule.is_some() { Event::RULE } else { 0 };
+    let event = entry.write(Event {
         // SAFETY: the helper takes nothing and reads only the clock.
         at: unsafe { bpf_ktime_get_ns() },
-        caller_cgroup: attempt.caller_cgroup.unwrap_or(0),
-        answerer_cgroup: attempt.answerer_cgroup.unwrap_or(0),
+        caller_cgroup: attempt.caller_cgroup,
+        answerer_cgroup: attempt.answerer_cgroup,
         caller: decision.from.raw(),
         answerer: decision.to.raw(),
-        revision: tables.map_or(0, KernelTables::revision),
-        rule: decision.rule.map_or(0, |rule| rule.0),
-        pid: process.pid,
-        uid: process.uid,
-        caller_address: caller_address.bytes(),
-        answerer_address: answerer_address.bytes(),
-        caller_port: caller_port.0,
-        answerer_port: answerer_port.0,
+        revision,
+        rule: decision.rule.unwrap_or(RuleId(0)).0,
+        pid: 0,
+        uid: 0,
+        caller_address: attempt.source.bytes(),
+        answerer_address: attempt.destination.bytes(),
+        caller_port: attempt.source_port.0,
+        answerer_port: attempt.destination_port.0,
         hook: attempt.hook as u8,
         protocol: attempt.protocol.0,
         verdict: decision.verdict as u8,
         mode: decision.mode as u8,
         reason: decision.reason as u8,
-        flags,
-        comm: process.comm,
+        flags: attempt.flags | rule_flag,
+        comm: [0; 16],
         _pad: [0; 6],
     });
+    if has_process {
+        task::describe(event);
+    }
     entry.submit(0);
     maps::count(Counter::EVENTS_WRITTEN);
 }

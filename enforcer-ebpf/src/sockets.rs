@@ -92,7 +92,7 @@ pub(crate) fn answerer(ctx: &SockAddrContext, protocol: Protocol, address: Addre
     let everywhere = address.is_loopback_or_unspecified();
     // A wildcard listener would match any address, so it is asked first whether the address is this host's.
     if !everywhere && !maps::is_local(ctx.netns(), &address) {
-        return Party::Address(address);
+        return Party::address(address);
     }
     let near = (means(address), port);
     let far = (any_of_family(near.0), Port::new(0));
@@ -100,17 +100,17 @@ pub(crate) fn answerer(ctx: &SockAddrContext, protocol: Protocol, address: Addre
     let found = match protocol {
         Protocol::TCP => Held::find(bpf_sk_lookup_tcp, context, far, near),
         Protocol::UDP => Held::find(bpf_sk_lookup_udp, context, far, near),
-        _ => return Party::LeftToIngress,
+        _ => return Party::LEFT_TO_INGRESS,
     };
     match found {
-        Some(socket) => match note(socket.0.cast()) {
-            Some(note) if note.bound_by != 0 => Party::Cgroup(note.bound_by),
-            Some(_) | None if maps::whole_tree() => Party::LeftToIngress,
-            Some(_) | None => Party::Unknown,
+        Some(socket) => match note(socket.0.cast()).bound_by {
+            0 if maps::whole_tree() => Party::LEFT_TO_INGRESS,
+            0 => Party::UNKNOWN,
+            id => Party::cgroup(id),
         },
-        None if everywhere => Party::Nobody,
+        None if everywhere => Party::NOBODY,
         // An address may have left the host since the table was written, so nobody here means somebody elsewhere.
-        None => Party::Address(address),
+        None => Party::address(address),
     }
 }
 
@@ -129,8 +129,8 @@ pub(crate) fn caller<T: Tables>(packet: &Packet, headers: &Headers, tables: &T) 
     };
     match found {
         Some(socket) => party(socket.0, tables),
-        None if local => Party::Unknown,
-        None => Party::Address(headers.source),
+        None if local => Party::UNKNOWN,
+        None => Party::address(headers.source),
     }
 }
 
@@ -140,9 +140,9 @@ pub(crate) fn party<T: Tables>(socket: *mut bpf_sock, tables: &T) -> Party {
     // SAFETY: the verifier admits only a socket that is held and not null.
     let id = unsafe { bpf_sk_cgroup_id(socket.cast()) };
     if tables.cgroup(id).is_some() {
-        return Party::Cgroup(id);
+        return Party::cgroup(id);
     }
-    let mut nearest = Party::Unknown;
+    let mut nearest = 0;
     let mut level = 0;
     while level < MAX_ANCESTORS {
         // SAFETY: as above; the helper returns 0 below the socket's own level.
@@ -151,26 +151,26 @@ pub(crate) fn party<T: Tables>(socket: *mut bpf_sock, tables: &T) -> Party {
             break;
         }
         if tables.cgroup(id).is_some() {
-            nearest = Party::Below(id);
+            nearest = id;
         }
         level += 1;
     }
-    nearest
+    if nearest == 0 { Party::UNKNOWN } else { Party::below(nearest) }
 }
 
-/// What is remembered about a socket.
+/// What is remembered about a socket; [`SocketNote::BLANK`] if nothing is.
 #[inline(always)]
-pub(crate) fn note(socket: *mut c_void) -> Option<SocketNote> {
+pub(crate) fn note(socket: *mut c_void) -> SocketNote {
     // SAFETY: the verifier admits only a socket that is held and not null; without the create flag the helper
     // takes no value.
     let note =
         unsafe { bpf_sk_storage_get((&raw const maps::SOCKETS).cast_mut().cast(), socket, null_mut(), 0) };
     let note: *const SocketNote = note.cast_const().cast();
     if note.is_null() {
-        return None;
+        return SocketNote::BLANK;
     }
     // SAFETY: checked against null; storage lives as long as its socket, which is held.
-    Some(unsafe { *note })
+    unsafe { *note }
 }
 
 /// Changes what is remembered about a socket, making room for it first where needed. If the kernel has no memory

@@ -227,11 +227,12 @@ pub fn check(
     let callers = owners(policy, tables, &query.from)?;
     let answerers = owners(policy, tables, &query.to)?;
     let facts = Facts {
-        caller: Party::Cgroup(CALLER),
-        answerer: Party::Cgroup(ANSWERER),
+        caller: Party::cgroup(CALLER),
+        answerer: Party::cgroup(ANSWERER),
         protocol: query.protocol,
         port: Port::new(query.port.unwrap_or(0)),
-        reply_port: None,
+        may_be_reply: false,
+        reply_port: Port::new(0),
     };
     let decisions: Vec<Decision> = callers
         .iter()

@@ -208,7 +208,8 @@ fn the_longest_port_list_is_covered_to_its_last_range() {
                 to: End::Service(1),
                 protocol: Protocol::TCP,
                 port: u16::try_from(port).expect("few"),
-                reply_port: None,
+                may_be_reply: false,
+                reply_port: Port::new(0),
             };
             let wanted =
                 if port % 2 == 0 && port < number * 2 { Reason::RuleAllows } else { Reason::PortNotListed };
@@ -225,11 +226,12 @@ fn a_list_that_lacks_a_part_is_denied_as_damaged() {
     let (last, _) = compiled.tables.edges.pop_last().expect("three parts");
     assert_eq!(compiled.tables.edges.len(), 2, "{last:?}");
     let facts = |port| Facts {
-        caller: Party::Cgroup(1000),
-        answerer: Party::Cgroup(1001),
+        caller: Party::cgroup(1000),
+        answerer: Party::cgroup(1001),
         protocol: Protocol::TCP,
         port: Port::new(port),
-        reply_port: None,
+        may_be_reply: false,
+        reply_port: Port::new(0),
     };
     assert_eq!(decide(&facts(14), &compiled.tables).reason, Reason::RuleAllows);
     assert_eq!(decide(&facts(16), &compiled.tables).reason, Reason::TableMissing);

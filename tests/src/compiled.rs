@@ -41,7 +41,8 @@ impl Compiled {
             answerer: party(attempt.to),
             protocol: attempt.protocol,
             port: Port::new(attempt.port),
-            reply_port: attempt.reply_port.map(Port::new),
+            may_be_reply: attempt.reply_port.is_some(),
+            reply_port: Port::new(attempt.reply_port.unwrap_or(0)),
         };
         decide(&facts, &self.tables)
     }
@@ -71,10 +72,10 @@ const FIRST_SERVICE: u64 = 1000;
 fn party(end: End) -> Party {
     match end {
         End::Service(number) => {
-            Party::Cgroup(u64::try_from(number).map_or(u64::MAX, |number| FIRST_SERVICE + number))
+            Party::cgroup(u64::try_from(number).map_or(u64::MAX, |number| FIRST_SERVICE + number))
         }
-        End::Unmanaged => Party::Cgroup(UNMANAGED),
-        End::Address(ip) => Party::Address(address(ip)),
-        End::Unknown => Party::Unknown,
+        End::Unmanaged => Party::cgroup(UNMANAGED),
+        End::Address(ip) => Party::address(address(ip)),
+        End::Unknown => Party::UNKNOWN,
     }
 }

@@ -44,6 +44,18 @@ pub(crate) struct Headers {
     pub(crate) opens: bool,
 }
 
+impl Headers {
+    /// What stands here before a packet is read; every byte is set, as the verifier wants it.
+    pub(crate) const UNREAD: Self = Self {
+        protocol: Protocol(0),
+        source: Address::V6_UNSPECIFIED,
+        destination: Address::V6_UNSPECIFIED,
+        source_port: Port::new(0),
+        destination_port: Port::new(0),
+        opens: false,
+    };
+}
+
 macro_rules! read {
     ($pointer:expr, $field:ident) => {{
         // SAFETY: a context or a socket that the kernel holds while the program runs.
@@ -107,82 +119,101 @@ impl Packet {
         self.skb.cast()
     }
 
-    /// Reads the headers; `None` if they cannot be followed to the ports.
+    /// Reads the headers; returns false if they cannot be followed to the ports.
     #[inline(always)]
-    pub(crate) fn headers(&self) -> Option<Headers> {
-        let [first] = self.bytes::<1>(0)?;
-        match first >> 4 {
-            4 => self.v4_headers(first),
-            6 => self.v6_headers(),
-            _ => None,
+    pub(crate) fn read(&self, headers: &mut Headers) -> bool {
+        let mut first = [0_u8; 1];
+        if !self.copy(0, &mut first) {
+            return false;
         }
+        let offset = match first[0] >> 4 {
+            4 => self.v4(headers),
+            6 => self.v6(headers),
+            _ => 0,
+        };
+        offset != 0 && self.transport(offset, headers)
     }
 
+    /// Where the transport header begins; 0 if that cannot be told.
     #[inline(always)]
-    fn v4_headers(&self, first: u8) -> Option<Headers> {
-        let header = self.bytes::<20>(0)?;
-        let length = u32::from(first & 0x0f) * 4;
-        if length < 20 {
-            return None;
+    fn v4(&self, headers: &mut Headers) -> u32 {
+        let mut header = [0_u32; 5];
+        if !self.copy(0, &mut header) {
+            return 0;
         }
-        let source = Address::from_v4([header[12], header[13], header[14], header[15]]);
-        let destination = Address::from_v4([header[16], header[17], header[18], header[19]]);
-        self.transport(Protocol(header[9]), length, source, destination)
+        let [length, _, _, _] = header[0].to_ne_bytes();
+        let [_, protocol, _, _] = header[2].to_ne_bytes();
+        headers.protocol = Protocol(protocol);
+        headers.source = Address::from_v4(header[3].to_ne_bytes());
+        headers.destination = Address::from_v4(header[4].to_ne_bytes());
+        let length = u32::from(length & 0x0f) * 4;
+        if length < 20 { 0 } else { length }
     }
 
+    /// Where the transport header begins; 0 if that cannot be told.
     #[inline(always)]
-    fn v6_headers(&self) -> Option<Headers> {
-        let mut next = self.bytes::<1>(6)?[0];
-        let source = Address::new(self.bytes::<16>(8)?);
-        let destination = Address::new(self.bytes::<16>(24)?);
+    fn v6(&self, headers: &mut Headers) -> u32 {
+        let mut header = [0_u32; 10];
+        if !self.copy(0, &mut header) {
+            return 0;
+        }
+        headers.source = Address::from_words([header[2], header[3], header[4], header[5]]);
+        headers.destination = Address::from_words([header[6], header[7], header[8], header[9]]);
+        let [_, _, mut next, _] = header[1].to_ne_bytes();
         let mut offset = 40_u32;
         let mut walked = 0;
         while walked <= MAX_EXTENSION_HEADERS {
-            let length = match next {
-                HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY => {
-                    u32::from(self.bytes::<2>(offset)?[1]) * 8 + 8
+            let unit = match next {
+                HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY => 8,
+                AUTHENTICATION => 4,
+                FRAGMENT => 0,
+                _ => {
+                    headers.protocol = Protocol(next);
+                    return offset;
                 }
-                AUTHENTICATION => u32::from(self.bytes::<2>(offset)?[1]) * 4 + 8,
-                FRAGMENT => 8,
-                _ => return self.transport(Protocol(next), offset, source, destination),
             };
-            next = self.bytes::<1>(offset)?[0];
-            offset += length;
+            let mut extension = [0_u8; 2];
+            if !self.copy(offset, &mut extension) {
+                return 0;
+            }
+            next = extension[0];
+            offset += u32::from(extension[1]) * unit + 8;
             walked += 1;
         }
-        None
+        0
     }
 
     #[inline(always)]
-    fn transport(
-        &self,
-        protocol: Protocol,
-        offset: u32,
-        source: Address,
-        destination: Address,
-    ) -> Option<Headers> {
+    fn transport(&self, offset: u32, headers: &mut Headers) -> bool {
         let has_ports = matches!(
-            protocol,
+            headers.protocol,
             Protocol::TCP | Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | Protocol::DCCP
         );
-        let [s0, s1, d0, d1] = if has_ports { self.bytes::<4>(offset)? } else { [0; 4] };
-        let opens = if protocol == Protocol::TCP {
-            let [flags] = self.bytes::<1>(offset + 13)?;
-            flags & TCP_SYN != 0 && flags & TCP_ACK == 0
-        } else {
-            false
-        };
-        let (source_port, destination_port) = (Port([s0, s1]), Port([d0, d1]));
-        Some(Headers { protocol, source, destination, source_port, destination_port, opens })
+        if !has_ports {
+            return true;
+        }
+        let mut ports = [[0_u8; 2]; 2];
+        if !self.copy(offset, &mut ports) {
+            return false;
+        }
+        headers.source_port = Port(ports[0]);
+        headers.destination_port = Port(ports[1]);
+        if headers.protocol != Protocol::TCP {
+            return true;
+        }
+        let mut flags = [0_u8; 1];
+        if !self.copy(offset + 13, &mut flags) {
+            return false;
+        }
+        headers.opens = flags[0] & TCP_SYN != 0 && flags[0] & TCP_ACK == 0;
+        true
     }
 
     /// Copies bytes of the packet, counted from the IP header, wherever in the buffer they lie.
     #[inline(always)]
-    fn bytes<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0_u8; N];
-        // SAFETY: the helper writes exactly N bytes to `bytes`, or fails and writes zeroes.
-        let result =
-            unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) };
-        if result == 0 { Some(bytes) } else { None }
+    fn copy<T, const N: usize>(&self, offset: u32, bytes: &mut [T; N]) -> bool {
+        let size = size_of::<[T; N]>() as u32;
+        // SAFETY: the helper writes exactly `size` bytes to an array of integers of that size, or fails.
+        unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, bytes.as_mut_ptr().cast(), size) == 0 }
     }
 }

@@ -1,26 +1,21 @@
 //! The task in whose context a hook runs.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id};
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
+};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use enforcer_common::event::Event;
 use enforcer_common::limits::MAX_ANCESTORS;
-use enforcer_common::{Party, Tables};
+use enforcer_common::{Known, Party, Tables};
 
-/// What an event says of a process.
-pub(crate) struct Process {
-    pub(crate) pid: u32,
-    pub(crate) uid: u32,
-    pub(crate) comm: [u8; 16],
-}
-
-/// The process that makes the attempt.
+/// Says in an event which process makes the attempt.
 #[inline(always)]
-pub(crate) fn process() -> Process {
-    Process {
-        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
-        uid: (bpf_get_current_uid_gid() & 0xffff_ffff) as u32,
-        // The helper fails only for a buffer of no size.
-        comm: bpf_get_current_comm().unwrap_or([0; 16]),
-    }
+pub(crate) fn describe(event: &mut Event) {
+    event.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    event.uid = (bpf_get_current_uid_gid() & 0xffff_ffff) as u32;
+    let size = size_of_val(&event.comm) as u32;
+    // SAFETY: the helper writes at most `size` bytes to the field. It fails only for a buffer of no size.
+    let _: i64 = unsafe { bpf_get_current_comm((&raw mut event.comm).cast(), size) };
 }
 
 /// The cgroup v2 id of the current task.
@@ -30,15 +25,21 @@ pub(crate) fn cgroup() -> u64 {
     unsafe { bpf_get_current_cgroup_id() }
 }
 
+/// Whether a party is known by its own cgroup.
+#[inline(always)]
+pub(crate) fn is_exact(party: &Party) -> bool {
+    party.known() == Known::Cgroup
+}
+
 /// The current task as a party: by its own cgroup, or by the nearest ancestor that the tables know.
 #[inline(always)]
 pub(crate) fn party<T: Tables>(tables: &T) -> Party {
     let id = cgroup();
     if tables.cgroup(id).is_some() {
-        return Party::Cgroup(id);
+        return Party::cgroup(id);
     }
     // Only a cgroup that was made a moment ago comes here.
-    let mut nearest = Party::Unknown;
+    let mut nearest = 0;
     let mut level = 0;
     while level < MAX_ANCESTORS {
         // SAFETY: the helper reads only the current task, and returns 0 below its own level.
@@ -47,9 +48,9 @@ pub(crate) fn party<T: Tables>(tables: &T) -> Party {
             break;
         }
         if tables.cgroup(id).is_some() {
-            nearest = Party::Below(id);
+            nearest = id;
         }
         level += 1;
     }
-    nearest
+    if nearest == 0 { Party::UNKNOWN } else { Party::below(nearest) }
 }

@@ -4,7 +4,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use enforcer_common::{Address, Decision, Hook, Port, decide_bind};
 
-use super::{PASS, REFUSE, answer};
+use super::{PASS, answer};
 use crate::ctx::sock_addr::SockAddr as _;
 use crate::ctx::task;
 use crate::maps::{KernelTables, is_host_netns};
@@ -26,22 +26,16 @@ fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
     if port == Port::new(0) || !is_host_netns(ctx.netns()) {
         return PASS;
     }
-    let attempt = Attempt {
-        hook,
-        protocol,
-        caller_cgroup: Some(task::cgroup()),
-        answerer_cgroup: None,
-        source: None,
-        destination: Some((address, port)),
-    };
-    let Some(tables) = KernelTables::in_force() else {
-        record(&Decision::TABLES_MISSING, &attempt, Some(task::process()), None, false);
-        return REFUSE;
-    };
-    let decision = decide_bind(&task::party(&tables), protocol, port, &tables);
-    if !decision.concerns_a_service() {
-        return PASS;
+    let attempt = Attempt::new(hook, protocol).by_task().to(address, port);
+    let mut decision = Decision::TABLES_MISSING;
+    let mut revision = 0;
+    if let Some(tables) = KernelTables::in_force() {
+        decision = decide_bind(&task::party(&tables), protocol, port, &tables);
+        if !decision.concerns_a_service() {
+            return PASS;
+        }
+        revision = tables.revision();
     }
-    record(&decision, &attempt, Some(task::process()), Some(&tables), false);
+    record(&decision, &attempt, revision, false);
     answer(&decision)
 }

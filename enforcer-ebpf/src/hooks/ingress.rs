@@ -3,9 +3,9 @@
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
-use enforcer_common::{Decision, Facts, Hook, Party, Port, Protocol, Reason, decide, decide_unreadable};
+use enforcer_common::{Decision, Facts, Hook, Known, Protocol, Reason, decide, decide_unreadable};
 
-use super::{PASS, REFUSE, answer};
+use super::{PASS, answer};
 use crate::ctx::packet::{Headers, Packet};
 use crate::maps::{KernelTables, log_allowed};
 use crate::record::{Attempt, record};
@@ -20,9 +20,10 @@ fn ingress(ctx: SkBuffContext) -> i32 {
     if packet.is_of_an_open_connection() {
         return PASS;
     }
-    let Some(headers) = packet.headers() else {
+    let mut headers = Headers::UNREAD;
+    if !packet.read(&mut headers) {
         return unreadable(&packet);
-    };
+    }
     if headers.protocol == Protocol::TCP && !headers.opens {
         return PASS;
     }
@@ -31,29 +32,33 @@ fn ingress(ctx: SkBuffContext) -> i32 {
 
 #[inline(always)]
 fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
-    let mut attempt = Attempt {
-        hook: Hook::Ingress,
-        protocol: headers.protocol,
-        caller_cgroup: None,
-        answerer_cgroup: None,
-        source: Some((headers.source, headers.source_port)),
-        destination: Some((headers.destination, headers.destination_port)),
-    };
-    let Some(tables) = KernelTables::in_force() else {
-        record(&Decision::TABLES_MISSING, &attempt, None, None, false);
-        return REFUSE;
-    };
-    let answerer = sockets::party(packet.socket, &tables);
-    let caller = sockets::caller(packet, headers, &tables);
-    let note = sockets::note(packet.socket.cast());
-    let facts = Facts {
-        caller,
-        answerer,
-        protocol: headers.protocol,
-        port: headers.destination_port,
-        reply_port: reply_port(packet, headers, note.is_some_and(|note| note.asked != 0)),
-    };
-    let decision = decide(&facts, &tables);
+    let mut attempt = Attempt::new(Hook::Ingress, headers.protocol)
+        .from(headers.source, headers.source_port)
+        .to(headers.destination, headers.destination_port);
+    let mut decision = Decision::TABLES_MISSING;
+    let mut revision = 0;
+    let mut judged_before = false;
+    if let Some(tables) = KernelTables::in_force() {
+        let answerer = sockets::party(packet.socket, &tables);
+        let caller = sockets::caller(packet, headers, &tables);
+        let note = sockets::note(packet.socket.cast());
+        let facts = Facts {
+            caller,
+            answerer,
+            protocol: headers.protocol,
+            port: headers.destination_port,
+            may_be_reply: may_be_reply(packet, headers, note.asked != 0),
+            reply_port: headers.source_port,
+        };
+        decision = decide(&facts, &tables);
+        if !decision.concerns_a_service() {
+            return PASS;
+        }
+        revision = tables.revision();
+        attempt = attempt.caller(&caller).answerer(&answerer);
+        // A caller of this host that found the answerer's note was judged, and recorded, when it called.
+        judged_before = caller.known() == Known::Cgroup && note.bound_by != 0;
+    }
     debug!(
         ctx,
         "hook {} identity {} -> {} port {} reason {}",
@@ -63,50 +68,36 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
         headers.destination_port.number(),
         decision.reason as u8
     );
-    if !decision.concerns_a_service() {
-        return PASS;
-    }
-    attempt.caller_cgroup = caller.cgroup();
-    attempt.answerer_cgroup = answerer.cgroup();
-    // A caller of this host that connected to a stamped listener was judged, and recorded, when it did.
-    let judged_before = matches!(caller, Party::Cgroup(_)) && note.is_some_and(|note| note.bound_by != 0);
     let is_attempt = matches!(decision.reason, Reason::RuleAllows | Reason::SameService);
-    record(&decision, &attempt, None, Some(&tables), log_allowed() && is_attempt && !judged_before);
+    record(&decision, &attempt, revision, log_allowed() && is_attempt && !judged_before);
     answer(&decision)
 }
 
 /// A datagram may be a reply if the receiving socket asked before: it is connected, or it sent one itself. A packet
 /// of a protocol without ports that reaches a socket is one, since such sockets only receive what they asked for.
 #[inline(always)]
-fn reply_port(packet: &Packet, headers: &Headers, asked: bool) -> Option<Port> {
+fn may_be_reply(packet: &Packet, headers: &Headers, asked: bool) -> bool {
     match headers.protocol {
-        Protocol::TCP => None,
-        Protocol::ICMP | Protocol::ICMPV6 => Some(headers.source_port),
-        _ if asked || packet.is_connected() => Some(headers.source_port),
-        _ => None,
+        Protocol::TCP => false,
+        Protocol::ICMP | Protocol::ICMPV6 => true,
+        _ => asked || packet.is_connected(),
     }
 }
 
 #[inline(always)]
 fn unreadable(packet: &Packet) -> i32 {
-    let mut attempt = Attempt {
-        hook: Hook::Ingress,
-        protocol: Protocol(0),
-        caller_cgroup: None,
-        answerer_cgroup: None,
-        source: None,
-        destination: None,
-    };
-    let Some(tables) = KernelTables::in_force() else {
-        record(&Decision::TABLES_MISSING, &attempt, None, None, false);
-        return REFUSE;
-    };
-    let answerer = sockets::party(packet.socket, &tables);
-    let decision = decide_unreadable(&answerer, Reason::Unparsable, &tables);
-    if !decision.concerns_a_service() {
-        return PASS;
+    let mut attempt = Attempt::new(Hook::Ingress, Protocol(0));
+    let mut decision = Decision::TABLES_MISSING;
+    let mut revision = 0;
+    if let Some(tables) = KernelTables::in_force() {
+        let answerer = sockets::party(packet.socket, &tables);
+        decision = decide_unreadable(&answerer, Reason::Unparsable, &tables);
+        if !decision.concerns_a_service() {
+            return PASS;
+        }
+        revision = tables.revision();
+        attempt = attempt.answerer(&answerer);
     }
-    attempt.answerer_cgroup = answerer.cgroup();
-    record(&decision, &attempt, None, Some(&tables), false);
+    record(&decision, &attempt, revision, false);
     answer(&decision)
 }

@@ -4,7 +4,7 @@ use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use enforcer_common::{Decision, Hook, Protocol, decide_create};
 
-use super::{PASS, REFUSE, answer};
+use super::{PASS, answer};
 use crate::ctx::sock::Sock as _;
 use crate::ctx::task;
 use crate::maps::KernelTables;
@@ -16,23 +16,16 @@ fn sock_create(ctx: SockContext) -> i32 {
     if !raw && matches!(protocol, Protocol::TCP | Protocol::UDP) {
         return PASS;
     }
-    let cgroup = Some(task::cgroup());
-    let attempt = Attempt {
-        hook: Hook::SockCreate,
-        protocol,
-        caller_cgroup: cgroup,
-        answerer_cgroup: cgroup,
-        source: None,
-        destination: None,
-    };
-    let Some(tables) = KernelTables::in_force() else {
-        record(&Decision::TABLES_MISSING, &attempt, Some(task::process()), None, false);
-        return REFUSE;
-    };
-    let decision = decide_create(&task::party(&tables), protocol, raw, &tables);
-    if !decision.concerns_a_service() {
-        return PASS;
+    let attempt = Attempt::new(Hook::SockCreate, protocol).by_task();
+    let mut decision = Decision::TABLES_MISSING;
+    let mut revision = 0;
+    if let Some(tables) = KernelTables::in_force() {
+        decision = decide_create(&task::party(&tables), protocol, raw, &tables);
+        if !decision.concerns_a_service() {
+            return PASS;
+        }
+        revision = tables.revision();
     }
-    record(&decision, &attempt, Some(task::process()), Some(&tables), false);
+    record(&decision, &attempt, revision, false);
     answer(&decision)
 }
