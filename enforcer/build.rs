@@ -34,35 +34,31 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 
 fn main() -> ExitCode {
     let built = if env::var_os(PREPARED).is_some() { build() } else { run_again() };
-    match built {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            // `cargo::error` is printed as it stands; a message on stderr would drown in the script's whole output.
-            for line in format!("{err:#}").lines() {
-                println!("cargo::error={line}");
-            }
-            ExitCode::FAILURE
+    built.unwrap_or_else(|err| {
+        // Cargo shows these lines by themselves; a message on stderr would drown in the script's whole output.
+        for line in format!("{err:#}").lines() {
+            println!("cargo::error={line}");
         }
-    }
+        ExitCode::FAILURE
+    })
 }
 
 /// Starts this script once more with [`ENVIRONMENT`]: a process may set its child's environment, not its own.
-fn run_again() -> anyhow::Result<()> {
-    let status =
-        Command::new(env::current_exe()?).env(PREPARED, "1").envs(ENVIRONMENT.iter().copied()).status()?;
-    // The second run has said why it failed.
-    if status.success() { Ok(()) } else { Err(anyhow::anyhow!("the kernel object was not built")) }
+fn run_again() -> anyhow::Result<ExitCode> {
+    let script = env::current_exe()?;
+    let status = Command::new(script).env(PREPARED, "1").envs(ENVIRONMENT.iter().copied()).status()?;
+    // What went wrong, the second run has told.
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn build() -> anyhow::Result<()> {
+fn build() -> anyhow::Result<ExitCode> {
+    let bpf = toolchain::find()?;
     let workspace = workspace()?;
     // aya_build watches enforcer-ebpf; these go into the object too.
     for input in ["enforcer-common", "Cargo.toml", "Cargo.lock", "xtask/src/toolchain.rs"] {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
     println!("cargo::rerun-if-changed=build.rs");
-
-    let bpf = toolchain::find()?;
     if let Some(linker) = on_path(toolchain::LINKER) {
         println!("cargo::rerun-if-changed={}", linker.display());
     }
@@ -73,7 +69,8 @@ fn build() -> anyhow::Result<()> {
     };
     let root_dir = workspace.join("enforcer-ebpf");
     let root_dir = root_dir.to_str().ok_or_else(|| anyhow::anyhow!("the checkout's path is not UTF-8"))?;
-    aya_build::build_ebpf([Package { name: "enforcer-ebpf", root_dir, ..Package::default() }], toolchain)
+    aya_build::build_ebpf([Package { name: "enforcer-ebpf", root_dir, ..Package::default() }], toolchain)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn workspace() -> anyhow::Result<PathBuf> {
