@@ -18,6 +18,15 @@ pub trait Tables {
     fn network(&self, address: &Address) -> Option<Identity>;
     /// One part of the ports that one end may reach at another.
     fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue>;
+    /// What the rules between one end and another say of a port. The programs compile it as a function of its own,
+    /// which the verifier then walks once instead of once per path to it.
+    #[inline(always)]
+    fn coverage(&self, pair: EdgeKey, protocol: Protocol, port: Port) -> Coverage
+    where
+        Self: Sized,
+    {
+        coverage(pair, protocol, port, self)
+    }
     /// The only service that may bind a port, if it is reserved.
     fn reserved(&self, key: &PortKey) -> Option<Owner>;
     /// Whether a rule names this protocol for this service.
@@ -45,14 +54,15 @@ pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
         return allow(from, to, Reason::SameService);
     }
     let there = EdgeKey::new(from.identity(), to.identity());
-    let coverage = coverage(there, facts.protocol, facts.port, tables);
-    if let Coverage::Rule(rule) = coverage {
-        return Decision { rule: Some(rule), ..allow(from, to, Reason::RuleAllows) };
+    let coverage = tables.coverage(there, facts.protocol, facts.port);
+    if coverage.kind == Covered::ByRule {
+        return allow(from, to, Reason::RuleAllows).by(coverage.rule);
     }
     if facts.may_be_reply {
         let back = EdgeKey::new(to.identity(), from.identity());
-        if let Coverage::Rule(rule) = self::coverage(back, facts.protocol, facts.reply_port, tables) {
-            return Decision { rule: Some(rule), ..allow(from, to, Reason::Reply) };
+        let coverage = tables.coverage(back, facts.protocol, facts.reply_port);
+        if coverage.kind == Covered::ByRule {
+            return allow(from, to, Reason::Reply).by(coverage.rule);
         }
     }
     let reason = if from.identity() == Identity::UNKNOWN {
@@ -60,11 +70,10 @@ pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
     } else if to.identity() == Identity::UNKNOWN {
         Reason::DestinationUnknown
     } else {
-        match coverage {
-            Coverage::Damaged => Reason::TableMissing,
-            Coverage::OtherPorts => Reason::PortNotListed,
-            Coverage::Nothing => Reason::NoRule,
-            Coverage::Rule(_) => Reason::NoRule,
+        match coverage.kind {
+            Covered::Damaged => Reason::TableMissing,
+            Covered::OtherPorts => Reason::PortNotListed,
+            Covered::Nothing | Covered::ByRule => Reason::NoRule,
         }
     };
     deny(from, to, reason)
@@ -81,7 +90,8 @@ pub fn decide_bind<T: Tables>(binder: &Party, protocol: Protocol, port: Port, ta
         return allow(binder, holder, Reason::SameService);
     }
     // The reservation is the holder's, so its mode alone says what happens to an intruder.
-    Decision { mode: holder.mode(), ..deny(binder, holder, Reason::PortReserved) }
+    let (from, to) = (binder.identity(), holder.identity());
+    Decision::new(Verdict::Deny, holder.mode(), Reason::PortReserved, from, to)
 }
 
 /// May a process of `creator` create a socket? `raw` is for a type that lets the process write its own headers.
@@ -138,49 +148,83 @@ fn identify<T: Tables>(party: &Party, tables: &T) -> Owner {
     }
 }
 
-enum Coverage {
-    Rule(RuleId),
+/// Whether a port is covered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Covered {
+    /// A rule lists it.
+    ByRule,
+    /// Rules name the pair, but not this port.
     OtherPorts,
+    /// No rule names the pair.
     Nothing,
+    /// The list of ports is not whole.
     Damaged,
 }
 
+/// What the rules between two ends say of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Coverage {
+    /// Whether it is covered.
+    pub kind: Covered,
+    /// The rule, with [`Covered::ByRule`].
+    pub rule: RuleId,
+}
+
+impl Coverage {
+    const fn without_rule(kind: Covered) -> Self {
+        Self { kind, rule: RuleId(0) }
+    }
+
+    /// The coverage in one register: the kind above the rule.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        ((self.kind as u64) << 32) | self.rule.0 as u64
+    }
+
+    /// Undoes [`pack`](Self::pack); a kind that does not exist covers nothing.
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        let kind = match packed >> 32 {
+            0 => Covered::ByRule,
+            1 => Covered::OtherPorts,
+            2 => Covered::Nothing,
+            _ => Covered::Damaged,
+        };
+        let [a, b, c, d, _, _, _, _] = packed.to_le_bytes();
+        Self { kind, rule: RuleId(u32::from_le_bytes([a, b, c, d])) }
+    }
+}
+
+/// What the rules between two ends say of a port, from the parts of their list.
 #[inline(always)]
-fn coverage<T: Tables>(pair: EdgeKey, protocol: Protocol, port: Port, tables: &T) -> Coverage {
+pub fn coverage<T: Tables>(pair: EdgeKey, protocol: Protocol, port: Port, tables: &T) -> Coverage {
     let mut chunk = 0;
     while chunk < MAX_CHUNKS {
         let Some(part) = tables.edge(&pair.chunk(chunk)) else {
             // A list that announces a further part and has none was not written whole.
-            return if chunk == 0 { Coverage::Nothing } else { Coverage::Damaged };
+            return Coverage::without_rule(if chunk == 0 { Covered::Nothing } else { Covered::Damaged });
         };
         for range in part.ranges() {
             if range.covers(protocol, port) {
-                return Coverage::Rule(range.rule());
+                return Coverage { kind: Covered::ByRule, rule: range.rule() };
             }
         }
         if !part.continues() {
-            return Coverage::OtherPorts;
+            return Coverage::without_rule(Covered::OtherPorts);
         }
         chunk += 1;
     }
-    Coverage::Damaged
+    Coverage::without_rule(Covered::Damaged)
 }
 
 #[inline(always)]
 fn allow(from: Owner, to: Owner, reason: Reason) -> Decision {
-    Decision {
-        verdict: Verdict::Allow,
-        mode: refusing_mode(from, to),
-        reason,
-        rule: None,
-        from: from.identity(),
-        to: to.identity(),
-    }
+    Decision::new(Verdict::Allow, refusing_mode(from, to), reason, from.identity(), to.identity())
 }
 
 #[inline(always)]
 fn deny(from: Owner, to: Owner, reason: Reason) -> Decision {
-    Decision { verdict: Verdict::Deny, ..allow(from, to, reason) }
+    Decision::new(Verdict::Deny, refusing_mode(from, to), reason, from.identity(), to.identity())
 }
 
 /// Audit only where every declared end asks for it.
@@ -350,7 +394,7 @@ mod tests {
                 Facts { caller, answerer, protocol, port, may_be_reply: false, reply_port: Port::new(0) };
             let decision = decide(&facts, &Example);
             assert_eq!(
-                (decision.verdict, decision.mode, decision.reason, decision.rule),
+                (decision.verdict, decision.mode, decision.reason, decision.rule()),
                 (verdict, mode, reason, rule.map(RuleId)),
                 "{facts:?}"
             );
@@ -379,7 +423,7 @@ mod tests {
                 reply_port: Port::new(reply_port.unwrap_or(0)),
             };
             let decision = decide(&facts, &Example);
-            assert_eq!((decision.reason, decision.rule), (reason, rule.map(RuleId)), "{facts:?}");
+            assert_eq!((decision.reason, decision.rule()), (reason, rule.map(RuleId)), "{facts:?}");
             assert_eq!(decision.verdict == Verdict::Allow, rule.is_some(), "{facts:?}");
         }
     }

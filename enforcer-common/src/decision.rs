@@ -125,8 +125,9 @@ pub struct Decision {
     pub mode: Mode,
     /// Why.
     pub reason: Reason,
-    /// The rule that allows it, if one does.
-    pub rule: Option<RuleId>,
+    /// Whether `rule` holds something: not an `Option`, whose unset bytes the verifier would follow.
+    has_rule: bool,
+    rule: RuleId,
     /// Who calls.
     pub from: Identity,
     /// Who would answer.
@@ -135,14 +136,28 @@ pub struct Decision {
 
 impl Decision {
     /// The answer while there are no tables to ask: a denial to everyone, since a declared service may be meant.
-    pub const TABLES_MISSING: Self = Self {
-        verdict: Verdict::Deny,
-        mode: Mode::Enforce,
-        reason: Reason::TableMissing,
-        rule: None,
-        from: Identity::UNKNOWN,
-        to: Identity::UNKNOWN,
-    };
+    pub const TABLES_MISSING: Self =
+        Self::new(Verdict::Deny, Mode::Enforce, Reason::TableMissing, Identity::UNKNOWN, Identity::UNKNOWN);
+
+    /// A decision that rests on no rule.
+    #[inline(always)]
+    pub const fn new(verdict: Verdict, mode: Mode, reason: Reason, from: Identity, to: Identity) -> Self {
+        Self { verdict, mode, reason, has_rule: false, rule: RuleId(0), from, to }
+    }
+
+    /// The same, resting on this rule.
+    #[inline(always)]
+    pub const fn by(mut self, rule: RuleId) -> Self {
+        self.has_rule = true;
+        self.rule = rule;
+        self
+    }
+
+    /// The rule that allows it, if one does.
+    #[inline(always)]
+    pub const fn rule(&self) -> Option<RuleId> {
+        if self.has_rule { Some(self.rule) } else { None }
+    }
 
     /// Whether the attempt goes through: it is allowed, or its denial is only recorded.
     #[inline(always)]

@@ -8,10 +8,13 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
 use enforcer_common::counter::Counter;
+use enforcer_common::decide::{Coverage, coverage};
 use enforcer_common::event::Event;
 use enforcer_common::layout::{EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey, SocketNote};
-use enforcer_common::limits::{MAX_LOCALS, RING_BYTES};
-use enforcer_common::{Address, Identity, Mode, Tables};
+use enforcer_common::limits::{MAX_ANCESTORS, MAX_LOCALS, RING_BYTES};
+use enforcer_common::{Address, Identity, Mode, Port, Protocol, Tables};
+
+use crate::ctx::task;
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -92,7 +95,6 @@ pub(crate) fn count(counter: Counter) {
 /// One revision of the policy, chosen when the value is made.
 pub(crate) struct KernelTables {
     slot: u32,
-    cgroups: &'static Cgroups,
 }
 
 impl KernelTables {
@@ -101,8 +103,14 @@ impl KernelTables {
     #[inline(always)]
     pub(crate) fn in_force() -> Option<Self> {
         let slot = *ACTIVE.get(0)?;
-        let cgroups = CGROUPS.get(slot)?;
-        Some(Self { slot, cgroups })
+        CGROUPS.get(slot)?;
+        Some(Self { slot })
+    }
+
+    /// The nearest ancestor of the current task's cgroup that these tables know; 0 if they know none.
+    #[inline(always)]
+    pub(crate) fn nearest_ancestor(&self) -> u64 {
+        nearest_ancestor(self.slot)
     }
 
     /// The revision of these tables.
@@ -112,12 +120,50 @@ impl KernelTables {
     }
 }
 
+/// [`coverage`] as a global function, so that the verifier walks its loops once and by themselves. It takes and
+/// returns plain numbers, all that such a function may before kernel 5.12.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn port_coverage(slot: u32, from: u32, to: u32, protocol: u32, port: u32) -> u64 {
+    let tables = KernelTables { slot };
+    let pair = EdgeKey::new(Identity::from_raw(from), Identity::from_raw(to));
+    let port = Port::new((port & 0xffff) as u16);
+    coverage(pair, Protocol((protocol & 0xff) as u8), port, &tables).pack()
+}
+
+/// A global function for the same reason; only a cgroup that was made a moment ago comes here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn nearest_ancestor(slot: u32) -> u64 {
+    let tables = KernelTables { slot };
+    let mut nearest = 0;
+    let mut level = 0;
+    while level < MAX_ANCESTORS {
+        let id = task::ancestor(level);
+        if id == 0 {
+            break;
+        }
+        if tables.cgroup(id).is_some() {
+            nearest = id;
+        }
+        level += 1;
+    }
+    nearest
+}
+
 impl Tables for KernelTables {
+    #[inline(always)]
+    fn coverage(&self, pair: EdgeKey, protocol: Protocol, port: Port) -> Coverage {
+        let (from, to) = (pair.from().raw(), pair.to().raw());
+        let packed = port_coverage(self.slot, from, to, u32::from(protocol.0), u32::from(port.number()));
+        Coverage::unpack(packed)
+    }
+
     #[inline(always)]
     fn cgroup(&self, id: u64) -> Option<Owner> {
         // SAFETY: the value is eight bytes that are copied out at once; an entry that is replaced meanwhile stays
         // readable until the program ends, since hash elements are freed after an RCU grace period.
-        unsafe { self.cgroups.get(id) }.copied()
+        unsafe { CGROUPS.get(self.slot)?.get(id) }.copied()
     }
 
     #[inline(always)]

@@ -102,7 +102,7 @@ fn write(decision: &Decision, attempt: &Attempt, revision: u32) {
         return;
     };
     let has_process = attempt.flags & Event::PROCESS != 0;
-    let rule_flag = if decision.rule.is_some() { Event::RULE } else { 0 };
+    let rule_flag = if decision.rule().is_some() { Event::RULE } else { 0 };
     let event = entry.write(Event {
         // SAFETY: the helper takes nothing and reads only the clock.
         at: unsafe { bpf_ktime_get_ns() },
@@ -111,7 +111,7 @@ fn write(decision: &Decision, attempt: &Attempt, revision: u32) {
         caller: decision.from.raw(),
         answerer: decision.to.raw(),
         revision,
-        rule: decision.rule.unwrap_or(RuleId(0)).0,
+        rule: decision.rule().unwrap_or(RuleId(0)).0,
         pid: 0,
         uid: 0,
         caller_address: attempt.source.bytes(),

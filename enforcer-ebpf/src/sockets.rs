@@ -5,14 +5,13 @@ use core::ptr::{null_mut, read_volatile};
 
 use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::helpers::generated::{
-    bpf_sk_ancestor_cgroup_id, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
-    bpf_sk_storage_get, bpf_skc_lookup_tcp,
+    bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_get,
+    bpf_skc_lookup_tcp,
 };
 use aya_ebpf::programs::SockAddrContext;
 use enforcer_common::counter::Counter;
 use enforcer_common::layout::SocketNote;
-use enforcer_common::limits::MAX_ANCESTORS;
-use enforcer_common::{Address, Party, Port, Protocol, Tables};
+use enforcer_common::{Address, Party, Port, Protocol};
 
 use crate::ctx::packet::{Headers, Packet};
 use crate::ctx::sock_addr::SockAddr as _;
@@ -116,7 +115,7 @@ pub(crate) fn answerer(ctx: &SockAddrContext, protocol: Protocol, address: Addre
 
 /// Who sent a packet: a socket of this host if the packet is from this host, an address otherwise.
 #[inline(always)]
-pub(crate) fn caller<T: Tables>(packet: &Packet, headers: &Headers, tables: &T) -> Party {
+pub(crate) fn caller(packet: &Packet, headers: &Headers) -> Party {
     let far = (headers.destination, headers.destination_port);
     let near = (headers.source, headers.source_port);
     let local = packet.is_from_loopback() || headers.source.is_loopback_or_unspecified();
@@ -128,34 +127,20 @@ pub(crate) fn caller<T: Tables>(packet: &Packet, headers: &Headers, tables: &T) 
         _ => None,
     };
     match found {
-        Some(socket) => party(socket.0, tables),
+        Some(socket) => party(socket.0),
         None if local => Party::UNKNOWN,
         None => Party::address(headers.source),
     }
 }
 
-/// The cgroup that a socket was created in, as a party: itself, or the nearest ancestor that the tables know.
+/// The cgroup that a socket was created in, as a party.
 #[inline(always)]
-pub(crate) fn party<T: Tables>(socket: *mut bpf_sock, tables: &T) -> Party {
+pub(crate) fn party(socket: *mut bpf_sock) -> Party {
     // SAFETY: the verifier admits only a socket that is held and not null.
-    let id = unsafe { bpf_sk_cgroup_id(socket.cast()) };
-    if tables.cgroup(id).is_some() {
-        return Party::cgroup(id);
+    match unsafe { bpf_sk_cgroup_id(socket.cast()) } {
+        0 => Party::UNKNOWN,
+        id => Party::cgroup(id),
     }
-    let mut nearest = 0;
-    let mut level = 0;
-    while level < MAX_ANCESTORS {
-        // SAFETY: as above; the helper returns 0 below the socket's own level.
-        let id = unsafe { bpf_sk_ancestor_cgroup_id(socket.cast(), level as i32) };
-        if id == 0 {
-            break;
-        }
-        if tables.cgroup(id).is_some() {
-            nearest = id;
-        }
-        level += 1;
-    }
-    if nearest == 0 { Party::UNKNOWN } else { Party::below(nearest) }
 }
 
 /// What is remembered about a socket; [`SocketNote::BLANK`] if nothing is.

@@ -258,7 +258,7 @@ pub fn check(
         format!("it is allowed for addresses that are in all of {}", allowed.join(", or in all of "))
     });
     let (from, to) = (name(decision.from), name(decision.to));
-    let rule = decision.rule.and_then(|rule| tables.rules.get(usize::try_from(rule.0).ok()?)).cloned();
+    let rule = decision.rule().and_then(|rule| tables.rules.get(usize::try_from(rule.0).ok()?)).cloned();
     Ok(Answer {
         decision,
         rule,

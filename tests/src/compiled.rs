@@ -53,7 +53,7 @@ impl Compiled {
         Answer {
             outcome: Outcome::of(&decision),
             reason: decision.reason,
-            rule: decision.rule.map(|rule| usize::try_from(rule.0).unwrap_or(usize::MAX)),
+            rule: decision.rule().map(|rule| usize::try_from(rule.0).unwrap_or(usize::MAX)),
         }
     }
 }

@@ -159,28 +159,11 @@ impl Packet {
         }
         headers.source = Address::from_words([header[2], header[3], header[4], header[5]]);
         headers.destination = Address::from_words([header[6], header[7], header[8], header[9]]);
-        let [_, _, mut next, _] = header[1].to_ne_bytes();
-        let mut offset = 40_u32;
-        let mut walked = 0;
-        while walked <= MAX_EXTENSION_HEADERS {
-            let unit = match next {
-                HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY => 8,
-                AUTHENTICATION => 4,
-                FRAGMENT => 0,
-                _ => {
-                    headers.protocol = Protocol(next);
-                    return offset;
-                }
-            };
-            let mut extension = [0_u8; 2];
-            if !self.copy(offset, &mut extension) {
-                return 0;
-            }
-            next = extension[0];
-            offset += u32::from(extension[1]) * unit + 8;
-            walked += 1;
-        }
-        0
+        let [_, _, next, _] = header[1].to_ne_bytes();
+        let end = walk_extensions(self.skb, u32::from(next));
+        headers.protocol = Protocol((end & 0xff) as u8);
+        // The kernel itself takes no packet whose headers are longer than this.
+        ((end >> 8) & 0xffff) as u32
     }
 
     #[inline(always)]
@@ -209,11 +192,44 @@ impl Packet {
         true
     }
 
-    /// Copies bytes of the packet, counted from the IP header, wherever in the buffer they lie.
     #[inline(always)]
     fn copy<T, const N: usize>(&self, offset: u32, bytes: &mut [T; N]) -> bool {
-        let size = size_of::<[T; N]>() as u32;
-        // SAFETY: the helper writes exactly `size` bytes to an array of integers of that size, or fails.
-        unsafe { bpf_skb_load_bytes(self.skb.cast(), offset, bytes.as_mut_ptr().cast(), size) == 0 }
+        copy(self.skb, offset, bytes)
     }
+}
+
+/// Copies bytes of a packet, counted from the IP header, wherever in the buffer they lie.
+#[inline(always)]
+fn copy<T, const N: usize>(skb: *mut __sk_buff, offset: u32, bytes: &mut [T; N]) -> bool {
+    let size = size_of::<[T; N]>() as u32;
+    // SAFETY: the helper writes exactly `size` bytes to an array of integers of that size, or fails.
+    unsafe { bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), size) == 0 }
+}
+
+/// Follows the extension headers of an IPv6 packet, the first of which is of type `next`. Returns where the
+/// transport header begins, above eight bits with its protocol; 0 if that cannot be told.
+///
+/// A global function, so that the verifier walks the loop once and by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_extensions(skb: *mut __sk_buff, next: u32) -> u64 {
+    let mut next = next;
+    let mut offset = 40_u32;
+    let mut walked = 0;
+    while walked <= MAX_EXTENSION_HEADERS {
+        let unit = match (next & 0xff) as u8 {
+            HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY => 8,
+            AUTHENTICATION => 4,
+            FRAGMENT => 0,
+            protocol => return (u64::from(offset) << 8) | u64::from(protocol),
+        };
+        let mut extension = [0_u8; 2];
+        if !copy(skb, offset, &mut extension) {
+            return 0;
+        }
+        next = u32::from(extension[0]);
+        offset += u32::from(extension[1]) * unit + 8;
+        walked += 1;
+    }
+    0
 }

@@ -5,8 +5,9 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use enforcer_common::event::Event;
-use enforcer_common::limits::MAX_ANCESTORS;
-use enforcer_common::{Known, Party, Tables};
+use enforcer_common::{Known, Party, Tables as _};
+
+use crate::maps::KernelTables;
 
 /// Says in an event which process makes the attempt.
 #[inline(always)]
@@ -31,26 +32,22 @@ pub(crate) fn is_exact(party: &Party) -> bool {
     party.known() == Known::Cgroup
 }
 
+/// The id of the current task's ancestor cgroup at this level, the root being 0; 0 below the task's own level.
+#[inline(always)]
+pub(crate) fn ancestor(level: u32) -> u64 {
+    // SAFETY: the helper reads only the current task.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }
+}
+
 /// The current task as a party: by its own cgroup, or by the nearest ancestor that the tables know.
 #[inline(always)]
-pub(crate) fn party<T: Tables>(tables: &T) -> Party {
+pub(crate) fn party(tables: &KernelTables) -> Party {
     let id = cgroup();
     if tables.cgroup(id).is_some() {
         return Party::cgroup(id);
     }
-    // Only a cgroup that was made a moment ago comes here.
-    let mut nearest = 0;
-    let mut level = 0;
-    while level < MAX_ANCESTORS {
-        // SAFETY: the helper reads only the current task, and returns 0 below its own level.
-        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
-        if id == 0 {
-            break;
-        }
-        if tables.cgroup(id).is_some() {
-            nearest = id;
-        }
-        level += 1;
+    match tables.nearest_ancestor() {
+        0 => Party::UNKNOWN,
+        ancestor => Party::below(ancestor),
     }
-    if nearest == 0 { Party::UNKNOWN } else { Party::below(nearest) }
 }

@@ -39,8 +39,8 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
     let mut revision = 0;
     let mut judged_before = false;
     if let Some(tables) = KernelTables::in_force() {
-        let answerer = sockets::party(packet.socket, &tables);
-        let caller = sockets::caller(packet, headers, &tables);
+        let answerer = sockets::party(packet.socket);
+        let caller = sockets::caller(packet, headers);
         let note = sockets::note(packet.socket.cast());
         let facts = Facts {
             caller,
@@ -90,7 +90,7 @@ fn unreadable(packet: &Packet) -> i32 {
     let mut decision = Decision::TABLES_MISSING;
     let mut revision = 0;
     if let Some(tables) = KernelTables::in_force() {
-        let answerer = sockets::party(packet.socket, &tables);
+        let answerer = sockets::party(packet.socket);
         decision = decide_unreadable(&answerer, Reason::Unparsable, &tables);
         if !decision.concerns_a_service() {
             return PASS;
