@@ -231,8 +231,8 @@ impl LocalKey {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct SocketNote {
-    /// The cgroup id of the process that bound the socket, or 0.
-    pub bound_by: u64,
+    /// The cgroup id of the process that bound the socket, or sent from it first; 0 if neither was seen.
+    pub owner: u64,
     /// 1 once a flow was opened from the socket without connecting it, so that replies can be told from calls.
     pub asked: u32,
     _pad: u32,
@@ -242,7 +242,7 @@ const _: () = assert!(size_of::<SocketNote>() == 16);
 
 impl SocketNote {
     /// A socket of which nothing is known yet.
-    pub const BLANK: Self = Self { bound_by: 0, asked: 0, _pad: 0 };
+    pub const BLANK: Self = Self { owner: 0, asked: 0, _pad: 0 };
 }
 
 /// Pinned beside each other so that a drift of either side is a compile error.

@@ -102,7 +102,7 @@ pub(crate) fn answerer(ctx: &SockAddrContext, protocol: Protocol, address: Addre
         _ => return Party::LEFT_TO_INGRESS,
     };
     match found {
-        Some(socket) => match note(socket.0.cast()).bound_by {
+        Some(socket) => match note(socket.0.cast()).owner {
             0 if maps::whole_tree() => Party::LEFT_TO_INGRESS,
             0 => Party::UNKNOWN,
             id => Party::cgroup(id),

@@ -168,7 +168,7 @@ pub struct Log {
 
 enum Sink {
     Stdout(BufWriter<io::Stdout>),
-    File { file: BufWriter<File>, path: PathBuf },
+    File(BufWriter<File>),
 }
 
 impl Log {
@@ -182,7 +182,7 @@ impl Log {
             Sink::Stdout(BufWriter::new(io::stdout()))
         } else {
             let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
-            Sink::File { file: BufWriter::with_capacity(1 << 16, file), path: path.to_path_buf() }
+            Sink::File(BufWriter::with_capacity(1 << 16, file))
         };
         Ok(Self { sink, sequence: 0, attempts: 0, unwritten: 0 })
     }
@@ -213,7 +213,7 @@ impl Log {
         line.push(b'\n');
         let written = match &mut self.sink {
             Sink::Stdout(out) => out.write_all(&line),
-            Sink::File { file, path: _ } => file.write_all(&line),
+            Sink::File(file) => file.write_all(&line),
         };
         match written {
             Ok(()) => {
@@ -236,7 +236,7 @@ impl Log {
     pub fn flush(&mut self) -> io::Result<()> {
         match &mut self.sink {
             Sink::Stdout(out) => out.flush(),
-            Sink::File { file, path: _ } => file.flush(),
+            Sink::File(file) => file.flush(),
         }
     }
 }

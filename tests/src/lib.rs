@@ -3,9 +3,14 @@
 //! A case ([`case`]) is a policy, attempts and what is expected of them. The [`oracle`] answers an attempt straight
 //! from the policy, slowly; [`compiled`] answers it as the kernel does, through tables and `decide`. [`sketch`] makes
 //! policies without YAML, for properties and capacities.
+//!
+//! On a real kernel a [`sandbox`] is a cgroup subtree and a network namespace of a test's own, with a daemon over the
+//! one and [`actor`] processes in both.
 #![forbid(unsafe_code)]
 
+pub mod actor;
 pub mod case;
 pub mod compiled;
 pub mod oracle;
+pub mod sandbox;
 pub mod sketch;

@@ -44,7 +44,13 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 
         && decision.reason != Reason::Reply
     {
         // The answer will come to a socket that takes datagrams from anyone, so it must be told from a call.
-        sockets::remember(ctx.socket().cast(), |note| note.asked = 1);
+        // A socket that was never bound by hand has no note of its owner yet.
+        sockets::remember(ctx.socket().cast(), |note| {
+            note.asked = 1;
+            if note.owner == 0 {
+                note.owner = task::cgroup();
+            }
+        });
     }
     record(&decision, &attempt, revision, log_allowed() && is_attempt(decision.reason));
     answer(&decision)

@@ -57,7 +57,7 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
         revision = tables.revision();
         attempt = attempt.caller(&caller).answerer(&answerer);
         // A caller of this host that found the answerer's note was judged, and recorded, when it called.
-        judged_before = caller.known() == Known::Cgroup && note.bound_by != 0;
+        judged_before = caller.known() == Known::Cgroup && note.owner != 0;
     }
     debug!(
         ctx,

@@ -22,7 +22,7 @@ fn post_bind6(ctx: SockContext) -> i32 {
 #[inline(always)]
 fn stamp(ctx: &SockContext) -> i32 {
     if matches!(ctx.protocol(), Protocol::TCP | Protocol::UDP) {
-        remember(ctx.sock.cast(), |note| note.bound_by = task::cgroup());
+        remember(ctx.sock.cast(), |note| note.owner = task::cgroup());
     }
     PASS
 }

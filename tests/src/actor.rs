@@ -1,0 +1,283 @@
+//! A process in a cgroup of a test's choosing that does with sockets what it is told, and tells what it saw.
+//!
+//! It is a program of its own (`enforcer-actor`), spoken to in JSON lines over its standard streams: a [`Request`] in, a
+//! [`Reply`] out. Run as `enforcer-actor CGROUP exec PROGRAM [ARGUMENT…]` it becomes another program in that cgroup.
+
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// How long an actor waits for an answer. What is refused is refused at once, so only a packet that was dropped takes
+/// this long.
+pub const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What an actor is asked to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Connect, send a word, and read the answer.
+    Connect {
+        /// Where to.
+        to: SocketAddr,
+        /// TCP or UDP.
+        transport: Transport,
+        /// Use an IPv6 socket and the mapped form of an IPv4 address.
+        mapped: bool,
+    },
+    /// Send a datagram from an unconnected socket, and read the answer.
+    Send {
+        /// Where to.
+        to: SocketAddr,
+        /// Use an IPv6 socket and the mapped form of an IPv4 address.
+        mapped: bool,
+        /// The port to send from; 0 for any.
+        from_port: u16,
+    },
+    /// Bind and answer every connection or datagram with what it brought, until the actor ends.
+    Serve {
+        /// Where; port 0 is any.
+        at: SocketAddr,
+        /// TCP or UDP.
+        transport: Transport,
+    },
+    /// Bind and close again.
+    Bind {
+        /// Where.
+        at: SocketAddr,
+        /// TCP or UDP.
+        transport: Transport,
+    },
+    /// Create a socket and close it again.
+    Create {
+        /// `AF_*`.
+        domain: i32,
+        /// `SOCK_*`.
+        kind: i32,
+        /// `IPPROTO_*`.
+        protocol: i32,
+    },
+    /// Move to another cgroup, given by its directory.
+    Move(std::path::PathBuf),
+}
+
+/// What a stream or datagram travels over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What an actor saw.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// The errno of the call that failed, if one did.
+    pub errno: Option<i32>,
+    /// Which call that was.
+    pub call: String,
+    /// How long the judged call (`connect`, `sendto`, `bind`, `socket`) took.
+    pub micros: u64,
+    /// What was read, or the address that was bound.
+    pub text: String,
+}
+
+impl Reply {
+    /// Whether everything went well.
+    pub fn is_ok(&self) -> bool {
+        self.errno.is_none()
+    }
+
+    /// Whether the judged call itself was refused by the enforcer.
+    pub fn is_refused(&self) -> bool {
+        self.errno == Some(nix::libc::EPERM)
+    }
+}
+
+/// The actor's whole life, as its arguments say.
+///
+/// # Errors
+///
+/// The cgroup cannot be joined, or the conversation is broken.
+pub fn run(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let cgroup = arguments.next().context("usage: enforcer-actor CGROUP [exec PROGRAM [ARGUMENT...]]")?;
+    join(std::path::Path::new(&cgroup))?;
+    match arguments.next().as_deref() {
+        Some("exec") => {
+            let program = arguments.next().context("exec: no program was named")?;
+            let err = Command::new(&program).args(arguments).exec();
+            Err(err).with_context(|| format!("exec {program}"))
+        }
+        Some(other) => bail!("unknown argument {other}"),
+        None => converse(),
+    }
+}
+
+fn join(cgroup: &std::path::Path) -> anyhow::Result<()> {
+    let procs = cgroup.join("cgroup.procs");
+    fs::write(&procs, "0").with_context(|| format!("join {}", procs.display()))
+}
+
+fn converse() -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for line in io::stdin().lock().lines() {
+        let reply = perform(&serde_json::from_str(&line?)?);
+        serde_json::to_writer(&mut out, &reply)?;
+        out.write_all(b"\n")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn perform(request: &Request) -> Reply {
+    let mut steps = Steps::default();
+    let result = match request {
+        Request::Connect { to, transport, mapped } => steps.connect(*to, *transport, *mapped),
+        Request::Send { to, mapped, from_port } => steps.send(*to, *mapped, *from_port),
+        Request::Serve { at, transport } => steps.serve(*at, *transport),
+        Request::Bind { at, transport } => steps.bind(*at, *transport).map(|(_, text)| text),
+        Request::Create { domain, kind, protocol } => steps.create(*domain, *kind, *protocol),
+        Request::Move(cgroup) => {
+            steps.call = "move";
+            join(cgroup).map(|()| String::new()).map_err(io::Error::other)
+        }
+    };
+    let (errno, text) = match result {
+        Ok(text) => (None, text),
+        // A time-out of our own has no number, so it is given the one a network would have.
+        Err(err) => (Some(err.raw_os_error().unwrap_or(nix::libc::ETIMEDOUT)), err.to_string()),
+    };
+    Reply { errno, call: steps.call.to_owned(), micros: steps.micros, text }
+}
+
+/// Remembers which call is under way and how long the judged one took.
+#[derive(Default)]
+struct Steps {
+    call: &'static str,
+    micros: u64,
+}
+
+impl Steps {
+    fn judged<T>(&mut self, call: &'static str, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.call = call;
+        let start = Instant::now();
+        let result = act();
+        self.micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        result
+    }
+
+    fn connect(&mut self, to: SocketAddr, transport: Transport, mapped: bool) -> io::Result<String> {
+        let to = if mapped { map(to) } else { to };
+        let mut socket = self.socket(to, transport)?;
+        self.judged("connect", || match transport {
+            // A connect that nobody answers is given up after a while, as its caller would.
+            Transport::Tcp => socket.connect_timeout(&to.into(), PATIENCE),
+            Transport::Udp => socket.connect(&to.into()),
+        })?;
+        self.call = "send";
+        socket.write_all(b"hello")?;
+        self.read(&mut socket)
+    }
+
+    fn send(&mut self, to: SocketAddr, mapped: bool, from_port: u16) -> io::Result<String> {
+        let to = if mapped { map(to) } else { to };
+        let mut socket = self.socket(to, Transport::Udp)?;
+        if from_port != 0 {
+            self.call = "bind";
+            let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            socket.bind(&SocketAddr::new(any, from_port).into())?;
+        }
+        self.judged("sendto", || socket.send_to(b"hello", &to.into()))?;
+        self.read(&mut socket)
+    }
+
+    fn read(&mut self, socket: &mut Socket) -> io::Result<String> {
+        self.call = "read";
+        let mut buffer = [0; 64];
+        let size = socket.read(&mut buffer)?;
+        Ok(String::from_utf8_lossy(buffer.split_at(size).0).into_owned())
+    }
+
+    fn serve(&mut self, at: SocketAddr, transport: Transport) -> io::Result<String> {
+        let (socket, text) = self.bind(at, transport)?;
+        if transport == Transport::Tcp {
+            self.call = "listen";
+            socket.listen(64)?;
+        }
+        thread::spawn(move || match transport {
+            Transport::Tcp => echo_streams(&socket),
+            Transport::Udp => echo_datagrams(&socket),
+        });
+        Ok(text)
+    }
+
+    fn bind(&mut self, at: SocketAddr, transport: Transport) -> io::Result<(Socket, String)> {
+        let socket = self.socket(at, transport)?;
+        socket.set_reuse_address(true)?;
+        if let SocketAddr::V6(v6) = at {
+            // One port may be served for each family by itself, except where the caller says "both".
+            socket.set_only_v6(!v6.ip().is_unspecified())?;
+        }
+        self.judged("bind", || socket.bind(&at.into()))?;
+        let bound = socket.local_addr()?.as_socket().map(|bound| bound.to_string()).unwrap_or_default();
+        Ok((socket, bound))
+    }
+
+    fn create(&mut self, domain: i32, kind: i32, protocol: i32) -> io::Result<String> {
+        let protocol = (protocol != 0).then(|| Protocol::from(protocol));
+        self.judged("socket", || Socket::new(Domain::from(domain), Type::from(kind), protocol))?;
+        Ok(String::new())
+    }
+
+    fn socket(&mut self, address: SocketAddr, transport: Transport) -> io::Result<Socket> {
+        self.call = "socket";
+        let kind = match transport {
+            Transport::Tcp => Type::STREAM,
+            Transport::Udp => Type::DGRAM,
+        };
+        let socket = Socket::new(Domain::for_address(address), kind, None)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    }
+}
+
+fn map(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+fn echo_streams(listener: &Socket) {
+    while let Ok((mut stream, _)) = listener.accept() {
+        thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok(size @ 1..) = stream.read(&mut buffer) {
+                if stream.write_all(buffer.split_at(size).0).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+fn echo_datagrams(socket: &Socket) {
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
+    loop {
+        let Ok((size, from)): io::Result<(usize, SockAddr)> = socket.recv_from(&mut buffer) else {
+            // An ICMP error about an earlier answer, or the patience of reading: neither ends the service.
+            continue;
+        };
+        // Every word that actors send is the same, so it need not be read out of the buffer.
+        let answer = &b"hello"[..size.min(5)];
+        if socket.send_to(answer, &from).is_err() {
+            continue;
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! See `enforcer_tests::actor`.
+#![forbid(unsafe_code)]
+
+fn main() -> anyhow::Result<()> {
+    enforcer_tests::actor::run(std::env::args().skip(1))
+}
