@@ -16,6 +16,53 @@ const TEXT_CHARS: usize = 200;
 /// Findings of one severity that are kept: nobody reads more, and a hostile document could have one per byte.
 const MAX_FINDINGS: usize = 1_000;
 
+/// Every code that a finding can have. Programs rely on them: one is added here, none is given another meaning.
+pub const CODES: &[&str] = &[
+    "alias-limit",
+    "claimed-twice",
+    "covers-nothing",
+    "duplicate-key",
+    "duplicate-name",
+    "duplicate-rule",
+    "empty-value",
+    "every-port",
+    "except-outside",
+    "file-too-large",
+    "host-bits",
+    "ignored-file",
+    "invalid-cidr",
+    "invalid-listens",
+    "invalid-name",
+    "invalid-port",
+    "invalid-selector",
+    "limit",
+    "mapped-cidr",
+    "matches-nothing",
+    "merge-key",
+    "missing-field",
+    "no-policy-file",
+    "not-utf8",
+    "protocol-without-ports",
+    "recursive-alias",
+    "reserved-name",
+    "reserved-twice",
+    "reversed-range",
+    "syntax",
+    "tag",
+    "too-deep",
+    "too-many-files",
+    "too-many-findings",
+    "unknown-anchor",
+    "unknown-field",
+    "unknown-mode",
+    "unknown-name",
+    "unknown-protocol",
+    "unreadable",
+    "unsupported-selector",
+    "unsupported-version",
+    "wrong-type",
+];
+
 /// Whether a finding keeps the policy from being used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -70,6 +117,7 @@ pub struct Excerpt {
 impl Finding {
     /// A finding about a whole file.
     pub fn of_file(severity: Severity, code: &'static str, location: Location, message: String) -> Self {
+        debug_assert!(CODES.contains(&code), "{code} is not in the list");
         Self {
             severity,
             code,
@@ -139,7 +187,7 @@ impl Excerpt {
     fn new(source: &str, start: usize, end: usize) -> Self {
         // Looks no further than what is shown, so that a file of one huge line costs nothing per finding.
         let before = &source[floor_char_boundary(source, start.saturating_sub(4 * EXCERPT_CHARS))..start];
-        let before = before.rsplit('\n').next().unwrap_or(before);
+        let before = before.rsplit('\n').next().unwrap_or(before).trim_start_matches('\u{feff}');
         let after = &source[start..floor_char_boundary(source, start.saturating_add(4 * EXCERPT_CHARS))];
         let after = after.split(['\n', '\r']).next().unwrap_or(after);
 
@@ -161,7 +209,7 @@ impl Excerpt {
         if kept_after < total_after {
             line.push_str("...");
         }
-        Self { line: line.trim_start_matches('\u{feff}').trim_end().to_owned(), start, width: marked }
+        Self { line: line.trim_end().to_owned(), start, width: marked }
     }
 }
 
@@ -321,7 +369,7 @@ mod tests {
     }
 
     fn finding(severity: Severity, line: u32) -> Finding {
-        Finding::of_file(severity, "code", location(line), String::from("message"))
+        Finding::of_file(severity, "syntax", location(line), String::from("message"))
     }
 
     #[test]
@@ -329,7 +377,7 @@ mod tests {
         let source = format!("{}BAD{}", "a".repeat(10_000), "b".repeat(10_000));
         let rendered = Finding::of_text(
             Severity::Error,
-            "code",
+            "syntax",
             location(1),
             String::from("message"),
             &source,
@@ -348,7 +396,7 @@ mod tests {
         let source = "a: \u{1b}[31m\u{202e}x\u{7}";
         let finding = Finding::of_text(
             Severity::Error,
-            "code",
+            "syntax",
             location(1),
             format!("unknown {}", quoted(&source[3..])),
             source,

@@ -85,14 +85,15 @@ impl<'t> Compiler<'t, '_> {
         parts.services.sort_by_key(|declared| declared.name);
         parts.networks.sort_by_key(|declared| declared.name);
         let mut peers = HashMap::with_capacity(parts.services.len() + parts.networks.len() + 2);
-        peers.insert("unmanaged", Peer::Unmanaged);
-        peers.insert("world", Peer::World);
         peers.extend(
             parts.services.iter().enumerate().map(|(index, service)| (service.name, Peer::Service(index))),
         );
         peers.extend(
             parts.networks.iter().enumerate().map(|(index, network)| (network.name, Peer::Network(index))),
         );
+        // Last, so that a name that takes one of these words does not change what rules mean.
+        peers.insert("unmanaged", Peer::Unmanaged);
+        peers.insert("world", Peer::World);
 
         let mut selectors = Vec::new();
         let mut listens = Vec::new();
@@ -129,18 +130,19 @@ impl<'t> Compiler<'t, '_> {
             ),
             Some(version) => {
                 let found = match version.value() {
-                    Value::Text("1") if version.tree.is_plain(version.id) => {
-                        return self.sections(parts, defaults, services, networks, allow);
+                    Value::Text("1") if version.tree.is_plain(version.id) => None,
+                    Value::Invalid => None,
+                    Value::Text("1") => Some(String::from("a text")),
+                    Value::Text(text) => Some(quoted(text)),
+                    other @ (Value::Null | Value::List(_) | Value::Mapping(_)) => {
+                        Some(String::from(kind(other)))
                     }
-                    Value::Text(text) => quoted(text),
-                    Value::Invalid => return,
-                    other @ (Value::Null | Value::List(_) | Value::Mapping(_)) => String::from(kind(other)),
                 };
-                let problem = Problem::new(
-                    "unsupported-version",
-                    format!("the version of the format is 1, not {found}"),
-                );
-                self.error(version, problem.hint("write `version: 1`"));
+                if let Some(found) = found {
+                    let message = format!("the version of the format is the number 1, not {found}");
+                    let problem = Problem::new("unsupported-version", message);
+                    self.error(version, problem.hint("write `version: 1`"));
+                }
             }
         }
         // Another version's sections may mean something else, but this version's findings help nearly always.
@@ -188,17 +190,13 @@ impl<'t> Compiler<'t, '_> {
                     self.error(key, problem.hint("choose another name"));
                 } else if let Some(first) = parts.names.get(name) {
                     let message = format!("the name {} is declared twice", quoted(name));
-                    self.twice(
-                        key,
-                        *first,
-                        "duplicate-name",
-                        &message,
-                        "services and networks share one set of names, across all files",
-                    );
+                    let hint = "services and networks share one set of names, across all files";
+                    self.twice(key, *first, "duplicate-name", &message, hint);
                 } else {
                     parts.names.insert(name, key);
-                    declared.push(Declared { name, key, body });
                 }
+                // What is declared under a wrong name is looked into all the same, for findings of its own.
+                declared.push(Declared { name, key, body });
             }
         }
         if let Some(allow) = allow.filter(|at| !matches!(at.value(), Value::Null)) {
@@ -521,6 +519,10 @@ impl<'t> Compiler<'t, '_> {
             if !self.findings.wants(Severity::Error) {
                 return;
             }
+            if services[*first_owner].name == services[*second_owner].name {
+                // One name declared twice has been reported already.
+                continue;
+            }
             // The finding stands at the later place.
             let key = |at: &At<'t>| at.tree.location(at.id);
             let (early, early_owner, late, late_owner) = if key(first) <= key(second) {
@@ -551,10 +553,9 @@ impl<'t> Compiler<'t, '_> {
         let mut reach: [Option<(Protocol, u16, usize, At<'t>)>; 2] = [None, None];
         for (range, owner, at) in listens {
             let PortRange::Ports { protocol, low, high } = range else { continue };
-            let other = reach
-                .iter()
-                .flatten()
-                .find(|(reached, end, other, _)| *reached == protocol && *end >= low && *other != owner);
+            let other = reach.iter().flatten().find(|(reached, end, other, _)| {
+                *reached == protocol && *end >= low && services[*other].name != services[owner].name
+            });
             if let Some((_, end, other, first)) = other
                 && self.findings.wants(Severity::Error)
             {
@@ -675,6 +676,7 @@ impl<'t> Compiler<'t, '_> {
         }
     }
 
+    /// A name, whose form may be wrong: then a finding says so.
     fn name(&mut self, at: At<'t>, what: &str) -> Option<&'t str> {
         let text = match at.value() {
             Value::Text("<<") => self.key(at)?,
@@ -685,13 +687,10 @@ impl<'t> Compiler<'t, '_> {
                 return None;
             }
         };
-        match value::check_name(text) {
-            Ok(()) => Some(text),
-            Err(problem) => {
-                self.error(at, problem);
-                None
-            }
+        if let Err(problem) = value::check_name(text) {
+            self.error(at, problem);
         }
+        Some(text)
     }
 
     fn scalar(&mut self, at: At<'t>, what: &str, hint: &str) -> Option<&'t str> {

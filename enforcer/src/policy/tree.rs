@@ -263,7 +263,7 @@ impl<'a> Builder<'a, '_> {
             next: index + 1,
             text: IN_SOURCE,
         });
-        self.weight += 1;
+        self.weight = self.weight.saturating_add(1);
         if self.open.is_empty() {
             self.tree.roots.push(NodeId(index));
         }

@@ -58,7 +58,7 @@ pub(super) fn parse_ports(text: &str) -> Result<PortRange, Problem> {
         }
         return parse_protocol(text).map(|(protocol, _)| PortRange::Protocol(protocol));
     };
-    if let (Ok((_, true)), Ok(_)) = (parse_protocol(range), word.parse::<u16>()) {
+    if let (Some((_, true)), Ok(_)) = (protocol(range), word.parse::<u16>()) {
         let problem = Problem::new("invalid-port", format!("{} is the wrong way round", quoted(text)));
         return Err(problem.hint(format!("write `{word}/{range}`")));
     }
@@ -100,16 +100,18 @@ fn parse_port(text: &str, number: &str, word: &str) -> Result<u16, Problem> {
 }
 
 fn parse_protocol(word: &str) -> Result<(Protocol, bool), Problem> {
-    PROTOCOLS
-        .iter()
-        .find(|(name, ..)| *name == word)
-        .map(|(_, protocol, has_ports)| (*protocol, *has_ports))
-        .ok_or_else(|| {
-            let names = PROTOCOLS.map(|(name, ..)| name);
-            let hint = suggest(&word.to_ascii_lowercase(), names)
-                .unwrap_or_else(|| format!("protocols are {}", names.join(", ")));
-            Problem::new("unknown-protocol", format!("no protocol is called {}", quoted(word))).hint(hint)
-        })
+    protocol(word).ok_or_else(|| {
+        let names = PROTOCOLS.map(|(name, ..)| name);
+        let hint = suggest(&word.to_ascii_lowercase(), names)
+            .unwrap_or_else(|| format!("protocols are {}", names.join(", ")));
+        Problem::new("unknown-protocol", format!("no protocol is called {}", quoted(word))).hint(hint)
+    })
+}
+
+/// The protocol of that name, and whether it has ports.
+fn protocol(word: &str) -> Option<(Protocol, bool)> {
+    let found = PROTOCOLS.iter().find(|(name, ..)| *name == word);
+    found.map(|(_, protocol, has_ports)| (*protocol, *has_ports))
 }
 
 /// Reads `address/prefix`.
