@@ -208,8 +208,7 @@ fn the_longest_port_list_is_covered_to_its_last_range() {
                 to: End::Service(1),
                 protocol: Protocol::TCP,
                 port: u16::try_from(port).expect("few"),
-                may_be_reply: false,
-                reply_port: Port::new(0),
+                reply_port: None,
             };
             let wanted =
                 if port % 2 == 0 && port < number * 2 { Reason::RuleAllows } else { Reason::PortNotListed };
