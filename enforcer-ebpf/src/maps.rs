@@ -176,7 +176,7 @@ impl Tables for KernelTables {
     fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
         // SAFETY: nothing writes to a slot that is in force, and a slot that is replaced stays readable until the
         // program ends, since inner maps are freed after an RCU grace period.
-        unsafe { EDGES.get(self.slot)?.get(*key) }
+        unsafe { EDGES.get(self.slot)?.get(key) }
     }
 
     #[inline(always)]
@@ -186,11 +186,11 @@ impl Tables for KernelTables {
             return Some(Owner::new(Identity::UNKNOWN, Mode::Enforce));
         };
         // SAFETY: as for `edge`.
-        unsafe { reserved.get(*key) }.copied()
+        unsafe { reserved.get(key) }.copied()
     }
 
     #[inline(always)]
     fn names_protocol(&self, key: &ProtocolKey) -> bool {
-        PROTOCOLS.get(self.slot).is_some_and(|protocols| protocols.get_ptr(*key).is_some())
+        PROTOCOLS.get(self.slot).is_some_and(|protocols| protocols.get_ptr(key).is_some())
     }
 }

@@ -128,7 +128,7 @@ impl Sandbox {
             setns(netns, CloneFlags::CLONE_NEWNET)?;
             command.spawn().with_context(|| format!("start {command:?}"))
         });
-        spawned.join().map_err(|_| anyhow!("start command: the thread panicked"))?
+        spawned.join().map_err(|_panic| anyhow!("start command: the thread panicked"))?
     }
 
     /// Runs a command in the cgroup `name` to its end, with its output.
@@ -427,7 +427,7 @@ fn network_namespace() -> anyhow::Result<File> {
         ensure!(up.success(), "bring the loopback device up: {up}");
         File::open("/proc/thread-self/ns/net").context("open the network namespace")
     });
-    made.join().map_err(|_| anyhow!("make a network namespace: the thread panicked"))?
+    made.join().map_err(|_panic| anyhow!("make a network namespace: the thread panicked"))?
 }
 
 /// A program of this workspace, beside the one that runs.
