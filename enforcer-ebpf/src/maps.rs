@@ -3,23 +3,31 @@
 use core::arch::asm;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
+use enforcer_common::claims::{DEAD, MAX_NAME, Transitions, advance};
 use enforcer_common::counter::Counter;
 use enforcer_common::decide::{Coverage, coverage};
-use enforcer_common::event::Event;
-use enforcer_common::layout::{EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey, SocketNote};
+use enforcer_common::event::{CgroupEvent, Event};
+use enforcer_common::layout::{
+    Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Offsets, Owner, PortKey, ProtocolKey, SocketNote,
+};
 use enforcer_common::limits::{MAX_ANCESTORS, MAX_LOCALS, RING_BYTES};
 use enforcer_common::{Address, Identity, Mode, Port, Protocol, Tables};
 
 use crate::ctx::task;
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+/// An inner array need not be as large as the one that stands for its form (kernel 5.10).
+const RESIZABLE: usize = BPF_F_INNER_MAP as usize;
 
 // Inner maps are created by the host as large as the policy needs; what stands here is only their form.
-type Cgroups = HashMap<u64, Owner, 1, SPARSE>;
+type Cgroups = HashMap<u64, Cgroup, 1, SPARSE>;
+type ClassesOf = Array<Classes, 1, RESIZABLE>;
+type TransitionsOf = Array<u32, 1, RESIZABLE>;
+type Claimants = HashMap<u32, Owner, 1, SPARSE>;
 type Edges = HashMap<EdgeKey, EdgeValue, 1, SPARSE>;
 type Networks = LpmTrie<[u8; 16], u32, 1>;
 type Reserved = HashMap<PortKey, Owner, 1, SPARSE>;
@@ -31,6 +39,12 @@ static ACTIVE: Array<u32, 1> = Array::new();
 static REVISIONS: Array<u32, 2> = Array::new();
 #[btf_map]
 static CGROUPS: ArrayOfMaps<Cgroups, 2> = ArrayOfMaps::new();
+#[btf_map]
+static CLASSES: ArrayOfMaps<ClassesOf, 2> = ArrayOfMaps::new();
+#[btf_map]
+static TRANSITIONS: ArrayOfMaps<TransitionsOf, 2> = ArrayOfMaps::new();
+#[btf_map]
+static CLAIMANTS: ArrayOfMaps<Claimants, 2> = ArrayOfMaps::new();
 #[btf_map]
 static EDGES: ArrayOfMaps<Edges, 2> = ArrayOfMaps::new();
 #[btf_map]
@@ -48,6 +62,19 @@ pub(crate) static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
 
+/// Where the name of a new cgroup is read to: too large for the stack.
+#[btf_map]
+static SCRATCH: PerCpuArray<CgroupEvent, 1> = PerCpuArray::new();
+
+#[unsafe(no_mangle)]
+static OFFSETS: Global<Offsets> = Global::new(Offsets {
+    cgroup_node: 0,
+    cgroup_root: 0,
+    root_hierarchy: 0,
+    node_id: 0,
+    node_parent: 0,
+    node_name: 0,
+});
 #[unsafe(no_mangle)]
 static HOST_NETNS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -79,6 +106,20 @@ pub(crate) fn is_host_netns(cookie: u64) -> bool {
 pub(crate) fn is_local(netns: u64, address: &Address) -> bool {
     let netns = if HOST_NETNS.load() == 0 { 0 } else { netns };
     LOCALS.get_ptr(LocalKey::new(netns, *address)).is_some()
+}
+
+/// Where the running kernel keeps what a cgroup is known by.
+#[inline(always)]
+pub(crate) fn offsets() -> Offsets {
+    OFFSETS.load()
+}
+
+/// This CPU's place for the cgroup that a tracepoint is about. Programs on tracepoints do not interrupt each other.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut CgroupEvent> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: a live element of this CPU, which the one program that runs on it now has to itself.
+    Some(unsafe { &mut *scratch })
 }
 
 /// Adds one to a counter of this CPU.
@@ -163,7 +204,7 @@ impl Tables for KernelTables {
     fn cgroup(&self, id: u64) -> Option<Owner> {
         // SAFETY: the value is eight bytes that are copied out at once; an entry that is replaced meanwhile stays
         // readable until the program ends, since hash elements are freed after an RCU grace period.
-        unsafe { CGROUPS.get(self.slot)?.get(id) }.copied()
+        unsafe { CGROUPS.get(self.slot)?.get(id) }.map(|cgroup| cgroup.owner)
     }
 
     #[inline(always)]
@@ -193,4 +234,74 @@ impl Tables for KernelTables {
     fn names_protocol(&self, key: &ProtocolKey) -> bool {
         PROTOCOLS.get(self.slot).is_some_and(|protocols| protocols.get_ptr(key).is_some())
     }
+}
+
+/// One slot's automaton of selectors, and the cgroups that went through it.
+pub(crate) struct Claims {
+    slot: u32,
+}
+
+impl Claims {
+    /// Those of both slots: the one in force, and the one that may be about to be.
+    pub(crate) const BOTH: [Self; 2] = [Self { slot: 0 }, Self { slot: 1 }];
+
+    /// Enters the cgroup in this CPU's scratch into this slot. One whose parent is not in the slot is not entered: it
+    /// lies outside of the subtree, or the host is still filling the slot and has yet to come to the parent.
+    #[inline(always)]
+    pub(crate) fn enter(&self) -> bool {
+        enter_cgroup(self.slot) == 0
+    }
+
+    /// Forgets a cgroup that nothing refers to any more.
+    #[inline(always)]
+    pub(crate) fn forget(&self, id: u64) {
+        if let Some(cgroups) = CGROUPS.get(self.slot) {
+            // One that was never entered is not there to be removed, and that is all that can fail.
+            let _: Result<(), i32> = cgroups.remove(id);
+        }
+    }
+
+    /// Whether this slot knows a cgroup.
+    #[inline(always)]
+    pub(crate) fn knows(&self, id: u64) -> bool {
+        CGROUPS.get(self.slot).is_some_and(|cgroups| cgroups.get_ptr(id).is_some())
+    }
+}
+
+impl Transitions for Claims {
+    #[inline(always)]
+    fn class(&self, byte: u8) -> u32 {
+        let classes = CLASSES.get(self.slot).and_then(|classes| classes.get(0));
+        classes.map_or(0, |classes| u32::from(classes.0[usize::from(byte)]))
+    }
+
+    #[inline(always)]
+    fn next(&self, index: u32) -> u32 {
+        TRANSITIONS.get(self.slot).and_then(|transitions| transitions.get(index)).copied().unwrap_or(DEAD)
+    }
+}
+
+/// A global function, so that the verifier walks the loop over the name once and by itself. Returns 0 if the cgroup was
+/// entered or is not this slot's, 1 if it could not be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn enter_cgroup(slot: u32) -> u32 {
+    let claims = Claims { slot };
+    let (Some(cgroups), Some(cgroup)) = (CGROUPS.get(slot), scratch()) else { return 1 };
+    // SAFETY: copied out at once; hash elements are freed after an RCU grace period.
+    let Some(parent) = (unsafe { cgroups.get(cgroup.parent) }).copied() else { return 0 };
+    let mut state = advance(parent.state, b'/', &claims);
+    let mut index = 0;
+    while index < MAX_NAME && state != DEAD {
+        let byte = cgroup.name[index];
+        if byte == 0 {
+            break;
+        }
+        state = advance(state, byte, &claims);
+        index += 1;
+    }
+    // SAFETY: as above.
+    let claimant = CLAIMANTS.get(slot).and_then(|claimants| unsafe { claimants.get(state) }.copied());
+    let entry = Cgroup { owner: claimant.unwrap_or(parent.owner), state };
+    if cgroups.insert(cgroup.id, entry, 0).is_ok() { 0 } else { 1 }
 }

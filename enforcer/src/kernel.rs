@@ -4,6 +4,7 @@
 //! nothing is attached), [`install`](Enforcement::install) (a policy is filled into the idle slot, read back, and
 //! put in force by one store), [`attach`](Enforcement::attach) (all hooks or none).
 
+pub mod btf;
 pub mod feature;
 pub mod load;
 pub mod maps;

@@ -1,7 +1,8 @@
 //! A process in a cgroup of a test's choosing that does with sockets what it is told, and tells what it saw.
 //!
 //! It is a program of its own (`enforcer-actor`), spoken to in JSON lines over its standard streams: a [`Request`] in, a
-//! [`Reply`] out. Run as `enforcer-actor CGROUP exec PROGRAM [ARGUMENT…]` it becomes another program in that cgroup.
+//! [`Reply`] out. Run as `enforcer-actor CGROUP exec PROGRAM [ARGUMENT…]` it becomes another program in that cgroup, and as
+//! `enforcer-actor CGROUP connect ADDRESS` connects as the first thing it does there, and ends.
 
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -113,6 +114,12 @@ pub fn run(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
             let program = arguments.next().context("exec: no program was named")?;
             let err = Command::new(&program).args(arguments).exec();
             Err(err).with_context(|| format!("exec {program}"))
+        }
+        Some("connect") => {
+            let to = arguments.next().context("connect: no address was given")?.parse()?;
+            let reply = perform(&Request::Connect { to, transport: Transport::Tcp, mapped: false });
+            serde_json::to_writer(io::stdout().lock(), &reply)?;
+            Ok(())
         }
         Some(other) => bail!("unknown argument {other}"),
         None => converse(),
