@@ -239,7 +239,7 @@ mod tests {
     fn glob() -> impl Strategy<Value = String> {
         proptest::string::string_regex("[ab*?]{1,3}")
             .expect("a pattern")
-            .prop_map(|glob| glob.replace("**", "*"))
+            .prop_filter("`**` is another thing", |glob| !glob.contains("**"))
     }
 
     fn selector() -> impl Strategy<Value = Selector> {
