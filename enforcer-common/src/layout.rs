@@ -279,7 +279,12 @@ const _: () = assert!(size_of::<SocketNote>() == 16);
 
 impl SocketNote {
     /// A socket of which nothing is known yet.
-    pub const BLANK: Self = Self { owner: 0, asked: 0, _pad: 0 };
+    pub const BLANK: Self = Self::of(0);
+
+    /// A socket that belongs to this cgroup.
+    pub const fn of(owner: u64) -> Self {
+        Self { owner, asked: 0, _pad: 0 }
+    }
 }
 
 /// Pinned beside each other so that a drift of either side is a compile error.

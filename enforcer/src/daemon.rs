@@ -20,6 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::audit::{self, Attempt, Body, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop};
 use crate::cgroups::{self, Names, Subtree, Watch};
+use crate::existing;
 use crate::identities::Identities;
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::{Enforcement, Options};
@@ -124,7 +125,10 @@ impl Daemon {
             );
             watch = Some(Watch::new(subtree.clone()).context("watch cgroups")?);
         }
+        // Twice: so that hardly any socket is without a note when the hooks are attached, and none is afterwards.
+        note_sockets(&mut enforcement, &names);
         enforcement.attach()?;
+        note_sockets(&mut enforcement, &names);
         for (program, instructions, bytes) in enforcement.sizes() {
             debug!(program, instructions, bytes, "program attached");
         }
@@ -447,6 +451,15 @@ fn install(
             Ok(())
         })
     })
+}
+
+/// Says whose the ports are that were bound before the programs could see it.
+fn note_sockets(enforcement: &mut Enforcement, names: &Names) {
+    for bound in existing::bound(names) {
+        if let Err(err) = enforcement.note_socket(&bound.socket, bound.cgroup) {
+            warn!("note the owner of a socket: {err}");
+        }
+    }
 }
 
 fn audited(tables: &Tables) -> Vec<String> {

@@ -150,3 +150,25 @@ fn names_of_any_bytes_are_told_apart() -> anyhow::Result<()> {
     }
     daemon.stop()?.check_totals()
 }
+
+#[test]
+fn listeners_older_than_the_enforcer_have_an_owner() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("older")?;
+    let mut orders = sandbox.actor("orders")?;
+    let (tcp, udp) = ("127.0.0.1:8080".parse()?, "[::1]:8081".parse()?);
+    assert!(orders.ask(&Request::Serve { at: tcp, transport: Transport::Tcp })?.is_ok());
+    assert!(orders.ask(&Request::Serve { at: udp, transport: Transport::Udp })?.is_ok());
+    let (mut short, mut other) = (sandbox.actor("short-1")?, sandbox.actor("other")?);
+
+    let daemon = sandbox.daemon(POLICY)?;
+    let connect = Request::Connect { to: tcp, transport: Transport::Tcp, mapped: false };
+    assert_eq!(short.ask(&connect)?.text, "hello");
+    let refused = other.ask(&connect)?;
+    assert!(refused.is_refused() && refused.micros < 50_000, "{refused:?}");
+    let refused = short.ask(&Request::Send { to: udp, mapped: false, from_port: 0 })?;
+    assert!(refused.is_refused() && refused.call == "sendto", "{refused:?}");
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    assert!(finished.attempts().all(|record| record["destination"]["service"] == "orders"));
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! Detect, load, fill, attach: in that order, all or nothing.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use aya::maps::{MapData, RingBuf};
@@ -198,6 +198,15 @@ impl Enforcement {
     /// The map is gone.
     pub fn remove_cgroup(&mut self, id: u64) -> Result<(), MapError> {
         self.maps.remove_cgroup(id)
+    }
+
+    /// Says which cgroup's a socket is that was bound before the hooks were attached.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it; the socket stays unknown then, which admits less.
+    pub fn note_socket(&mut self, socket: &OwnedFd, cgroup: u64) -> Result<(), MapError> {
+        self.maps.note_socket(socket, cgroup)
     }
 
     /// Adds an address of this host.

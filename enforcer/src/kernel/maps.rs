@@ -1,14 +1,17 @@
 //! Typed handles over the maps, and the one way to put a policy into them.
 
 use std::borrow::BorrowMut;
+use std::os::fd::OwnedFd;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::of_maps::ArrayOfMaps;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, SkStorage};
 use aya::{Ebpf, Pod};
 use enforcer_common::claims::DEAD;
 use enforcer_common::counter::{Counter, Outcome};
-use enforcer_common::layout::{Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey};
+use enforcer_common::layout::{
+    Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey, SocketNote,
+};
 use enforcer_common::limits::MAX_CGROUPS;
 use enforcer_common::{Address, Reason, names};
 use thiserror::Error;
@@ -19,8 +22,12 @@ use crate::tables::Tables;
 const SPARSE: u32 = 1;
 /// `BPF_F_INNER_MAP` (kernel 5.10): an inner array may be of another size than its template.
 const RESIZABLE: u32 = 1 << 12;
+/// `BPF_NOEXIST`: write only what is not there yet.
+const NEW_ONLY: u64 = 1;
 /// The error a map gives for a key that is not there.
 const ENOENT: i32 = 2;
+/// The error it gives for one that is, with [`NEW_ONLY`].
+const EEXIST: i32 = 17;
 
 /// Why a map could not be read or written.
 #[derive(Debug, Error)]
@@ -98,6 +105,7 @@ pub(super) struct Maps {
     reserved: ArrayOfMaps<MapData, Inner<PortKey, Owner>>,
     protocols: ArrayOfMaps<MapData, Inner<ProtocolKey, u32>>,
     locals: HashMap<MapData, LocalKey, u32>,
+    sockets: SkStorage<MapData, SocketNote>,
     counters: PerCpuArray<MapData, u64>,
     /// Which slot is in force.
     slot: u32,
@@ -121,6 +129,7 @@ impl Maps {
             reserved: take(object, names::RESERVED)?,
             protocols: take(object, names::PROTOCOLS)?,
             locals: take(object, names::LOCALS)?,
+            sockets: take(object, names::SOCKETS)?,
             counters: take(object, names::COUNTERS)?,
             slot: 0,
             cgroups_in_force: sparse(names::CGROUPS, 1)?,
@@ -202,6 +211,16 @@ impl Maps {
     /// Removes an address that the host no longer has.
     pub(super) fn remove_local(&mut self, netns: u64, address: Address) -> Result<(), MapError> {
         unless_missing(names::LOCALS, self.locals.remove(&LocalKey::new(netns, address)))
+    }
+
+    /// Says whose a socket is, unless the programs know already.
+    pub(super) fn note_socket(&mut self, socket: &OwnedFd, cgroup: u64) -> Result<(), MapError> {
+        match self.sockets.insert(socket, SocketNote::of(cgroup), NEW_ONLY) {
+            Err(aya::maps::MapError::SyscallError(err)) if err.io_error.raw_os_error() == Some(EEXIST) => {
+                Ok(())
+            }
+            result => write(names::SOCKETS, result),
+        }
     }
 
     /// How many cgroups the tables in force hold.
