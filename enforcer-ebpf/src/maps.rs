@@ -18,11 +18,33 @@ use crate::ctx::task;
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 
+/// What `T` is made of, as the form of an inner map describes it to the kernel. From 5.15 to 6.1 a map whose values are
+/// described as a struct counts as another form than the host's maps, which come without a description
+/// (`bpf_map_meta_equal` compares the `timer_off` that `map_check_btf` sets, in kernel/bpf/syscall.c of v6.1).
+type Words<T> = <T as InWords>::Words;
+
+trait InWords {
+    type Words;
+}
+
+impl InWords for Owner {
+    type Words = [u32; 2];
+}
+
+impl InWords for EdgeValue {
+    type Words = [u32; 13];
+}
+
+const _: () = assert!(size_of::<Words<Owner>>() == size_of::<Owner>());
+const _: () = assert!(align_of::<Words<Owner>>() == align_of::<Owner>());
+const _: () = assert!(size_of::<Words<EdgeValue>>() == size_of::<EdgeValue>());
+const _: () = assert!(align_of::<Words<EdgeValue>>() == align_of::<EdgeValue>());
+
 // Inner maps are created by the host as large as the policy needs; what stands here is only their form.
-type Cgroups = HashMap<u64, Owner, 1, SPARSE>;
-type Edges = HashMap<EdgeKey, EdgeValue, 1, SPARSE>;
+type Cgroups = HashMap<u64, Words<Owner>, 1, SPARSE>;
+type Edges = HashMap<EdgeKey, Words<EdgeValue>, 1, SPARSE>;
 type Networks = LpmTrie<[u8; 16], u32, 1>;
-type Reserved = HashMap<PortKey, Owner, 1, SPARSE>;
+type Reserved = HashMap<PortKey, Words<Owner>, 1, SPARSE>;
 type Protocols = HashMap<ProtocolKey, u32, 1, SPARSE>;
 
 #[btf_map]
@@ -163,7 +185,9 @@ impl Tables for KernelTables {
     fn cgroup(&self, id: u64) -> Option<Owner> {
         // SAFETY: the value is eight bytes that are copied out at once; an entry that is replaced meanwhile stays
         // readable until the program ends, since hash elements are freed after an RCU grace period.
-        unsafe { CGROUPS.get(self.slot)?.get(id) }.copied()
+        let words: *const Words<Owner> = unsafe { CGROUPS.get(self.slot)?.get(id) }?;
+        // SAFETY: the host writes nothing but owners, of the size and alignment asserted above.
+        Some(unsafe { *words.cast::<Owner>() })
     }
 
     #[inline(always)]
@@ -176,7 +200,9 @@ impl Tables for KernelTables {
     fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
         // SAFETY: nothing writes to a slot that is in force, and a slot that is replaced stays readable until the
         // program ends, since inner maps are freed after an RCU grace period.
-        unsafe { EDGES.get(self.slot)?.get(*key) }
+        let words: *const Words<EdgeValue> = unsafe { EDGES.get(self.slot)?.get(*key) }?;
+        // SAFETY: the host writes nothing but such values, of the size and alignment asserted above.
+        Some(unsafe { &*words.cast::<EdgeValue>() })
     }
 
     #[inline(always)]
@@ -186,7 +212,9 @@ impl Tables for KernelTables {
             return Some(Owner::new(Identity::UNKNOWN, Mode::Enforce));
         };
         // SAFETY: as for `edge`.
-        unsafe { reserved.get(*key) }.copied()
+        let words: *const Words<Owner> = unsafe { reserved.get(*key) }?;
+        // SAFETY: as for `cgroup`.
+        Some(unsafe { *words.cast::<Owner>() })
     }
 
     #[inline(always)]
