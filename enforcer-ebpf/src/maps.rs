@@ -153,6 +153,31 @@ extern "C" fn port_coverage(slot: u32, from: u32, to: u32, protocol: u32, port: 
     coverage(pair, Protocol((protocol & 0xff) as u8), port, &tables).pack()
 }
 
+/// Whose a cgroup is: its identity below its mode, 0 if it is not in the tables, where no cgroup has the identity 0. A
+/// global function for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn cgroup_owner(slot: u32, id: u64) -> u64 {
+    let Some(cgroups) = CGROUPS.get(slot) else { return 0 };
+    // SAFETY: an entry that is replaced meanwhile stays readable until the program ends, since hash elements are
+    // freed after an RCU grace period.
+    let Some(words) = (unsafe { cgroups.get(id) }) else { return 0 };
+    let words: *const Words<Owner> = words;
+    // SAFETY: the host writes nothing but owners, of the size and alignment asserted above.
+    let owner = unsafe { *words.cast::<Owner>() };
+    u64::from(owner.identity().raw()) | ((owner.mode() as u64) << 32)
+}
+
+/// The set of networks that an address, given by its words, belongs to; 0 if it belongs to none, since no set has that
+/// identity. A global function for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn address_network(slot: u32, a: u32, b: u32, c: u32, d: u32) -> u32 {
+    let Some(networks) = NETWORKS.get(slot) else { return 0 };
+    let key = Key::new(128, Address::from_words([a, b, c, d]).bytes());
+    networks.get(&key).copied().unwrap_or(0)
+}
+
 /// A global function for the same reason; only a cgroup that was made a moment ago comes here.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -183,17 +208,23 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn cgroup(&self, id: u64) -> Option<Owner> {
-        // SAFETY: the value is eight bytes that are copied out at once; an entry that is replaced meanwhile stays
-        // readable until the program ends, since hash elements are freed after an RCU grace period.
-        let words: *const Words<Owner> = unsafe { CGROUPS.get(self.slot)?.get(id) }?;
-        // SAFETY: the host writes nothing but owners, of the size and alignment asserted above.
-        Some(unsafe { *words.cast::<Owner>() })
+        match cgroup_owner(self.slot, id) {
+            0 => None,
+            packed => {
+                let [a, b, c, d, mode, ..] = packed.to_le_bytes();
+                let identity = Identity::from_raw(u32::from_le_bytes([a, b, c, d]));
+                Some(Owner::new(identity, Mode::from_raw(mode)))
+            }
+        }
     }
 
     #[inline(always)]
     fn network(&self, address: &Address) -> Option<Identity> {
-        let key = Key::new(128, address.bytes());
-        NETWORKS.get(self.slot)?.get(&key).copied().map(Identity::from_raw)
+        let [a, b, c, d] = address.words();
+        match address_network(self.slot, a, b, c, d) {
+            0 => None,
+            identity => Some(Identity::from_raw(identity)),
+        }
     }
 
     #[inline(always)]
