@@ -23,14 +23,48 @@ const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 /// An inner array need not be as large as the one that stands for its form (kernel 5.10).
 const RESIZABLE: usize = BPF_F_INNER_MAP as usize;
 
+/// What `T` is made of, as the form of an inner map describes it to the kernel. From 5.15 to 6.1 a map whose values are
+/// described as a struct counts as another form than the host's maps, which come without a description
+/// (`bpf_map_meta_equal` compares the `timer_off` that `map_check_btf` sets, in kernel/bpf/syscall.c of v6.1).
+type Words<T> = <T as InWords>::Words;
+
+trait InWords {
+    type Words;
+}
+
+impl InWords for Owner {
+    type Words = [u32; 2];
+}
+
+impl InWords for Cgroup {
+    type Words = [u32; 3];
+}
+
+impl InWords for Classes {
+    type Words = [u8; 256];
+}
+
+impl InWords for EdgeValue {
+    type Words = [u32; 13];
+}
+
+const _: () = assert!(size_of::<Words<Owner>>() == size_of::<Owner>());
+const _: () = assert!(align_of::<Words<Owner>>() == align_of::<Owner>());
+const _: () = assert!(size_of::<Words<Cgroup>>() == size_of::<Cgroup>());
+const _: () = assert!(align_of::<Words<Cgroup>>() == align_of::<Cgroup>());
+const _: () = assert!(size_of::<Words<Classes>>() == size_of::<Classes>());
+const _: () = assert!(align_of::<Words<Classes>>() == align_of::<Classes>());
+const _: () = assert!(size_of::<Words<EdgeValue>>() == size_of::<EdgeValue>());
+const _: () = assert!(align_of::<Words<EdgeValue>>() == align_of::<EdgeValue>());
+
 // Inner maps are created by the host as large as the policy needs; what stands here is only their form.
-type Cgroups = HashMap<u64, Cgroup, 1, SPARSE>;
-type ClassesOf = Array<Classes, 1, RESIZABLE>;
+type Cgroups = HashMap<u64, Words<Cgroup>, 1, SPARSE>;
+type ClassesOf = Array<Words<Classes>, 1, RESIZABLE>;
 type TransitionsOf = Array<u32, 1, RESIZABLE>;
-type Claimants = HashMap<u32, Owner, 1, SPARSE>;
-type Edges = HashMap<EdgeKey, EdgeValue, 1, SPARSE>;
+type Claimants = HashMap<u32, Words<Owner>, 1, SPARSE>;
+type Edges = HashMap<EdgeKey, Words<EdgeValue>, 1, SPARSE>;
 type Networks = LpmTrie<[u8; 16], u32, 1>;
-type Reserved = HashMap<PortKey, Owner, 1, SPARSE>;
+type Reserved = HashMap<PortKey, Words<Owner>, 1, SPARSE>;
 type Protocols = HashMap<ProtocolKey, u32, 1, SPARSE>;
 
 #[btf_map]
@@ -172,6 +206,36 @@ extern "C" fn port_coverage(slot: u32, from: u32, to: u32, protocol: u32, port: 
     coverage(pair, Protocol((protocol & 0xff) as u8), port, &tables).pack()
 }
 
+/// What a slot knows of a cgroup.
+#[inline(always)]
+fn cgroup_in(slot: u32, id: u64) -> Option<Cgroup> {
+    // SAFETY: an entry that is replaced meanwhile stays readable until the program ends, since hash elements are
+    // freed after an RCU grace period.
+    let words: *const Words<Cgroup> = unsafe { CGROUPS.get(slot)?.get(id) }?;
+    // SAFETY: nothing but such values is written, of the size and alignment asserted above.
+    Some(unsafe { *words.cast::<Cgroup>() })
+}
+
+/// Whose a cgroup is: its identity below its mode, 0 if it is not in the tables, where no cgroup has the identity 0. A
+/// global function for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn cgroup_owner(slot: u32, id: u64) -> u64 {
+    let Some(cgroup) = cgroup_in(slot, id) else { return 0 };
+    let owner = cgroup.owner;
+    u64::from(owner.identity().raw()) | ((owner.mode() as u64) << 32)
+}
+
+/// The set of networks that an address, given by its words, belongs to; 0 if it belongs to none, since no set has that
+/// identity. A global function for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn address_network(slot: u32, a: u32, b: u32, c: u32, d: u32) -> u32 {
+    let Some(networks) = NETWORKS.get(slot) else { return 0 };
+    let key = Key::new(128, Address::from_words([a, b, c, d]).bytes());
+    networks.get(&key).copied().unwrap_or(0)
+}
+
 /// A global function for the same reason; only a cgroup that was made a moment ago comes here.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -202,22 +266,32 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn cgroup(&self, id: u64) -> Option<Owner> {
-        // SAFETY: the value is eight bytes that are copied out at once; an entry that is replaced meanwhile stays
-        // readable until the program ends, since hash elements are freed after an RCU grace period.
-        unsafe { CGROUPS.get(self.slot)?.get(id) }.map(|cgroup| cgroup.owner)
+        match cgroup_owner(self.slot, id) {
+            0 => None,
+            packed => {
+                let [a, b, c, d, mode, ..] = packed.to_le_bytes();
+                let identity = Identity::from_raw(u32::from_le_bytes([a, b, c, d]));
+                Some(Owner::new(identity, Mode::from_raw(mode)))
+            }
+        }
     }
 
     #[inline(always)]
     fn network(&self, address: &Address) -> Option<Identity> {
-        let key = Key::new(128, address.bytes());
-        NETWORKS.get(self.slot)?.get(&key).copied().map(Identity::from_raw)
+        let [a, b, c, d] = address.words();
+        match address_network(self.slot, a, b, c, d) {
+            0 => None,
+            identity => Some(Identity::from_raw(identity)),
+        }
     }
 
     #[inline(always)]
     fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
         // SAFETY: nothing writes to a slot that is in force, and a slot that is replaced stays readable until the
         // program ends, since inner maps are freed after an RCU grace period.
-        unsafe { EDGES.get(self.slot)?.get(key) }
+        let words: *const Words<EdgeValue> = unsafe { EDGES.get(self.slot)?.get(key) }?;
+        // SAFETY: the host writes nothing but such values, of the size and alignment asserted above.
+        Some(unsafe { &*words.cast::<EdgeValue>() })
     }
 
     #[inline(always)]
@@ -227,7 +301,9 @@ impl Tables for KernelTables {
             return Some(Owner::new(Identity::UNKNOWN, Mode::Enforce));
         };
         // SAFETY: as for `edge`.
-        unsafe { reserved.get(key) }.copied()
+        let words: *const Words<Owner> = unsafe { reserved.get(key) }?;
+        // SAFETY: as for `cgroup`.
+        Some(unsafe { *words.cast::<Owner>() })
     }
 
     #[inline(always)]
@@ -272,7 +348,7 @@ impl Transitions for Claims {
     #[inline(always)]
     fn class(&self, byte: u8) -> u32 {
         let classes = CLASSES.get(self.slot).and_then(|classes| classes.get(0));
-        classes.map_or(0, |classes| u32::from(classes.0[usize::from(byte)]))
+        classes.map_or(0, |classes| u32::from(classes[usize::from(byte)]))
     }
 
     #[inline(always)]
@@ -288,8 +364,7 @@ impl Transitions for Claims {
 extern "C" fn enter_cgroup(slot: u32) -> u32 {
     let claims = Claims { slot };
     let (Some(cgroups), Some(cgroup)) = (CGROUPS.get(slot), scratch()) else { return 1 };
-    // SAFETY: copied out at once; hash elements are freed after an RCU grace period.
-    let Some(parent) = (unsafe { cgroups.get(cgroup.parent) }).copied() else { return 0 };
+    let Some(parent) = cgroup_in(slot, cgroup.parent) else { return 0 };
     let mut state = advance(parent.state, b'/', &claims);
     let mut index = 0;
     while index < MAX_NAME && state != DEAD {
@@ -300,8 +375,18 @@ extern "C" fn enter_cgroup(slot: u32) -> u32 {
         state = advance(state, byte, &claims);
         index += 1;
     }
-    // SAFETY: as above.
-    let claimant = CLAIMANTS.get(slot).and_then(|claimants| unsafe { claimants.get(state) }.copied());
-    let entry = Cgroup { owner: claimant.unwrap_or(parent.owner), state };
-    if cgroups.insert(cgroup.id, entry, 0).is_ok() { 0 } else { 1 }
+    let entry = Cgroup { owner: claimant(slot, state).unwrap_or(parent.owner), state };
+    let words: *const Cgroup = &entry;
+    // SAFETY: such values are as large as what they are made of, by the assertions above.
+    let words = unsafe { *words.cast::<Words<Cgroup>>() };
+    if cgroups.insert(cgroup.id, words, 0).is_ok() { 0 } else { 1 }
+}
+
+/// The service that claims a path that ends in this state.
+#[inline(always)]
+fn claimant(slot: u32, state: u32) -> Option<Owner> {
+    // SAFETY: nothing writes to the automaton of a slot that programs use.
+    let words: *const Words<Owner> = unsafe { CLAIMANTS.get(slot)?.get(state) }?;
+    // SAFETY: the host writes nothing but owners, of the size and alignment asserted above.
+    Some(unsafe { *words.cast::<Owner>() })
 }

@@ -12,3 +12,18 @@ pub mod maps;
 pub use feature::Unsupported;
 pub use load::{Enforcement, LoadError, Options};
 pub use maps::{Counts, MapError};
+
+/// An error with its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(err) = cause {
+        let words = err.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = err.source();
+    }
+    text
+}

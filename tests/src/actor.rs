@@ -213,6 +213,8 @@ impl Steps {
 
     fn serve(&mut self, at: SocketAddr, transport: Transport) -> io::Result<String> {
         let (socket, text) = self.bind(at, transport)?;
+        // A server waits as long as it takes.
+        socket.set_read_timeout(None)?;
         if transport == Transport::Tcp {
             self.call = "listen";
             socket.listen(64)?;

@@ -16,6 +16,7 @@ use enforcer_common::{Address, Hook, names};
 use thiserror::Error;
 
 use super::btf;
+use super::chain;
 use super::feature::{self, Unsupported};
 use super::maps::{self, Counts, MapError, Maps};
 use crate::tables::Tables;
@@ -332,21 +333,6 @@ fn attach_program(object: &mut Ebpf, hook: Hook, cgroup: &File) -> Result<(), St
             .and_then(|program| program.attach(cgroup, CgroupSkbAttachType::Ingress, mode).map(drop)),
     }
     .map_err(|err| chain(&err))
-}
-
-/// An error with its causes, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(err) = cause {
-        let words = err.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = err.source();
-    }
-    text
 }
 
 /// The last lines of a long message, and how many were left out.

@@ -16,6 +16,7 @@ use enforcer_common::limits::MAX_CGROUPS;
 use enforcer_common::{Address, Reason, names};
 use thiserror::Error;
 
+use super::chain;
 use crate::tables::Tables;
 
 /// `BPF_F_NO_PREALLOC`: memory is taken entry by entry, so a map may be declared large.
@@ -41,7 +42,7 @@ pub enum MapError {
         cause: String,
     },
     /// An entry could not be written.
-    #[error("write map {map}: {cause}")]
+    #[error("write map {map}: {}", chain(.cause))]
     Write {
         /// Its name.
         map: &'static str,
@@ -49,7 +50,7 @@ pub enum MapError {
         cause: aya::maps::MapError,
     },
     /// An entry could not be read.
-    #[error("read map {map}: {cause}")]
+    #[error("read map {map}: {}", chain(.cause))]
     Read {
         /// Its name.
         map: &'static str,
