@@ -9,5 +9,5 @@ pub mod load;
 pub mod maps;
 
 pub use feature::Unsupported;
-pub use load::{Enforcement, LoadError, Options};
+pub use load::{Enforcement, LoadError, OBJECT, Options};
 pub use maps::{Counts, MapError};
