@@ -63,7 +63,11 @@ pub struct InvalidPolicy(String);
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(async { Daemon::start(settings)?.serve().await })
+    runtime.block_on(async {
+        // Before anybody can know of the daemon, so that no signal finds it unprepared.
+        let signals = Signals::catch()?;
+        Daemon::start(settings)?.serve(signals).await
+    })
 }
 
 /// Everything that may wake the daemon.
@@ -172,8 +176,8 @@ impl Daemon {
         })
     }
 
-    async fn serve(mut self) -> anyhow::Result<()> {
-        let mut inputs = Inputs::new(&self)?;
+    async fn serve(mut self, signals: Signals) -> anyhow::Result<()> {
+        let mut inputs = Inputs::new(&self, signals)?;
         loop {
             match inputs.next().await? {
                 Input::Events => self.write_events()?,
@@ -512,22 +516,35 @@ struct Inputs {
     kernel_log: Option<AsyncFd<OwnedFd>>,
     cgroups: Option<AsyncFd<OwnedFd>>,
     addresses: AsyncFd<OwnedFd>,
+    signals: Signals,
+}
+
+/// The signals that are taken for requests.
+struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Inputs {
-    fn new(daemon: &Daemon) -> anyhow::Result<Self> {
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
         let on = |kind| signal(kind).context("wait for signals");
+        Ok(Self {
+            hangup: on(SignalKind::hangup())?,
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+}
+
+impl Inputs {
+    fn new(daemon: &Daemon, signals: Signals) -> anyhow::Result<Self> {
         Ok(Self {
             events: readable(daemon.enforcement.events_fd())?,
             kernel_log: daemon.enforcement.log_fd().map(readable).transpose()?,
             cgroups: daemon.watch.as_ref().map(|watch| readable(watch.fd())).transpose()?,
             addresses: readable(daemon.locals.fd())?,
-            hangup: on(SignalKind::hangup())?,
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
+            signals,
         })
     }
 
@@ -535,11 +552,11 @@ impl Inputs {
         // Cgroups come before events, so that events find the names of what they are about.
         let input = tokio::select! {
             biased;
-            _ = self.terminate.recv() => Input::Stop,
-            _ = self.interrupt.recv() => Input::Stop,
+            _ = self.signals.terminate.recv() => Input::Stop,
+            _ = self.signals.interrupt.recv() => Input::Stop,
             ready = if_ready(self.cgroups.as_ref()) => { ready?; Input::Cgroups }
             ready = self.addresses.readable() => { ready?.clear_ready(); Input::Addresses }
-            _ = self.hangup.recv() => Input::Reload,
+            _ = self.signals.hangup.recv() => Input::Reload,
             ready = self.events.readable() => { ready?.clear_ready(); Input::Events }
             ready = if_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
         };

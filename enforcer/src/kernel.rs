@@ -10,7 +10,7 @@ pub mod load;
 pub mod maps;
 
 pub use feature::Unsupported;
-pub use load::{Enforcement, LoadError, Options};
+pub use load::{Enforcement, LoadError, OBJECT, Options};
 pub use maps::{Counts, MapError};
 
 /// An error with its causes, each once.

@@ -1,5 +1,11 @@
 //! Tests on the running kernel: they need root, and each makes a sandbox of its own.
 #![forbid(unsafe_code)]
 
+mod audit;
+mod cases;
 mod connect;
+mod hooks;
 mod identity;
+mod log;
+mod reload;
+mod start;
