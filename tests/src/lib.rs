@@ -11,6 +11,7 @@
 pub mod actor;
 pub mod case;
 pub mod compiled;
+pub mod demo;
 pub mod oracle;
 pub mod sandbox;
 pub mod sketch;
