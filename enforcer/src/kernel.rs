@@ -5,6 +5,7 @@
 //! put in force by one store), [`attach`](Enforcement::attach) (all hooks or none).
 
 pub mod feature;
+pub mod leftovers;
 pub mod load;
 pub mod maps;
 

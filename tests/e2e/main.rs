@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 mod connect;
+mod demo;
+mod leftovers;

@@ -10,6 +10,7 @@
 
 pub mod actor;
 pub mod case;
+pub mod clean;
 pub mod compiled;
 pub mod demo;
 pub mod oracle;

@@ -473,7 +473,7 @@ fn network_namespace() -> anyhow::Result<File> {
         loopback_up().context("bring the loopback device up")?;
         File::open("/proc/thread-self/ns/net").context("open the network namespace")
     });
-    made.join().map_err(|_| anyhow!("make a network namespace: the thread panicked"))?
+    made.join().map_err(|_panic| anyhow!("make a network namespace: the thread panicked"))?
 }
 
 /// Says `ip link set lo up` to the kernel, without need of that program.

@@ -17,7 +17,8 @@ use super::feature::{self, Unsupported};
 use super::maps::{self, Counts, MapError, Maps};
 use crate::tables::Tables;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-ebpf"));
+/// The programs as they were built.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-ebpf"));
 
 /// Lines of the verifier's log that are shown when it refuses a program: its verdict stands at the end.
 const VERIFIER_LINES: usize = 12;
