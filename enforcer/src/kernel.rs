@@ -6,6 +6,7 @@
 
 pub mod btf;
 pub mod feature;
+pub mod leftovers;
 pub mod load;
 pub mod maps;
 

@@ -4,8 +4,10 @@
 mod audit;
 mod cases;
 mod connect;
+mod demo;
 mod hooks;
 mod identity;
+mod leftovers;
 mod log;
 mod reload;
 mod start;

@@ -12,7 +12,9 @@
 pub mod actor;
 pub mod bpftool;
 pub mod case;
+pub mod clean;
 pub mod compiled;
+pub mod demo;
 pub mod kernel;
 pub mod oracle;
 pub mod sandbox;

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -16,6 +17,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
 
 use crate::actor::{Reply, Request};
@@ -30,6 +32,8 @@ pub struct Sandbox {
     path: String,
     netns: File,
     directory: TempDir,
+    /// Whether a Ctrl-C on the terminal is kept from the processes in here.
+    shielded: bool,
 }
 
 impl Sandbox {
@@ -39,13 +43,34 @@ impl Sandbox {
     ///
     /// This process is not root, or cgroup v2 is not mounted.
     pub fn new(name: &str) -> anyhow::Result<Self> {
-        let path = format!("/enforcer-test-{name}-{}", std::process::id());
+        Self::named(&format!("enforcer-test-{name}"), false)
+    }
+
+    /// Makes one named after the demo and this process. Its processes are no part of the terminal's foreground, so that
+    /// a Ctrl-C is this process's alone to handle.
+    ///
+    /// # Errors
+    ///
+    /// This process is not root, or cgroup v2 is not mounted.
+    pub fn demo() -> anyhow::Result<Self> {
+        Self::named("enforcer-demo", true)
+    }
+
+    fn named(name: &str, shielded: bool) -> anyhow::Result<Self> {
+        let path = format!("/{name}-{}", std::process::id());
         let cgroup = cgroup2_mount()?.join(path.trim_start_matches('/'));
         fs::create_dir(&cgroup).with_context(|| format!("create cgroup {}", cgroup.display()))?;
-        let directory = TempDir::with_prefix("enforcer-test-")?;
-        // From here on a failure is cleaned up by `Drop`, but for the namespace, which the kernel closes itself.
+        let made = Self::fill(&cgroup, &path, name, shielded);
+        if made.is_err() {
+            remove_tree(&cgroup)?;
+        }
+        made
+    }
+
+    fn fill(cgroup: &Path, path: &str, name: &str, shielded: bool) -> anyhow::Result<Self> {
+        let directory = TempDir::with_prefix(format!("{name}-"))?;
         let netns = network_namespace()?;
-        Ok(Self { cgroup, path, netns, directory })
+        Ok(Self { cgroup: cgroup.to_path_buf(), path: path.to_owned(), netns, directory, shielded })
     }
 
     /// The directory of the subtree's root.
@@ -150,7 +175,10 @@ impl Sandbox {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn spawn(&self, command: Command) -> anyhow::Result<Child> {
+    pub fn spawn(&self, mut command: Command) -> anyhow::Result<Child> {
+        if self.shielded {
+            command.process_group(0);
+        }
         spawn_in(&self.netns, command)
     }
 
@@ -181,7 +209,7 @@ impl Sandbox {
     pub fn daemon_with(&self, policy: &str, arguments: &[&str]) -> anyhow::Result<Daemon> {
         let mut command = self.daemon_command(policy)?;
         command.args(arguments);
-        self.daemon_from(command)
+        self.start_daemon(command)
     }
 
     /// The command that [`Sandbox::daemon`] runs, for tests that change it.
@@ -201,7 +229,7 @@ impl Sandbox {
     /// # Errors
     ///
     /// It does not start; its words are in the error.
-    pub fn daemon_from(&self, mut command: Command) -> anyhow::Result<Daemon> {
+    pub fn start_daemon(&self, mut command: Command) -> anyhow::Result<Daemon> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.spawn(command)?;
         let stdout = child.stdout.take().context("daemon without stdout")?;
@@ -302,16 +330,26 @@ fn ip(netns: &File, script: &str) -> anyhow::Result<()> {
 pub fn remove_tree(cgroup: &Path) -> anyhow::Result<()> {
     let start = Instant::now();
     loop {
-        // 5.14 and later; before, the processes are signalled one by one.
-        if fs::write(cgroup.join("cgroup.kill"), "1").is_err() {
-            signal_tree(cgroup)?;
-        }
+        kill_tree(cgroup)?;
         match remove_directories(cgroup) {
             Ok(()) => return Ok(()),
             Err(err) if start.elapsed() > DEADLINE => return Err(err.into()),
             // A killed process leaves its cgroup a moment later, and nothing tells when.
             Err(_) => thread::yield_now(),
         }
+    }
+}
+
+/// Kills every process in a subtree; they are gone a moment later.
+///
+/// # Errors
+///
+/// The subtree cannot be read.
+pub fn kill_tree(cgroup: &Path) -> anyhow::Result<()> {
+    // 5.14 and later; before, the processes are signalled one by one.
+    match fs::write(cgroup.join("cgroup.kill"), "1") {
+        Ok(()) => Ok(()),
+        Err(_) => signal_tree(cgroup),
     }
 }
 
@@ -540,11 +578,46 @@ fn lines(stream: ChildStdout) -> Receiver<String> {
 fn network_namespace() -> anyhow::Result<File> {
     let made = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
-        let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("run ip")?;
-        ensure!(up.success(), "bring the loopback device up: {up}");
+        loopback_up().context("bring the loopback device up")?;
         File::open("/proc/thread-self/ns/net").context("open the network namespace")
     });
     made.join().map_err(|_panic| anyhow!("make a network namespace: the thread panicked"))?
+}
+
+/// Says `ip link set lo up` to the kernel, without need of that program.
+fn loopback_up() -> anyhow::Result<()> {
+    // Of include/uapi/linux/netlink.h, rtnetlink.h and if.h.
+    const RTM_NEWLINK: u16 = 16;
+    const NLM_F_REQUEST_ACK: u16 = 1 | 4;
+    const NLMSG_ERROR: u16 = 2;
+    const IFF_UP: u32 = 1;
+    // The loopback device is the first of every namespace.
+    const LOOPBACK: i32 = 1;
+    let mut request = Vec::new();
+    // struct nlmsghdr: length, type, flags, sequence, sender.
+    request.extend(32_u32.to_ne_bytes());
+    request.extend(RTM_NEWLINK.to_ne_bytes());
+    request.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
+    request.extend([0; 8]);
+    // struct ifinfomsg: family and type, index, flags, which of them to change.
+    request.extend([0; 4]);
+    request.extend(LOOPBACK.to_ne_bytes());
+    request.extend(IFF_UP.to_ne_bytes());
+    request.extend(IFF_UP.to_ne_bytes());
+
+    let netlink = Domain::from(nix::libc::AF_NETLINK);
+    let socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(nix::libc::NETLINK_ROUTE)))?;
+    socket.send(&request)?;
+    let mut answer = [0; 64];
+    let size = (&socket).read(&mut answer)?;
+    let (answer, _) = answer.split_at(size);
+    let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
+    let errno = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+    match (kind, errno) {
+        (Some(NLMSG_ERROR), Some(0)) => Ok(()),
+        (Some(NLMSG_ERROR), Some(errno)) => Err(std::io::Error::from_raw_os_error(-errno).into()),
+        (_, _) => bail!("the kernel's answer is none"),
+    }
 }
 
 /// A program of this workspace, beside the one that runs.
