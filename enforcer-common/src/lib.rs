@@ -9,6 +9,8 @@
 //! ring buffer carries), [`counter`] (what is counted), [`names`] and [`limits`].
 #![no_std]
 #![deny(unsafe_code)]
+// A wildcard arm would decide for a variant that nobody has written yet.
+#![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod counter;
 pub mod decide;

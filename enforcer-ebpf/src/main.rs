@@ -6,6 +6,18 @@
 #![no_std]
 #![feature(asm_experimental_arch)]
 #![no_main]
+// A wildcard arm would decide for a variant that nobody has written yet.
+#![deny(clippy::wildcard_enum_match_arm)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the kernel's calling convention hands contexts over by value"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "sizes of types, small constants and masked bits; a conversion that may fail is a branch to verify"
+)]
 
 mod ctx;
 mod hooks;

@@ -231,7 +231,7 @@ impl Tables for KernelTables {
     fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
         // SAFETY: nothing writes to a slot that is in force, and a slot that is replaced stays readable until the
         // program ends, since inner maps are freed after an RCU grace period.
-        let words: *const Words<EdgeValue> = unsafe { EDGES.get(self.slot)?.get(*key) }?;
+        let words: *const Words<EdgeValue> = unsafe { EDGES.get(self.slot)?.get(key) }?;
         // SAFETY: the host writes nothing but such values, of the size and alignment asserted above.
         Some(unsafe { &*words.cast::<EdgeValue>() })
     }
@@ -243,13 +243,13 @@ impl Tables for KernelTables {
             return Some(Owner::new(Identity::UNKNOWN, Mode::Enforce));
         };
         // SAFETY: as for `edge`.
-        let words: *const Words<Owner> = unsafe { reserved.get(*key) }?;
+        let words: *const Words<Owner> = unsafe { reserved.get(key) }?;
         // SAFETY: as for `cgroup`.
         Some(unsafe { *words.cast::<Owner>() })
     }
 
     #[inline(always)]
     fn names_protocol(&self, key: &ProtocolKey) -> bool {
-        PROTOCOLS.get(self.slot).is_some_and(|protocols| protocols.get_ptr(*key).is_some())
+        PROTOCOLS.get(self.slot).is_some_and(|protocols| protocols.get_ptr(key).is_some())
     }
 }

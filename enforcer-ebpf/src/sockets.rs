@@ -1,7 +1,7 @@
 //! Who is at the other end: sockets of this network namespace, looked up as the kernel itself would.
 
 use core::ffi::c_void;
-use core::ptr::{null_mut, read_volatile};
+use core::ptr::null_mut;
 
 use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::helpers::generated::{
@@ -14,10 +14,9 @@ use enforcer_common::layout::SocketNote;
 use enforcer_common::{Address, Party, Port, Protocol};
 
 use crate::ctx::packet::{Headers, Packet};
+use crate::ctx::sock;
 use crate::ctx::sock_addr::SockAddr as _;
 use crate::maps;
-
-const TCP_LISTEN: u32 = 10;
 
 /// `struct bpf_sock_tuple` for IPv4: `far` is its `saddr`, `near` the end whose socket is looked up.
 #[repr(C)]
@@ -67,14 +66,6 @@ impl Held {
         };
         if socket.is_null() { None } else { Some(Self(socket)) }
     }
-
-    #[inline(always)]
-    fn state(&self) -> u32 {
-        // SAFETY: held since the look-up, and not null by construction.
-        let field = unsafe { &raw const (*self.0).state };
-        // SAFETY: as above.
-        unsafe { read_volatile(field) }
-    }
 }
 
 impl Drop for Held {
@@ -122,7 +113,7 @@ pub(crate) fn caller(packet: &Packet, headers: &Headers) -> Party {
     let found = match headers.protocol {
         Protocol::TCP => Held::find(bpf_skc_lookup_tcp, packet.context(), far, near)
             // A listener matches any far end; it is not the socket that sent this.
-            .filter(|socket| socket.state() != TCP_LISTEN),
+            .filter(|socket| !sock::is_listening(socket.0)),
         Protocol::UDP if local => Held::find(bpf_sk_lookup_udp, packet.context(), far, near),
         _ => None,
     };

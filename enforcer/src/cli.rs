@@ -174,7 +174,6 @@ fn run_check(args: &Check) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(answer.exit_code()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn bad_input(err: impl std::fmt::Display) -> Failure {
     Failure::BadInput(err.to_string())
 }

@@ -109,8 +109,8 @@ fn files_beyond_the_limits_are_refused() {
     for path in &paths {
         fs::File::create(path).expect("the directory is new");
     }
-    let many_valid =
-        validate::run(&[directory.clone()], Format::Text, &mut too_many).expect("a Vec takes all");
+    let many_valid = validate::run(std::slice::from_ref(&directory), Format::Text, &mut too_many)
+        .expect("a Vec takes all");
     fs::remove_dir_all(&directory).expect("it was created");
     assert!(!valid && !many_valid);
     let mut failures = Vec::new();

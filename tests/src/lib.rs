@@ -5,7 +5,7 @@
 //! policies without YAML, for properties and capacities.
 //!
 //! On a real kernel a [`sandbox`] is a cgroup subtree and a network namespace of a test's own, with a daemon over the
-//! one and [`actor`] processes in both.
+//! one and [`actor`] processes in both. [`slowness`] lets all of it run where every step takes longer.
 #![forbid(unsafe_code)]
 
 pub mod actor;
@@ -14,3 +14,4 @@ pub mod compiled;
 pub mod oracle;
 pub mod sandbox;
 pub mod sketch;
+pub mod slowness;

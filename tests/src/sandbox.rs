@@ -18,6 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::actor::{Reply, Request};
+use crate::slowness::patience;
 
 /// How long an event may take that is awaited. Reached only when a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -128,7 +129,7 @@ impl Sandbox {
             setns(netns, CloneFlags::CLONE_NEWNET)?;
             command.spawn().with_context(|| format!("start {command:?}"))
         });
-        spawned.join().map_err(|_| anyhow!("start command: the thread panicked"))?
+        spawned.join().map_err(|_panic| anyhow!("start command: the thread panicked"))?
     }
 
     /// Runs a command in the cgroup `name` to its end, with its output.
@@ -200,7 +201,7 @@ pub fn remove_tree(cgroup: &Path) -> anyhow::Result<()> {
         }
         match remove_directories(cgroup) {
             Ok(()) => return Ok(()),
-            Err(err) if start.elapsed() > DEADLINE => return Err(err.into()),
+            Err(err) if start.elapsed() > patience(DEADLINE) => return Err(err.into()),
             // A killed process leaves its cgroup a moment later, and nothing tells when.
             Err(_) => thread::yield_now(),
         }
@@ -300,7 +301,7 @@ impl Daemon {
     pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         let start = Instant::now();
         loop {
-            let left = DEADLINE.saturating_sub(start.elapsed());
+            let left = patience(DEADLINE).saturating_sub(start.elapsed());
             match self.incoming.recv_timeout(left) {
                 Ok(line) => {
                     let record: Value =
@@ -427,7 +428,7 @@ fn network_namespace() -> anyhow::Result<File> {
         ensure!(up.success(), "bring the loopback device up: {up}");
         File::open("/proc/thread-self/ns/net").context("open the network namespace")
     });
-    made.join().map_err(|_| anyhow!("make a network namespace: the thread panicked"))?
+    made.join().map_err(|_panic| anyhow!("make a network namespace: the thread panicked"))?
 }
 
 /// A program of this workspace, beside the one that runs.

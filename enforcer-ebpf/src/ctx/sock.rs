@@ -2,6 +2,7 @@
 
 use core::ptr::read_volatile;
 
+use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SockContext;
 use enforcer_common::Protocol;
 
@@ -12,10 +13,13 @@ const SOCK_DGRAM: u32 = 2;
 const SOCK_SEQPACKET: u32 = 5;
 const SOCK_DCCP: u32 = 6;
 
+/// `TCP_LISTEN` of include/net/tcp_states.h.
+const TCP_LISTEN: u32 = 10;
+
 macro_rules! read {
-    ($ctx:expr, $field:ident) => {{
-        // SAFETY: the kernel passes a valid `bpf_sock` for the whole run of the program.
-        let field = unsafe { &raw const (*$ctx.sock).$field };
+    ($sock:expr, $field:ident) => {{
+        // SAFETY: a context or a socket that the kernel holds while the program runs, and not null.
+        let field = unsafe { &raw const (*$sock).$field };
         // SAFETY: as above; volatile keeps the width of the access, which the verifier checks.
         unsafe { read_volatile(field) }
     }};
@@ -32,12 +36,18 @@ pub(crate) trait Sock {
 impl Sock for SockContext {
     #[inline(always)]
     fn protocol(&self) -> Protocol {
-        wire_protocol(read!(self, protocol))
+        wire_protocol(read!(self.sock, protocol))
     }
 
     #[inline(always)]
     fn is_raw(&self) -> bool {
         // A type nobody has heard of counts as raw.
-        !matches!(read!(self, type_), SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET | SOCK_DCCP)
+        !matches!(read!(self.sock, type_), SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET | SOCK_DCCP)
     }
+}
+
+/// Whether a socket, held and not null, waits for connections.
+#[inline(always)]
+pub(crate) fn is_listening(socket: *mut bpf_sock) -> bool {
+    read!(socket, state) == TCP_LISTEN
 }

@@ -102,9 +102,8 @@ pub fn cgroup2_mount() -> Result<PathBuf, Unsupported> {
 /// [`Unsupported::NotACgroup`].
 pub fn cgroup_path(mount: &Path, root: &Path) -> Result<PathBuf, Unsupported> {
     let not_a_cgroup = || Unsupported::NotACgroup { root: root.to_path_buf(), mount: mount.to_path_buf() };
-    let real = root.canonicalize().map_err(|_: std::io::Error| not_a_cgroup())?;
-    let mount = mount.canonicalize().map_err(|_: std::io::Error| not_a_cgroup())?;
-    let below = real.strip_prefix(&mount).map_err(|_: std::path::StripPrefixError| not_a_cgroup())?;
+    let (Ok(real), Ok(top)) = (root.canonicalize(), mount.canonicalize()) else { return Err(not_a_cgroup()) };
+    let Ok(below) = real.strip_prefix(&top) else { return Err(not_a_cgroup()) };
     if !real.join("cgroup.procs").exists() && !real.join("cgroup.controllers").exists() {
         return Err(not_a_cgroup());
     }

@@ -484,7 +484,8 @@ mod tests {
 
     #[test]
     fn as_many_selectors_as_a_policy_may_have_are_compared_quickly() {
-        let shapes: [(&str, fn(usize) -> Selector, fn(usize) -> Selector); 4] = [
+        type Make = fn(usize) -> Selector;
+        let shapes: [(&str, Make, Make); 4] = [
             ("instances", |i| systemd(format!("p{i}@*.service")), |i| systemd(format!("u{i}.service"))),
             ("endings", |i| systemd(format!("*-p{i}.service")), |i| systemd(format!("u{i}.service"))),
             ("one level", |i| cgroup(format!("/shop/p{i}-*")), |i| cgroup(format!("/shop/u{i}/x"))),

@@ -300,7 +300,8 @@ fn steps(selector: &Selector) -> Vec<Vec<Step>> {
 /// something that the other names.
 fn overlapping_path(a: &[Step], b: &[Step]) -> Option<String> {
     type State = (usize, usize);
-    let mut came_from: HashMap<State, Option<(State, Option<Vec<u8>>)>> = HashMap::from([((0, 0), None)]);
+    type Origin = Option<(State, Option<Vec<u8>>)>;
+    let mut came_from: HashMap<State, Origin> = HashMap::from([((0, 0), None)]);
     let mut queue = VecDeque::from([(0, 0)]);
     let mut example = None;
     while let Some((i, j)) = queue.pop_front() {

@@ -3,7 +3,6 @@
 //! Built from parser events rather than through serde: a run has to report every wrong tag, alias and duplicate key
 //! with its place, and serde stops at the first of them and hides tags and repeated keys from the receiver.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span};
@@ -270,9 +269,9 @@ impl<'a> Builder<'a, '_> {
         NodeId(index)
     }
 
-    fn scalar(&mut self, text: &Cow<'a, str>, style: ScalarStyle, anchor: usize, tagged: bool, span: Span) {
+    fn scalar(&mut self, text: &str, style: ScalarStyle, anchor: usize, tagged: bool, span: Span) {
         let kind = match style {
-            ScalarStyle::Plain if matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL") => Kind::Null,
+            ScalarStyle::Plain if matches!(text, "" | "~" | "null" | "Null" | "NULL") => Kind::Null,
             ScalarStyle::Plain => Kind::Plain,
             ScalarStyle::SingleQuoted
             | ScalarStyle::DoubleQuoted
@@ -284,12 +283,12 @@ impl<'a> Builder<'a, '_> {
         let quoted = matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted) && node.len >= 2;
         let in_source = match kind {
             Kind::Plain => span.slice(&self.tree.document.text) == Some(text),
-            Kind::Quoted => quoted && self.tree.source(&node) == text.as_ref(),
+            Kind::Quoted => quoted && self.tree.source(&node) == text,
             Kind::Null | Kind::List | Kind::Mapping | Kind::Alias | Kind::Invalid => true,
         };
         if !in_source {
             self.tree.nodes[id.0 as usize].text = narrow(self.tree.rewritten.len());
-            self.tree.rewritten.push(text.as_ref().into());
+            self.tree.rewritten.push(text.into());
         }
         if anchor != 0 {
             self.anchors.insert(anchor, (id.0, Some(1)));
