@@ -303,7 +303,7 @@ impl<'a> Call<'a> {
         self.mode.is_some()
     }
 
-    const fn from_here(&self) -> bool {
+    const fn is_from_here(&self) -> bool {
         matches!(self.from, Place::Here(_))
     }
 
@@ -341,7 +341,7 @@ impl<'a> Call<'a> {
             port: Some(u64::from(self.at.port())),
         };
         // For a mapped destination the kernel names it again with each datagram, to the hook of the other family.
-        let again = self.from_here()
+        let again = self.is_from_here()
             && self.shape == Shape::Connected
             && self.attempt.family == Family::V4Mapped
             && self.attempt.expect != Expectation::Deny;
