@@ -4,12 +4,14 @@
 //! nothing is attached), [`install`](Enforcement::install) (a policy is filled into the idle slot, read back, and
 //! put in force by one store), [`attach`](Enforcement::attach) (all hooks or none).
 
+pub mod btf;
 pub mod feature;
+pub mod leftovers;
 pub mod load;
 pub mod maps;
 
 pub use feature::Unsupported;
-pub use load::{Enforcement, LoadError, Options};
+pub use load::{Enforcement, LoadError, OBJECT, Options};
 pub use maps::{Counts, MapError};
 
 /// An error with its causes, each once.

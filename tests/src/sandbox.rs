@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -15,6 +17,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
 
 use crate::actor::{Reply, Request};
@@ -30,6 +33,8 @@ pub struct Sandbox {
     path: String,
     netns: File,
     directory: TempDir,
+    /// Whether a Ctrl-C on the terminal is kept from the processes in here.
+    shielded: bool,
 }
 
 impl Sandbox {
@@ -39,13 +44,34 @@ impl Sandbox {
     ///
     /// This process is not root, or cgroup v2 is not mounted.
     pub fn new(name: &str) -> anyhow::Result<Self> {
-        let path = format!("/enforcer-test-{name}-{}", std::process::id());
+        Self::named(&format!("enforcer-test-{name}"), false)
+    }
+
+    /// Makes one named after the demo and this process. Its processes are no part of the terminal's foreground, so that
+    /// a Ctrl-C is this process's alone to handle.
+    ///
+    /// # Errors
+    ///
+    /// This process is not root, or cgroup v2 is not mounted.
+    pub fn demo() -> anyhow::Result<Self> {
+        Self::named("enforcer-demo", true)
+    }
+
+    fn named(name: &str, shielded: bool) -> anyhow::Result<Self> {
+        let path = format!("/{name}-{}", std::process::id());
         let cgroup = cgroup2_mount()?.join(path.trim_start_matches('/'));
         fs::create_dir(&cgroup).with_context(|| format!("create cgroup {}", cgroup.display()))?;
-        let directory = TempDir::with_prefix("enforcer-test-")?;
-        // From here on a failure is cleaned up by `Drop`, but for the namespace, which the kernel closes itself.
+        let made = Self::fill(&cgroup, &path, name, shielded);
+        if made.is_err() {
+            remove_tree(&cgroup)?;
+        }
+        made
+    }
+
+    fn fill(cgroup: &Path, path: &str, name: &str, shielded: bool) -> anyhow::Result<Self> {
+        let directory = TempDir::with_prefix(format!("{name}-"))?;
         let netns = network_namespace()?;
-        Ok(Self { cgroup, path, netns, directory })
+        Ok(Self { cgroup: cgroup.to_path_buf(), path: path.to_owned(), netns, directory, shielded })
     }
 
     /// The directory of the subtree's root.
@@ -96,13 +122,41 @@ impl Sandbox {
     ///
     /// It cannot be started.
     pub fn actor(&self, name: &str) -> anyhow::Result<Actor> {
-        let cgroup = self.make_cgroup(name)?;
-        let mut command = Command::new(binary("enforcer-actor")?);
-        command.arg(&cgroup).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = self.spawn(command)?;
-        let stdin = child.stdin.take().context("actor without stdin")?;
-        let stdout = child.stdout.take().context("actor without stdout")?;
-        Ok(Actor { child: Killed(child), stdin, stdout: BufReader::new(stdout) })
+        actor_in(&self.netns, &self.make_cgroup(name)?)
+    }
+
+    /// Makes another host and a cable to it: its addresses are reached through it alone. To be called before the daemon
+    /// starts, so that it finds this end of the cable.
+    ///
+    /// # Errors
+    ///
+    /// This process is not root, or `ip` does not do what it is told.
+    pub fn neighbour(&self, addresses: &[IpAddr]) -> anyhow::Result<Neighbour> {
+        let name = self.path.trim_start_matches('/');
+        let cgroup = self.cgroup.with_file_name(format!("{name}-neighbour"));
+        fs::create_dir(&cgroup).with_context(|| format!("create cgroup {}", cgroup.display()))?;
+        let neighbour = Neighbour { cgroup, netns: network_namespace()? };
+        // A device is given to a namespace by a process in it.
+        let there = neighbour.actor()?;
+        let (near, near6) = (Neighbour::NEAR, Neighbour::NEAR6);
+        let (far, far6) = (Neighbour::FAR, Neighbour::FAR6);
+        let mut script = format!(
+            "link add near type veth peer name far netns {}\nlink set near up\naddress add {near}/30 dev near\n\
+             address add {near6}/64 dev near nodad\n",
+            there.pid()
+        );
+        ip(&self.netns, &script)?;
+        script =
+            format!("link set far up\naddress add {far}/30 dev far\naddress add {far6}/64 dev far nodad\n");
+        for address in addresses {
+            script += &match address {
+                IpAddr::V4(v4) => format!("address add {v4}/32 dev far\n"),
+                IpAddr::V6(v6) => format!("address add {v6}/128 dev far nodad\n"),
+            };
+        }
+        ip(&neighbour.netns, &script)?;
+        ip(&self.netns, &format!("route add default via {far}\nroute add default via {far6}\n"))?;
+        Ok(neighbour)
     }
 
     /// A command that runs `program` in the cgroup `name` below the root; to be given to [`Sandbox::spawn`].
@@ -123,13 +177,10 @@ impl Sandbox {
     ///
     /// It cannot be started.
     pub fn spawn(&self, mut command: Command) -> anyhow::Result<Child> {
-        let netns = self.netns.try_clone()?;
-        // A namespace is a thread's, and passes to what the thread starts.
-        let spawned = thread::spawn(move || {
-            setns(netns, CloneFlags::CLONE_NEWNET)?;
-            command.spawn().with_context(|| format!("start {command:?}"))
-        });
-        spawned.join().map_err(|_panic| anyhow!("start command: the thread panicked"))?
+        if self.shielded {
+            command.process_group(0);
+        }
+        spawn_in(&self.netns, command)
     }
 
     /// Runs a command in the cgroup `name` to its end, with its output.
@@ -157,9 +208,29 @@ impl Sandbox {
     ///
     /// It does not start; its words are in the error.
     pub fn daemon_with(&self, policy: &str, arguments: &[&str]) -> anyhow::Result<Daemon> {
+        let mut command = self.daemon_command(policy)?;
+        command.args(arguments);
+        self.start_daemon(command)
+    }
+
+    /// The command that [`Sandbox::daemon`] runs, for tests that change it.
+    ///
+    /// # Errors
+    ///
+    /// The policy cannot be written.
+    pub fn daemon_command(&self, policy: &str) -> anyhow::Result<Command> {
         let policy = self.write_policy(policy)?;
         let mut command = Command::new(binary("enforcer")?);
-        command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(&self.cgroup).args(arguments);
+        command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(&self.cgroup);
+        Ok(command)
+    }
+
+    /// Starts the daemon by a command, and waits until it enforces. Its audit log must be its standard output.
+    ///
+    /// # Errors
+    ///
+    /// It does not start; its words are in the error.
+    pub fn start_daemon(&self, mut command: Command) -> anyhow::Result<Daemon> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.spawn(command)?;
         let stdout = child.stdout.take().context("daemon without stdout")?;
@@ -187,6 +258,71 @@ impl Drop for Sandbox {
     }
 }
 
+/// Another host: a network namespace and a cgroup that are no part of the sandbox, at the other end of a cable.
+pub struct Neighbour {
+    cgroup: PathBuf,
+    netns: File,
+}
+
+impl Neighbour {
+    /// The sandbox's address on the cable.
+    pub const NEAR: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
+    /// Likewise.
+    pub const NEAR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 1);
+    /// The neighbour's address on the cable.
+    pub const FAR: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
+    /// Likewise.
+    pub const FAR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 2);
+
+    /// Starts an actor on this host.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn actor(&self) -> anyhow::Result<Actor> {
+        actor_in(&self.netns, &self.cgroup)
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        if let Err(err) = remove_tree(&self.cgroup) {
+            tracing::error!("remove {}: {err:#}", self.cgroup.display());
+        }
+    }
+}
+
+fn actor_in(netns: &File, cgroup: &Path) -> anyhow::Result<Actor> {
+    let mut command = Command::new(binary("enforcer-actor")?);
+    command.arg(cgroup).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = spawn_in(netns, command)?;
+    let stdin = child.stdin.take().context("actor without stdin")?;
+    let stdout = child.stdout.take().context("actor without stdout")?;
+    Ok(Actor { child: Killed(child), stdin, stdout: BufReader::new(stdout) })
+}
+
+fn spawn_in(netns: &File, mut command: Command) -> anyhow::Result<Child> {
+    let netns = netns.try_clone()?;
+    // A namespace is a thread's, and passes to what the thread starts.
+    let spawned = thread::spawn(move || {
+        setns(netns, CloneFlags::CLONE_NEWNET)?;
+        command.spawn().with_context(|| format!("start {command:?}"))
+    });
+    spawned.join().map_err(|_| anyhow!("start command: the thread panicked"))?
+}
+
+/// Has `ip` do every line of `script` in a namespace.
+fn ip(netns: &File, script: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("ip");
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawn_in(netns, command)?;
+    child.stdin.take().context("ip without stdin")?.write_all(script.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "run ip: {}: {words}of:\n{script}", output.status);
+    Ok(())
+}
+
 /// Kills what is left in a subtree and removes it.
 ///
 /// # Errors
@@ -195,16 +331,26 @@ impl Drop for Sandbox {
 pub fn remove_tree(cgroup: &Path) -> anyhow::Result<()> {
     let start = Instant::now();
     loop {
-        // 5.14 and later; before, the processes are signalled one by one.
-        if fs::write(cgroup.join("cgroup.kill"), "1").is_err() {
-            signal_tree(cgroup)?;
-        }
+        kill_tree(cgroup)?;
         match remove_directories(cgroup) {
             Ok(()) => return Ok(()),
             Err(err) if start.elapsed() > patience(DEADLINE) => return Err(err.into()),
             // A killed process leaves its cgroup a moment later, and nothing tells when.
             Err(_) => thread::yield_now(),
         }
+    }
+}
+
+/// Kills every process in a subtree; they are gone a moment later.
+///
+/// # Errors
+///
+/// The subtree cannot be read.
+pub fn kill_tree(cgroup: &Path) -> anyhow::Result<()> {
+    // 5.14 and later; before, the processes are signalled one by one.
+    match fs::write(cgroup.join("cgroup.kill"), "1") {
+        Ok(()) => Ok(()),
+        Err(_) => signal_tree(cgroup),
     }
 }
 
@@ -332,6 +478,15 @@ impl Daemon {
         self.wait_for(|record| record["kind"] == "policy")
     }
 
+    /// Waits for the daemon to end after a signal that lets it say nothing more.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be waited for.
+    pub fn wait(mut self) -> anyhow::Result<std::process::ExitStatus> {
+        Ok(self.child.0.wait()?)
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -424,11 +579,46 @@ fn lines(stream: ChildStdout) -> Receiver<String> {
 fn network_namespace() -> anyhow::Result<File> {
     let made = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
-        let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("run ip")?;
-        ensure!(up.success(), "bring the loopback device up: {up}");
+        loopback_up().context("bring the loopback device up")?;
         File::open("/proc/thread-self/ns/net").context("open the network namespace")
     });
     made.join().map_err(|_panic| anyhow!("make a network namespace: the thread panicked"))?
+}
+
+/// Says `ip link set lo up` to the kernel, without need of that program.
+fn loopback_up() -> anyhow::Result<()> {
+    // Of include/uapi/linux/netlink.h, rtnetlink.h and if.h.
+    const RTM_NEWLINK: u16 = 16;
+    const NLM_F_REQUEST_ACK: u16 = 1 | 4;
+    const NLMSG_ERROR: u16 = 2;
+    const IFF_UP: u32 = 1;
+    // The loopback device is the first of every namespace.
+    const LOOPBACK: i32 = 1;
+    let mut request = Vec::new();
+    // struct nlmsghdr: length, type, flags, sequence, sender.
+    request.extend(32_u32.to_ne_bytes());
+    request.extend(RTM_NEWLINK.to_ne_bytes());
+    request.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
+    request.extend([0; 8]);
+    // struct ifinfomsg: family and type, index, flags, which of them to change.
+    request.extend([0; 4]);
+    request.extend(LOOPBACK.to_ne_bytes());
+    request.extend(IFF_UP.to_ne_bytes());
+    request.extend(IFF_UP.to_ne_bytes());
+
+    let netlink = Domain::from(nix::libc::AF_NETLINK);
+    let socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(nix::libc::NETLINK_ROUTE)))?;
+    socket.send(&request)?;
+    let mut answer = [0; 64];
+    let size = (&socket).read(&mut answer)?;
+    let (answer, _) = answer.split_at(size);
+    let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
+    let errno = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+    match (kind, errno) {
+        (Some(NLMSG_ERROR), Some(0)) => Ok(()),
+        (Some(NLMSG_ERROR), Some(errno)) => Err(std::io::Error::from_raw_os_error(-errno).into()),
+        (_, _) => bail!("the kernel's answer is none"),
+    }
 }
 
 /// A program of this workspace, beside the one that runs.

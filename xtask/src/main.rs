@@ -3,7 +3,9 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a developer's tool talks to its terminal")]
 
 mod check;
+mod clean_kernel;
 mod command;
+mod demo;
 mod setup;
 mod test;
 mod tidy;
@@ -21,12 +23,16 @@ use clap::Parser;
 enum Verb {
     /// Install what building needs and is missing
     Setup(setup::Args),
+    /// Run `setup`, build, and show the main job in a sandbox of its own; needs root
+    Demo,
     /// Judge the sources: fmt, clippy for host and kernel, doc, deny, tidy
     Check,
     /// Check the project's own rules about its sources
     Tidy,
     /// Run `setup`, `check` and every test, rootless and kernel ones; needs root
     Test,
+    /// Remove what a crash of the demo or of a test has left in the kernel; needs root
+    CleanKernel(clean_kernel::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,9 +49,11 @@ fn run(verb: &Verb) -> Result<ExitCode> {
     let workspace = workspace()?;
     match verb {
         Verb::Setup(args) => setup::run(args)?,
+        Verb::Demo => demo::run(&workspace)?,
         Verb::Check => check::run(&workspace)?,
         Verb::Tidy => tidy::run(&workspace)?,
         Verb::Test => return test::run(&workspace),
+        Verb::CleanKernel(args) => clean_kernel::run(&workspace, args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,44 @@
+//! Shows the main job: sets up, builds, and becomes the program that shows it.
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::run as run_command;
+use crate::{is_root, setup};
+
+/// Does not return if all goes well: this process becomes the demo, so that a signal reaches nobody else.
+///
+/// # Errors
+/// Not root, or something cannot be installed, built or started.
+pub(crate) fn run(workspace: &Path) -> Result<()> {
+    if !is_root() {
+        bail!(
+            "run the demo: loading programs and creating cgroups needs root\n\
+             hint: run `sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask demo`"
+        );
+    }
+    setup::run(&setup::Args { with_tests: false })?;
+    become_program(workspace, "enforcer-demo", &[])
+}
+
+/// Builds the programs and becomes one of them.
+///
+/// # Errors
+/// They cannot be built, or it cannot be started.
+pub(crate) fn become_program(workspace: &Path, name: &str, args: &[&str]) -> Result<()> {
+    let packages = ["--package", "enforcer", "--package", "enforcer-tests"];
+    run_command(
+        Command::new("cargo").args(["build", "--quiet", "--bins"]).args(packages).current_dir(workspace),
+    )?;
+    let program = target(workspace).join("debug").join(name);
+    let err = Command::new(&program).args(args).exec();
+    Err(err).with_context(|| format!("start {}", program.display()))
+}
+
+/// Where cargo builds to.
+fn target(workspace: &Path) -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |dir| workspace.join(dir))
+}
