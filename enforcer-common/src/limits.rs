@@ -41,7 +41,8 @@ pub const MAX_PROTOCOLS: u32 = 262_144;
 /// Entries of `LOCALS`: addresses of this host.
 pub const MAX_LOCALS: u32 = 65_536;
 
-/// Ancestors that a hook asks for a cgroup that is not in `CGROUPS` yet; a deeper one is unknown, which is denied.
+/// Ancestors that a hook asks for a cgroup that is not in `CGROUPS`, where the kernel does not enter new ones itself; a
+/// deeper one is unknown, which is denied.
 pub const MAX_ANCESTORS: u32 = 16;
 
 /// IPv6 extension headers that are walked before a packet counts as unparsable: RFC 8200 allows each kind once, and
