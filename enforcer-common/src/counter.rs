@@ -50,8 +50,12 @@ impl Counter {
     pub const EVENTS_LOST: Self = Self(Reason::COUNT * 3 + 1);
     /// Socket notes that could not be stored for want of memory.
     pub const NOTES_FAILED: Self = Self(Reason::COUNT * 3 + 2);
+    /// Cgroups that were made and could not be entered into `CGROUPS`; they stay unknown, which is denied.
+    pub const CGROUPS_FAILED: Self = Self(Reason::COUNT * 3 + 3);
+    /// Words of cgroups made or gone for which the ring buffer had no room; only their paths are missed.
+    pub const CGROUP_NEWS_LOST: Self = Self(Reason::COUNT * 3 + 4);
     /// How many counters there are.
-    pub const COUNT: u32 = Reason::COUNT * 3 + 3;
+    pub const COUNT: u32 = Reason::COUNT * 3 + 5;
 
     /// The counter of decisions with this outcome and reason.
     #[inline(always)]
@@ -70,8 +74,13 @@ mod tests {
         let decisions = Reason::ALL
             .iter()
             .flat_map(|reason| Outcome::ALL.map(|outcome| Counter::decisions(outcome, *reason)));
-        for counter in decisions.chain([Counter::EVENTS_WRITTEN, Counter::EVENTS_LOST, Counter::NOTES_FAILED])
-        {
+        for counter in decisions.chain([
+            Counter::EVENTS_WRITTEN,
+            Counter::EVENTS_LOST,
+            Counter::NOTES_FAILED,
+            Counter::CGROUPS_FAILED,
+            Counter::CGROUP_NEWS_LOST,
+        ]) {
             assert!(!core::mem::replace(&mut seen[counter.0 as usize], true), "{counter:?}");
         }
         assert!(seen.iter().all(|seen| *seen));

@@ -1,4 +1,4 @@
-//! What the ring buffer carries: one fixed-size record per decision, and its safe reading on the host.
+//! What the ring buffer carries: one fixed-size record per decision or cgroup, and its safe reading on the host.
 
 use crate::{Address, Hook, Identity, Mode, Port, Protocol, Reason, RuleId, Verdict};
 
@@ -196,6 +196,82 @@ impl Event {
         let end = self.comm.iter().position(|byte| *byte == 0).unwrap_or(self.comm.len());
         let comm = self.comm.split_at(end).0;
         if self.has(Self::PROCESS) { Some((self.pid, self.uid, comm)) } else { None }
+    }
+}
+
+/// Word of a cgroup that was made or is gone, from the programs on its tracepoints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct CgroupEvent {
+    /// Its id.
+    pub id: u64,
+    /// Its parent's id.
+    pub parent: u64,
+    /// 1 if it was made, 0 if it is gone and nothing refers to it any more.
+    pub made: u32,
+    /// Bytes of its name.
+    pub length: u32,
+    /// Its name, as bytes; not of any encoding.
+    pub name: [u8; Self::NAME],
+}
+
+const _: () = assert!(size_of::<CgroupEvent>() == 280);
+
+impl CgroupEvent {
+    /// Room for a name and the NUL behind it.
+    pub const NAME: usize = crate::claims::MAX_NAME + 1;
+
+    /// Bytes of one event.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// Reads an event from the bytes of a ring-buffer record.
+    ///
+    /// # Errors
+    ///
+    /// Names the first thing about `bytes` that no program of this version writes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, InvalidEvent> {
+        let mut fields = Fields(bytes);
+        let event = Self {
+            id: u64::from_ne_bytes(fields.take()?),
+            parent: u64::from_ne_bytes(fields.take()?),
+            made: u32::from_ne_bytes(fields.take()?),
+            length: u32::from_ne_bytes(fields.take()?),
+            name: fields.take()?,
+        };
+        if !fields.0.is_empty() {
+            return Err(InvalidEvent::Size(bytes.len()));
+        }
+        Ok(event)
+    }
+
+    /// The cgroup's name.
+    pub fn name(&self) -> &[u8] {
+        let end = usize::try_from(self.length).unwrap_or(0).min(crate::claims::MAX_NAME);
+        self.name.split_at(end).0
+    }
+}
+
+/// What the ring buffer carries, told apart by its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// A decision.
+    Decision(Event),
+    /// A cgroup that was made or is gone.
+    Cgroup(CgroupEvent),
+}
+
+impl Message {
+    /// Reads a message from the bytes of a ring-buffer record.
+    ///
+    /// # Errors
+    ///
+    /// Names the first thing about `bytes` that no program of this version writes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, InvalidEvent> {
+        if bytes.len() == CgroupEvent::SIZE {
+            CgroupEvent::parse(bytes).map(Self::Cgroup)
+        } else {
+            Event::parse(bytes).map(Self::Decision)
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{Address, Identity, Mode, Port, Protocol, RuleId};
 /// [`names`](crate::names); a host and an object that differ in it refuse each other.
 pub const ABI_VERSION: u32 = 1;
 
-/// Value of `CGROUPS` and `RESERVED`: the service (or reserved peer) that owns a cgroup or a port.
+/// Value of `RESERVED` and part of that of `CGROUPS`: the service (or reserved peer) that owns a cgroup or a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Owner {
@@ -38,6 +38,43 @@ impl Owner {
         Mode::from_raw(self.mode)
     }
 }
+
+/// Value of `CGROUPS`: whose a cgroup is, and how far its path has come through the selectors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Cgroup {
+    /// Who owns it.
+    pub owner: Owner,
+    /// Its path's state in the automaton of [`claims`](crate::claims), from which its children's go on.
+    pub state: u32,
+}
+
+const _: () = assert!(size_of::<Cgroup>() == 12);
+
+/// Value of `CLASSES`: the class of every byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Classes(pub [u8; 256]);
+
+/// Where the running kernel keeps what a cgroup is known by; read from its BTF before the programs are loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Offsets {
+    /// `kn` in `struct cgroup`.
+    pub cgroup_node: u32,
+    /// `root` in `struct cgroup`.
+    pub cgroup_root: u32,
+    /// `hierarchy_id` in `struct cgroup_root`; 0 is cgroup v2.
+    pub root_hierarchy: u32,
+    /// `id` in `struct kernfs_node`.
+    pub node_id: u32,
+    /// `parent` (from 6.15 `__parent`) in `struct kernfs_node`.
+    pub node_parent: u32,
+    /// `name` in `struct kernfs_node`.
+    pub node_name: u32,
+}
+
+const _: () = assert!(size_of::<Offsets>() == 24);
 
 /// Key of `EDGES`: a pair of ends, and which part of a long port list.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -242,7 +279,12 @@ const _: () = assert!(size_of::<SocketNote>() == 16);
 
 impl SocketNote {
     /// A socket of which nothing is known yet.
-    pub const BLANK: Self = Self { owner: 0, asked: 0, _pad: 0 };
+    pub const BLANK: Self = Self::of(0);
+
+    /// A socket that belongs to this cgroup.
+    pub const fn of(owner: u64) -> Self {
+        Self { owner, asked: 0, _pad: 0 }
+    }
 }
 
 /// Pinned beside each other so that a drift of either side is a compile error.
@@ -250,10 +292,18 @@ impl SocketNote {
 mod pod {
     #![expect(unsafe_code, reason = "aya's maps take only types that are marked as plain old data")]
 
-    use super::{EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey, SocketNote};
+    use super::{
+        Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Offsets, Owner, PortKey, ProtocolKey, SocketNote,
+    };
 
     // SAFETY: repr(C), integers only, padding spelt out as fields; the size assertion above holds it to that.
     unsafe impl aya::Pod for Owner {}
+    // SAFETY: repr(C) of an Owner and a u32, no padding by its size assertion.
+    unsafe impl aya::Pod for Cgroup {}
+    // SAFETY: bytes only.
+    unsafe impl aya::Pod for Classes {}
+    // SAFETY: repr(C), six u32.
+    unsafe impl aya::Pod for Offsets {}
     // SAFETY: repr(C), three u32, no padding by its size assertion.
     unsafe impl aya::Pod for EdgeKey {}
     // SAFETY: repr(C) of bytes and of PortRange, which is itself without padding by its size assertion.

@@ -5,13 +5,14 @@
 //! the two it is: [`decide()`] gives the same answer in a hook, in `enforcer check` and under a property test.
 //!
 //! Reading order: [`identity`] (who), [`facts`] (what a hook knows), [`decision`] (what is answered),
-//! [`decide`](mod@decide) (the function between them), [`layout`] (what the maps hold), [`event`] (what the
+//! [`decide`](mod@decide) (the function between them), [`claims`] (whose a cgroup is), [`layout`] (what the maps hold), [`event`] (what the
 //! ring buffer carries), [`counter`] (what is counted), [`names`] and [`limits`].
 #![no_std]
 #![deny(unsafe_code)]
 // A wildcard arm would decide for a variant that nobody has written yet.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod claims;
 pub mod counter;
 pub mod decide;
 pub mod decision;

@@ -26,6 +26,12 @@ pub const MAX_PREFIXES: u32 = 65_536;
 /// Entries of `CGROUPS`: every cgroup of the host stands in it, declared or not.
 pub const MAX_CGROUPS: u32 = 262_144;
 
+/// Transitions of the automaton of selectors, each four bytes: 4,096 selectors of forty bytes take about a quarter.
+pub const MAX_TRANSITIONS: u32 = 16 * 1024 * 1024;
+
+/// States in which a path is claimed: a few for each selector.
+pub const MAX_CLAIMANTS: u32 = 1024 * 1024;
+
 /// Entries of `RESERVED`: every port of two protocols.
 pub const MAX_RESERVED: u32 = 131_072;
 

@@ -4,8 +4,14 @@
 pub const ACTIVE: &str = "ACTIVE";
 /// Per slot: the revision of the policy that it holds.
 pub const REVISIONS: &str = "REVISIONS";
-/// Per slot: cgroup id → owner.
+/// Per slot: cgroup id → owner, and state of its path in the automaton of selectors.
 pub const CGROUPS: &str = "CGROUPS";
+/// Per slot: class of every byte in cgroup names.
+pub const CLASSES: &str = "CLASSES";
+/// Per slot: transitions of the automaton of selectors.
+pub const TRANSITIONS: &str = "TRANSITIONS";
+/// Per slot: state in which a path is claimed → owner.
+pub const CLAIMANTS: &str = "CLAIMANTS";
 /// Per slot: pair of identities → port ranges.
 pub const EDGES: &str = "EDGES";
 /// Per slot: address prefix → identity of a network set.
@@ -29,6 +35,13 @@ pub const HOST_NETNS: &str = "HOST_NETNS";
 
 /// Global, `u8`: 1 if permitted attempts are recorded too.
 pub const LOG_ALLOWED: &str = "LOG_ALLOWED";
+
+/// Global, [`Offsets`](crate::layout::Offsets): where the running kernel keeps what a cgroup is known by.
+pub const OFFSETS: &str = "OFFSETS";
+/// The program that identifies a new cgroup, and the tracepoint it is on.
+pub const CGROUP_MKDIR: &str = "cgroup_mkdir";
+/// The program that forgets a cgroup, and the tracepoint it is on.
+pub const CGROUP_RELEASE: &str = "cgroup_release";
 
 /// Global, `u8`: 1 if the programs are attached to the root of the cgroup tree, so that the ingress hook sees every
 /// socket of the host. Otherwise a listener whose owner is unknown may be outside of what is judged.

@@ -12,6 +12,7 @@
 //! All of them exist since kernel 4.18; the helpers used need 5.10.
 
 mod bind;
+mod cgroup;
 mod connect;
 mod egress;
 mod ingress;

@@ -3,26 +3,68 @@
 use core::arch::asm;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
+use enforcer_common::claims::{DEAD, MAX_NAME, Transitions, advance};
 use enforcer_common::counter::Counter;
 use enforcer_common::decide::{Coverage, coverage};
-use enforcer_common::event::Event;
-use enforcer_common::layout::{EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey, SocketNote};
+use enforcer_common::event::{CgroupEvent, Event};
+use enforcer_common::layout::{
+    Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Offsets, Owner, PortKey, ProtocolKey, SocketNote,
+};
 use enforcer_common::limits::{MAX_ANCESTORS, MAX_LOCALS, RING_BYTES};
 use enforcer_common::{Address, Identity, Mode, Port, Protocol, Tables};
 
 use crate::ctx::task;
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+/// An inner array need not be as large as the one that stands for its form (kernel 5.10).
+const RESIZABLE: usize = BPF_F_INNER_MAP as usize;
+
+/// What `T` is made of, as the form of an inner map describes it to the kernel. From 5.15 to 6.1 a map whose values are
+/// described as a struct counts as another form than the host's maps, which come without a description
+/// (`bpf_map_meta_equal` compares the `timer_off` that `map_check_btf` sets, in kernel/bpf/syscall.c of v6.1).
+type Words<T> = <T as InWords>::Words;
+
+trait InWords {
+    type Words;
+}
+
+impl InWords for Owner {
+    type Words = [u32; 2];
+}
+
+impl InWords for Cgroup {
+    type Words = [u32; 3];
+}
+
+impl InWords for Classes {
+    type Words = [u8; 256];
+}
+
+impl InWords for EdgeValue {
+    type Words = [u32; 13];
+}
+
+const _: () = assert!(size_of::<Words<Owner>>() == size_of::<Owner>());
+const _: () = assert!(align_of::<Words<Owner>>() == align_of::<Owner>());
+const _: () = assert!(size_of::<Words<Cgroup>>() == size_of::<Cgroup>());
+const _: () = assert!(align_of::<Words<Cgroup>>() == align_of::<Cgroup>());
+const _: () = assert!(size_of::<Words<Classes>>() == size_of::<Classes>());
+const _: () = assert!(align_of::<Words<Classes>>() == align_of::<Classes>());
+const _: () = assert!(size_of::<Words<EdgeValue>>() == size_of::<EdgeValue>());
+const _: () = assert!(align_of::<Words<EdgeValue>>() == align_of::<EdgeValue>());
 
 // Inner maps are created by the host as large as the policy needs; what stands here is only their form.
-type Cgroups = HashMap<u64, Owner, 1, SPARSE>;
-type Edges = HashMap<EdgeKey, EdgeValue, 1, SPARSE>;
+type Cgroups = HashMap<u64, Words<Cgroup>, 1, SPARSE>;
+type ClassesOf = Array<Words<Classes>, 1, RESIZABLE>;
+type TransitionsOf = Array<u32, 1, RESIZABLE>;
+type Claimants = HashMap<u32, Words<Owner>, 1, SPARSE>;
+type Edges = HashMap<EdgeKey, Words<EdgeValue>, 1, SPARSE>;
 type Networks = LpmTrie<[u8; 16], u32, 1>;
-type Reserved = HashMap<PortKey, Owner, 1, SPARSE>;
+type Reserved = HashMap<PortKey, Words<Owner>, 1, SPARSE>;
 type Protocols = HashMap<ProtocolKey, u32, 1, SPARSE>;
 
 #[btf_map]
@@ -31,6 +73,12 @@ static ACTIVE: Array<u32, 1> = Array::new();
 static REVISIONS: Array<u32, 2> = Array::new();
 #[btf_map]
 static CGROUPS: ArrayOfMaps<Cgroups, 2> = ArrayOfMaps::new();
+#[btf_map]
+static CLASSES: ArrayOfMaps<ClassesOf, 2> = ArrayOfMaps::new();
+#[btf_map]
+static TRANSITIONS: ArrayOfMaps<TransitionsOf, 2> = ArrayOfMaps::new();
+#[btf_map]
+static CLAIMANTS: ArrayOfMaps<Claimants, 2> = ArrayOfMaps::new();
 #[btf_map]
 static EDGES: ArrayOfMaps<Edges, 2> = ArrayOfMaps::new();
 #[btf_map]
@@ -48,6 +96,19 @@ pub(crate) static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
 
+/// Where the name of a new cgroup is read to: too large for the stack.
+#[btf_map]
+static SCRATCH: PerCpuArray<CgroupEvent, 1> = PerCpuArray::new();
+
+#[unsafe(no_mangle)]
+static OFFSETS: Global<Offsets> = Global::new(Offsets {
+    cgroup_node: 0,
+    cgroup_root: 0,
+    root_hierarchy: 0,
+    node_id: 0,
+    node_parent: 0,
+    node_name: 0,
+});
 #[unsafe(no_mangle)]
 static HOST_NETNS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -79,6 +140,20 @@ pub(crate) fn is_host_netns(cookie: u64) -> bool {
 pub(crate) fn is_local(netns: u64, address: &Address) -> bool {
     let netns = if HOST_NETNS.load() == 0 { 0 } else { netns };
     LOCALS.get_ptr(LocalKey::new(netns, *address)).is_some()
+}
+
+/// Where the running kernel keeps what a cgroup is known by.
+#[inline(always)]
+pub(crate) fn offsets() -> Offsets {
+    OFFSETS.load()
+}
+
+/// This CPU's place for the cgroup that a tracepoint is about. Programs on tracepoints do not interrupt each other.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut CgroupEvent> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: a live element of this CPU, which the one program that runs on it now has to itself.
+    Some(unsafe { &mut *scratch })
 }
 
 /// Adds one to a counter of this CPU.
@@ -131,6 +206,36 @@ extern "C" fn port_coverage(slot: u32, from: u32, to: u32, protocol: u32, port: 
     coverage(pair, Protocol((protocol & 0xff) as u8), port, &tables).pack()
 }
 
+/// What a slot knows of a cgroup.
+#[inline(always)]
+fn cgroup_in(slot: u32, id: u64) -> Option<Cgroup> {
+    // SAFETY: an entry that is replaced meanwhile stays readable until the program ends, since hash elements are
+    // freed after an RCU grace period.
+    let words: *const Words<Cgroup> = unsafe { CGROUPS.get(slot)?.get(id) }?;
+    // SAFETY: nothing but such values is written, of the size and alignment asserted above.
+    Some(unsafe { *words.cast::<Cgroup>() })
+}
+
+/// Whose a cgroup is: its identity below its mode, 0 if it is not in the tables, where no cgroup has the identity 0. A
+/// global function for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn cgroup_owner(slot: u32, id: u64) -> u64 {
+    let Some(cgroup) = cgroup_in(slot, id) else { return 0 };
+    let owner = cgroup.owner;
+    u64::from(owner.identity().raw()) | ((owner.mode() as u64) << 32)
+}
+
+/// The set of networks that an address, given by its words, belongs to; 0 if it belongs to none, since no set has that
+/// identity. A global function for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn address_network(slot: u32, a: u32, b: u32, c: u32, d: u32) -> u32 {
+    let Some(networks) = NETWORKS.get(slot) else { return 0 };
+    let key = Key::new(128, Address::from_words([a, b, c, d]).bytes());
+    networks.get(&key).copied().unwrap_or(0)
+}
+
 /// A global function for the same reason; only a cgroup that was made a moment ago comes here.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -161,22 +266,32 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn cgroup(&self, id: u64) -> Option<Owner> {
-        // SAFETY: the value is eight bytes that are copied out at once; an entry that is replaced meanwhile stays
-        // readable until the program ends, since hash elements are freed after an RCU grace period.
-        unsafe { CGROUPS.get(self.slot)?.get(id) }.copied()
+        match cgroup_owner(self.slot, id) {
+            0 => None,
+            packed => {
+                let [a, b, c, d, mode, ..] = packed.to_le_bytes();
+                let identity = Identity::from_raw(u32::from_le_bytes([a, b, c, d]));
+                Some(Owner::new(identity, Mode::from_raw(mode)))
+            }
+        }
     }
 
     #[inline(always)]
     fn network(&self, address: &Address) -> Option<Identity> {
-        let key = Key::new(128, address.bytes());
-        NETWORKS.get(self.slot)?.get(&key).copied().map(Identity::from_raw)
+        let [a, b, c, d] = address.words();
+        match address_network(self.slot, a, b, c, d) {
+            0 => None,
+            identity => Some(Identity::from_raw(identity)),
+        }
     }
 
     #[inline(always)]
     fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
         // SAFETY: nothing writes to a slot that is in force, and a slot that is replaced stays readable until the
         // program ends, since inner maps are freed after an RCU grace period.
-        unsafe { EDGES.get(self.slot)?.get(key) }
+        let words: *const Words<EdgeValue> = unsafe { EDGES.get(self.slot)?.get(key) }?;
+        // SAFETY: the host writes nothing but such values, of the size and alignment asserted above.
+        Some(unsafe { &*words.cast::<EdgeValue>() })
     }
 
     #[inline(always)]
@@ -186,11 +301,92 @@ impl Tables for KernelTables {
             return Some(Owner::new(Identity::UNKNOWN, Mode::Enforce));
         };
         // SAFETY: as for `edge`.
-        unsafe { reserved.get(key) }.copied()
+        let words: *const Words<Owner> = unsafe { reserved.get(key) }?;
+        // SAFETY: as for `cgroup`.
+        Some(unsafe { *words.cast::<Owner>() })
     }
 
     #[inline(always)]
     fn names_protocol(&self, key: &ProtocolKey) -> bool {
         PROTOCOLS.get(self.slot).is_some_and(|protocols| protocols.get_ptr(key).is_some())
     }
+}
+
+/// One slot's automaton of selectors, and the cgroups that went through it.
+pub(crate) struct Claims {
+    slot: u32,
+}
+
+impl Claims {
+    /// Those of both slots: the one in force, and the one that may be about to be.
+    pub(crate) const BOTH: [Self; 2] = [Self { slot: 0 }, Self { slot: 1 }];
+
+    /// Enters the cgroup in this CPU's scratch into this slot. One whose parent is not in the slot is not entered: it
+    /// lies outside of the subtree, or the host is still filling the slot and has yet to come to the parent.
+    #[inline(always)]
+    pub(crate) fn enter(&self) -> bool {
+        enter_cgroup(self.slot) == 0
+    }
+
+    /// Forgets a cgroup that nothing refers to any more.
+    #[inline(always)]
+    pub(crate) fn forget(&self, id: u64) {
+        if let Some(cgroups) = CGROUPS.get(self.slot) {
+            // One that was never entered is not there to be removed, and that is all that can fail.
+            let _: Result<(), i32> = cgroups.remove(id);
+        }
+    }
+
+    /// Whether this slot knows a cgroup.
+    #[inline(always)]
+    pub(crate) fn knows(&self, id: u64) -> bool {
+        CGROUPS.get(self.slot).is_some_and(|cgroups| cgroups.get_ptr(id).is_some())
+    }
+}
+
+impl Transitions for Claims {
+    #[inline(always)]
+    fn class(&self, byte: u8) -> u32 {
+        let classes = CLASSES.get(self.slot).and_then(|classes| classes.get(0));
+        classes.map_or(0, |classes| u32::from(classes[usize::from(byte)]))
+    }
+
+    #[inline(always)]
+    fn next(&self, index: u32) -> u32 {
+        TRANSITIONS.get(self.slot).and_then(|transitions| transitions.get(index)).copied().unwrap_or(DEAD)
+    }
+}
+
+/// A global function, so that the verifier walks the loop over the name once and by itself. Returns 0 if the cgroup was
+/// entered or is not this slot's, 1 if it could not be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn enter_cgroup(slot: u32) -> u32 {
+    let claims = Claims { slot };
+    let (Some(cgroups), Some(cgroup)) = (CGROUPS.get(slot), scratch()) else { return 1 };
+    let Some(parent) = cgroup_in(slot, cgroup.parent) else { return 0 };
+    let mut state = advance(parent.state, b'/', &claims);
+    let mut index = 0;
+    while index < MAX_NAME && state != DEAD {
+        let byte = cgroup.name[index];
+        if byte == 0 {
+            break;
+        }
+        state = advance(state, byte, &claims);
+        index += 1;
+    }
+    let entry = Cgroup { owner: claimant(slot, state).unwrap_or(parent.owner), state };
+    let words: *const Cgroup = &entry;
+    // SAFETY: such values are as large as what they are made of, by the assertions above.
+    let words = unsafe { *words.cast::<Words<Cgroup>>() };
+    if cgroups.insert(cgroup.id, words, 0).is_ok() { 0 } else { 1 }
+}
+
+/// The service that claims a path that ends in this state.
+#[inline(always)]
+fn claimant(slot: u32, state: u32) -> Option<Owner> {
+    // SAFETY: nothing writes to the automaton of a slot that programs use.
+    let words: *const Words<Owner> = unsafe { CLAIMANTS.get(slot)?.get(state) }?;
+    // SAFETY: the host writes nothing but owners, of the size and alignment asserted above.
+    Some(unsafe { *words.cast::<Owner>() })
 }

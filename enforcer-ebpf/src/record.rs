@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use enforcer_common::counter::{Counter, Outcome};
-use enforcer_common::event::Event;
+use enforcer_common::event::{CgroupEvent, Event};
 use enforcer_common::{Address, Decision, Hook, Party, Port, Protocol, RuleId, Verdict};
 
 use crate::ctx::task;
@@ -132,4 +132,12 @@ fn write(decision: &Decision, attempt: &Attempt, revision: u32) {
     }
     entry.submit(0);
     maps::count(Counter::EVENTS_WRITTEN);
+}
+
+/// Tells the host of a cgroup, so that records name it. What does not fit is counted like any other loss.
+#[inline(always)]
+pub(crate) fn tell_cgroup(event: &CgroupEvent) {
+    if EVENTS.output_untyped::<CgroupEvent>(event, 0).is_err() {
+        maps::count(Counter::CGROUP_NEWS_LOST);
+    }
 }

@@ -53,6 +53,8 @@ pub struct Start {
     pub rules: usize,
     /// Services that are in audit mode, by name.
     pub audited: Vec<String>,
+    /// `kernel`: no process ever runs unidentified; `daemon`: it is unknown for the first moment of its cgroup.
+    pub cgroups_identified_by: &'static str,
 }
 
 /// Written for every denial, and for permitted attempts if asked for.
@@ -156,6 +158,10 @@ pub struct Stop {
     pub events_written: u64,
     /// Events lost, whatever the cause.
     pub events_lost: u64,
+    /// Cgroups that the kernel's table held.
+    pub cgroups: u64,
+    /// Cgroups that could not be entered into it when they were made, and so stayed unknown.
+    pub cgroups_failed: u64,
 }
 
 /// Where records go.

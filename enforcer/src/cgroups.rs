@@ -15,15 +15,87 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 /// some across a restart), and ids are not used again before the next boot.
 const MAX_VANISHED: usize = 16_384;
 
-/// A subtree of the cgroup tree.
-pub struct Tree {
-    /// Its directory in the file system.
-    root: PathBuf,
-    /// Its path as the kernel counts it from the top of the tree.
-    path: PathBuf,
+/// The cgroups of a subtree by their ids, so that records can name them.
+#[derive(Default)]
+pub struct Names {
+    paths: HashMap<u64, PathBuf>,
+}
+
+impl Names {
+    /// The path of a cgroup from the top of the tree, if it is known.
+    pub fn path(&self, id: u64) -> Option<&Path> {
+        self.paths.get(&id).map(PathBuf::as_path)
+    }
+
+    /// Remembers a cgroup. Returns whether it is new.
+    pub fn insert(&mut self, id: u64, path: PathBuf) -> bool {
+        self.paths.insert(id, path).is_none()
+    }
+
+    /// Forgets a cgroup.
+    pub fn remove(&mut self, id: u64) {
+        self.paths.remove(&id);
+    }
+
+    /// Every cgroup that is known.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Path)> {
+        self.paths.iter().map(|(id, path)| (*id, path.as_path()))
+    }
+}
+
+/// A cgroup that is there now.
+pub struct Found<'a> {
+    /// Its id: the inode number of its directory.
+    pub id: u64,
+    /// Its parent's id; none for the root of the subtree.
+    pub parent: Option<u64>,
+    /// Its path from the top of the tree.
+    pub path: &'a Path,
+}
+
+/// Where a subtree is.
+#[derive(Clone, Debug)]
+pub struct Subtree {
+    /// The directory of its root in the file system.
+    pub directory: PathBuf,
+    /// The path of its root from the top of the tree.
+    pub path: PathBuf,
+}
+
+impl Subtree {
+    /// Visits every cgroup. Each is visited before its children are listed, so that a child that is made meanwhile is
+    /// either listed, or made after its parent's visit.
+    ///
+    /// # Errors
+    ///
+    /// The tree cannot be read, or what `visit` failed with.
+    pub fn walk<E: From<io::Error>>(
+        &self,
+        mut visit: impl FnMut(Found<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut open = vec![(self.directory.clone(), self.path.clone(), None)];
+        while let Some((directory, path, parent)) = open.pop() {
+            let Some(id) = gone_is_none(directory.metadata().map(|metadata| metadata.ino()))? else {
+                continue;
+            };
+            visit(Found { id, parent, path: &path })?;
+            let Some(entries) = gone_is_none(directory.read_dir())? else { continue };
+            for entry in entries {
+                let Some(entry) = gone_is_none(entry)? else { continue };
+                if gone_is_none(entry.file_type())?.is_some_and(|kind| kind.is_dir()) {
+                    open.push((entry.path(), path.join(entry.file_name()), Some(id)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Watches a subtree by inotify, where the kernel does not identify new cgroups itself.
+pub struct Watch {
+    subtree: Subtree,
     inotify: Inotify,
     watched: HashMap<WatchDescriptor, PathBuf>,
-    paths: HashMap<u64, PathBuf>,
     ids: HashMap<PathBuf, u64>,
     vanished: VecDeque<u64>,
 }
@@ -45,26 +117,16 @@ pub enum Change {
     },
 }
 
-impl Tree {
-    /// Scans the subtree at `root`, whose path from the top of the tree is `path`, and watches it from then on.
+impl Watch {
+    /// Watches a subtree; the first [`changes`](Self::changes) reports every cgroup.
     ///
     /// # Errors
     ///
-    /// The tree cannot be read, or no more directories can be watched (`fs.inotify.max_user_watches`).
-    pub fn scan(root: &Path, path: &Path) -> io::Result<Self> {
+    /// The kernel has no inotify.
+    pub fn new(subtree: Subtree) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let mut tree = Self {
-            root: root.to_path_buf(),
-            path: path.to_path_buf(),
-            inotify,
-            watched: HashMap::new(),
-            paths: HashMap::new(),
-            ids: HashMap::new(),
-            vanished: VecDeque::new(),
-        };
-        let mut found = Vec::new();
-        tree.enter(root.to_path_buf(), &mut found)?;
-        Ok(tree)
+        let (watched, ids) = (HashMap::new(), HashMap::new());
+        Ok(Self { subtree, inotify, watched, ids, vanished: VecDeque::new() })
     }
 
     /// Becomes readable when a cgroup has come or gone.
@@ -72,23 +134,16 @@ impl Tree {
         self.inotify.as_fd()
     }
 
-    /// Every cgroup that is there or remembered, with its path from the top of the tree.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Path)> {
-        self.paths.iter().map(|(id, path)| (*id, path.as_path()))
-    }
-
-    /// The path of a cgroup, also of one that has vanished lately.
-    pub fn path(&self, id: u64) -> Option<&Path> {
-        self.paths.get(&id).map(PathBuf::as_path)
-    }
-
     /// What has changed since the last call.
     ///
     /// # Errors
     ///
-    /// The tree cannot be read, or no more directories can be watched.
+    /// The tree cannot be read, or no more directories can be watched (`fs.inotify.max_user_watches`).
     pub fn changes(&mut self) -> io::Result<Vec<Change>> {
         let mut changes = Vec::new();
+        if self.watched.is_empty() {
+            self.enter(self.subtree.directory.clone(), &mut changes)?;
+        }
         loop {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
@@ -99,7 +154,7 @@ impl Tree {
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
                     // Some word was lost, so the whole tree is looked at again; what is known is not reported twice.
-                    self.enter(self.root.clone(), &mut changes)?;
+                    self.enter(self.subtree.directory.clone(), &mut changes)?;
                     continue;
                 }
                 let Some(directory) = self.watched.get(&event.wd).cloned() else { continue };
@@ -107,11 +162,8 @@ impl Tree {
                     self.watched.remove(&event.wd);
                     continue;
                 }
-                let Some(name) =
-                    event.name.filter(|_: &OsString| event.mask.contains(AddWatchFlags::IN_ISDIR))
-                else {
-                    continue;
-                };
+                let is_directory = event.mask.contains(AddWatchFlags::IN_ISDIR);
+                let Some(name) = event.name.filter(|_: &OsString| is_directory) else { continue };
                 let child = directory.join(name);
                 if event.mask.contains(AddWatchFlags::IN_CREATE) {
                     self.enter(child, &mut changes)?;
@@ -125,35 +177,26 @@ impl Tree {
     /// Takes in a directory and all below it. It is watched before it is listed, so that a child that is made
     /// meanwhile is seen at least once.
     fn enter(&mut self, directory: PathBuf, found: &mut Vec<Change>) -> io::Result<()> {
-        let mut open = vec![directory];
-        while let Some(directory) = open.pop() {
+        let path = self.path_of(&directory);
+        let (inotify, watched, ids) = (&self.inotify, &mut self.watched, &mut self.ids);
+        let top = directory.clone();
+        Subtree { directory, path: path.clone() }.walk(|cgroup| {
+            let below = cgroup.path.strip_prefix(&path).unwrap_or(Path::new(""));
+            let directory = if below.as_os_str().is_empty() { top.clone() } else { top.join(below) };
             let watch = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
-            match self.inotify.add_watch(&directory, watch) {
+            match inotify.add_watch(&directory, watch) {
                 Ok(descriptor) => {
-                    self.watched.insert(descriptor, directory.clone());
+                    watched.insert(descriptor, directory);
                 }
                 // It has gone again already.
-                Err(Errno::ENOENT) => continue,
+                Err(Errno::ENOENT) => return Ok(()),
                 Err(err) => return Err(io::Error::other(watch_error(&directory, err))),
             }
-            let Some(id) = gone_is_none(directory.metadata().map(|metadata| metadata.ino()))? else {
-                continue;
-            };
-            let path = self.path_of(&directory);
-            if self.paths.get(&id) != Some(&path) {
-                self.paths.insert(id, path.clone());
-                self.ids.insert(path.clone(), id);
-                found.push(Change::Appeared { id, path });
+            if ids.insert(cgroup.path.to_path_buf(), cgroup.id) != Some(cgroup.id) {
+                found.push(Change::Appeared { id: cgroup.id, path: cgroup.path.to_path_buf() });
             }
-            let Some(entries) = gone_is_none(directory.read_dir())? else { continue };
-            for entry in entries {
-                let Some(entry) = gone_is_none(entry)? else { continue };
-                if gone_is_none(entry.file_type())?.is_some_and(|kind| kind.is_dir()) {
-                    open.push(entry.path());
-                }
-            }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn leave(&mut self, directory: &Path, forgotten: &mut Vec<Change>) {
@@ -163,15 +206,14 @@ impl Tree {
         if self.vanished.len() > MAX_VANISHED
             && let Some(id) = self.vanished.pop_front()
         {
-            self.paths.remove(&id);
             forgotten.push(Change::Forgotten { id });
         }
     }
 
     fn path_of(&self, directory: &Path) -> PathBuf {
-        match directory.strip_prefix(&self.root) {
-            Ok(below) if below.as_os_str().is_empty() => self.path.clone(),
-            Ok(below) => self.path.join(below),
+        match directory.strip_prefix(&self.subtree.directory) {
+            Ok(below) if below.as_os_str().is_empty() => self.subtree.path.clone(),
+            Ok(below) => self.subtree.path.join(below),
             // Only directories below the root are ever watched.
             Err(std::path::StripPrefixError { .. }) => directory.to_path_buf(),
         }

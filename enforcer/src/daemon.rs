@@ -1,13 +1,16 @@
 //! `enforcer run`: one loop over a closed set of inputs.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
 use enforcer_common::counter::{Counter, Outcome};
-use enforcer_common::event::Event;
+use enforcer_common::event::{CgroupEvent, Event, Message};
+use enforcer_common::layout::Cgroup;
 use enforcer_common::{Address, Identity, Mode, Port};
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
@@ -16,7 +19,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, error, info, warn};
 
 use crate::audit::{self, Attempt, Body, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop};
-use crate::cgroups::{self, Tree};
+use crate::cgroups::{self, Names, Subtree, Watch};
+use crate::existing;
 use crate::identities::Identities;
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::{Enforcement, Options};
@@ -59,7 +63,11 @@ pub struct InvalidPolicy(String);
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(async { Daemon::start(settings)?.serve().await })
+    runtime.block_on(async {
+        // Before anybody can know of the daemon, so that no signal finds it unprepared.
+        let signals = Signals::catch()?;
+        Daemon::start(settings)?.serve(signals).await
+    })
 }
 
 /// Everything that may wake the daemon.
@@ -75,11 +83,14 @@ enum Input {
 struct Daemon {
     settings: Settings,
     enforcement: Enforcement,
-    /// Everything the policy in force compiles to, but for its cgroups, which `tree` has.
+    /// Everything the policy in force compiles to.
     tables: Tables,
     identities: Identities,
     rules: VecDeque<(u32, Vec<RuleName>)>,
-    tree: Tree,
+    subtree: Subtree,
+    names: Names,
+    /// Only where the kernel does not identify new cgroups itself.
+    watch: Option<Watch>,
     locals: Locals,
     log: Log,
     /// Losses that were already told of.
@@ -92,7 +103,7 @@ impl Daemon {
     fn start(settings: &Settings) -> anyhow::Result<Self> {
         feature::require()?;
         let mut identities = Identities::default();
-        let mut tables = compile(settings, &mut identities, 1)?;
+        let tables = compile(settings, &mut identities, 1)?;
         let mount = feature::cgroup2_mount()?;
         let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.clone());
         let path = feature::cgroup_path(&mount, &root)?;
@@ -108,10 +119,20 @@ impl Daemon {
         })?;
         let mut locals = Locals::watch().context("watch addresses")?;
         update_locals(&mut locals, &mut enforcement)?;
-        let tree = Tree::scan(&root, &path).context("scan cgroups")?;
-        identify(&mut tables, &tree);
-        enforcement.install(&tables)?;
+        let subtree = Subtree { directory: root, path: path.clone() };
+        let mut names = Names::default();
+        install(&mut enforcement, &tables, &subtree, &mut names)?;
+        let mut watch = None;
+        if !enforcement.identifies_cgroups() {
+            warn!(
+                "new cgroups are identified by the daemon: a process is unknown for the first moment of its cgroup"
+            );
+            watch = Some(Watch::new(subtree.clone()).context("watch cgroups")?);
+        }
+        // Twice: so that hardly any socket is without a note when the hooks are attached, and none is afterwards.
+        note_sockets(&mut enforcement, &names);
         enforcement.attach()?;
+        note_sockets(&mut enforcement, &names);
         for (program, instructions, bytes) in enforcement.sizes() {
             debug!(program, instructions, bytes, "program attached");
         }
@@ -133,6 +154,7 @@ impl Daemon {
             services: tables.services.len(),
             rules: tables.rules.len(),
             audited,
+            cgroups_identified_by: if watch.is_none() { "kernel" } else { "daemon" },
         };
         log.write(SystemTime::now(), Body::Start(start)).context("write audit log")?;
         log.flush().context("write audit log")?;
@@ -143,7 +165,9 @@ impl Daemon {
             tables,
             identities,
             rules,
-            tree,
+            subtree,
+            names,
+            watch,
             locals,
             log,
             lost_in_ring: 0,
@@ -152,8 +176,8 @@ impl Daemon {
         })
     }
 
-    async fn serve(mut self) -> anyhow::Result<()> {
-        let mut inputs = Inputs::new(&self)?;
+    async fn serve(mut self, signals: Signals) -> anyhow::Result<()> {
+        let mut inputs = Inputs::new(&self, signals)?;
         loop {
             match inputs.next().await? {
                 Input::Events => self.write_events()?,
@@ -175,8 +199,6 @@ impl Daemon {
         if let Err(err) = self.write_events() {
             error!("write audit log: {err:#}");
         }
-        // A cgroup that has just come must be in the tables that are about to be in force.
-        self.update_cgroups();
         let next = self.tables.revision + 1;
         let change = match self.put_in_force(next) {
             Ok(()) => {
@@ -194,9 +216,8 @@ impl Daemon {
     }
 
     fn put_in_force(&mut self, revision: u32) -> anyhow::Result<()> {
-        let mut tables = compile(&self.settings, &mut self.identities, revision)?;
-        identify(&mut tables, &self.tree);
-        self.enforcement.install(&tables)?;
+        let tables = compile(&self.settings, &mut self.identities, revision)?;
+        install(&mut self.enforcement, &tables, &self.subtree, &mut self.names)?;
         self.rules.push_back((revision, tables.rules.clone()));
         if self.rules.len() > REVISIONS_REMEMBERED {
             self.rules.pop_front();
@@ -205,8 +226,10 @@ impl Daemon {
         Ok(())
     }
 
+    /// Takes in what the watch has seen, where there is one.
     fn update_cgroups(&mut self) {
-        let changes = match self.tree.changes() {
+        let Some(watch) = &mut self.watch else { return };
+        let changes = match watch.changes() {
             Ok(changes) => changes,
             Err(err) => {
                 error!("watch cgroups: {err}");
@@ -217,10 +240,13 @@ impl Daemon {
             let result = match change {
                 cgroups::Change::Appeared { id, path } => {
                     let owner = self.tables.owner_of_path(cgroups::bytes(&path));
-                    debug!(id, path = %path.display(), service = self.name(owner.identity()), "cgroup appeared");
+                    self.names.insert(id, path);
                     self.enforcement.set_cgroup(id, owner)
                 }
-                cgroups::Change::Forgotten { id } => self.enforcement.remove_cgroup(id),
+                cgroups::Change::Forgotten { id } => {
+                    self.names.remove(id);
+                    self.enforcement.remove_cgroup(id)
+                }
             };
             if let Err(err) = result {
                 error!("identify cgroup: {err}");
@@ -228,17 +254,36 @@ impl Daemon {
         }
     }
 
+    /// Takes in what the programs tell of a cgroup that they have entered or forgotten.
+    fn take_cgroup(&mut self, event: &CgroupEvent) {
+        if event.made == 0 {
+            self.names.remove(event.id);
+            return;
+        }
+        if let Some(parent) = self.names.path(event.parent) {
+            let path = parent.join(OsStr::from_bytes(event.name()));
+            self.names.insert(event.id, path);
+        } else if let Err(err) = self.subtree.walk(|cgroup| {
+            // Word of the parent was lost, so all names are read again.
+            self.names.insert(cgroup.id, cgroup.path.to_path_buf());
+            Ok::<(), std::io::Error>(())
+        }) {
+            error!("read cgroups: {err}");
+        }
+    }
+
     fn write_events(&mut self) -> anyhow::Result<()> {
         let clock = Clock::now()?;
         loop {
             for _ in 0..EVENTS_AT_ONCE {
-                match self.enforcement.next_event() {
-                    Some(Ok(event)) => {
+                match self.enforcement.next_message() {
+                    Some(Ok(Message::Cgroup(event))) => self.take_cgroup(&event),
+                    Some(Ok(Message::Decision(event))) => {
                         // An event may name a cgroup whose coming has not been read yet.
                         if [event.caller_cgroup(), event.answerer_cgroup()]
                             .into_iter()
                             .flatten()
-                            .any(|id| self.tree.path(id).is_none())
+                            .any(|id| self.names.path(id).is_none())
                         {
                             self.update_cgroups();
                         }
@@ -326,7 +371,7 @@ impl Daemon {
     }
 
     fn end(&self, identity: Identity, cgroup: Option<u64>, endpoint: Option<(Address, Port)>) -> End {
-        let path = cgroup.and_then(|id| self.tree.path(id));
+        let path = cgroup.and_then(|id| self.names.path(id));
         End {
             service: self.name(identity),
             cgroup: path.map(|path| path.to_string_lossy().into_owned()),
@@ -353,6 +398,8 @@ impl Daemon {
             events_produced: counts.get(Counter::EVENTS_WRITTEN) + counts.get(Counter::EVENTS_LOST),
             events_written: self.log.attempts(),
             events_lost,
+            cgroups: self.enforcement.cgroups()?,
+            cgroups_failed: counts.get(Counter::CGROUPS_FAILED),
         };
         info!(
             allowed = stop.allowed,
@@ -380,9 +427,43 @@ fn compile(settings: &Settings, identities: &mut Identities, revision: u32) -> a
     Tables::compile(&policy, identities, revision).map_err(|err| InvalidPolicy(err.to_string()).into())
 }
 
-/// Fills in whose every cgroup of the tree is.
-fn identify(tables: &mut Tables, tree: &Tree) {
-    tables.cgroups = tree.iter().map(|(id, path)| (id, tables.owner_of_path(cgroups::bytes(path)))).collect();
+/// Puts tables in force with every cgroup of the subtree identified.
+fn install(
+    enforcement: &mut Enforcement,
+    tables: &Tables,
+    subtree: &Subtree,
+    names: &mut Names,
+) -> anyhow::Result<()> {
+    enforcement.install(tables, |enter| {
+        let mut entered: HashMap<u64, Cgroup> = HashMap::new();
+        subtree.walk(|found| {
+            let cgroup = match found.parent.and_then(|parent| entered.get(&parent)) {
+                Some(parent) => {
+                    let name = found.path.file_name().unwrap_or_default();
+                    let state = tables.claims.child(parent.state, name.as_bytes());
+                    let claimant = tables.claims.claimants.get(&state).copied();
+                    Cgroup { owner: claimant.unwrap_or(parent.owner), state }
+                }
+                None => {
+                    let path = cgroups::bytes(found.path);
+                    Cgroup { owner: tables.owner_of_path(path), state: tables.claims.state(path) }
+                }
+            };
+            enter(found.id, cgroup)?;
+            entered.insert(found.id, cgroup);
+            names.insert(found.id, found.path.to_path_buf());
+            Ok(())
+        })
+    })
+}
+
+/// Says whose the ports are that were bound before the programs could see it.
+fn note_sockets(enforcement: &mut Enforcement, names: &Names) {
+    for bound in existing::bound(names) {
+        if let Err(err) = enforcement.note_socket(&bound.socket, bound.cgroup) {
+            warn!("note the owner of a socket: {err}");
+        }
+    }
 }
 
 fn audited(tables: &Tables) -> Vec<String> {
@@ -433,24 +514,37 @@ impl Clock {
 struct Inputs {
     events: AsyncFd<OwnedFd>,
     kernel_log: Option<AsyncFd<OwnedFd>>,
-    cgroups: AsyncFd<OwnedFd>,
+    cgroups: Option<AsyncFd<OwnedFd>>,
     addresses: AsyncFd<OwnedFd>,
+    signals: Signals,
+}
+
+/// The signals that are taken for requests.
+struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Inputs {
-    fn new(daemon: &Daemon) -> anyhow::Result<Self> {
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
         let on = |kind| signal(kind).context("wait for signals");
         Ok(Self {
-            events: readable(daemon.enforcement.events_fd())?,
-            kernel_log: daemon.enforcement.log_fd().map(readable).transpose()?,
-            cgroups: readable(daemon.tree.fd())?,
-            addresses: readable(daemon.locals.fd())?,
             hangup: on(SignalKind::hangup())?,
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+}
+
+impl Inputs {
+    fn new(daemon: &Daemon, signals: Signals) -> anyhow::Result<Self> {
+        Ok(Self {
+            events: readable(daemon.enforcement.events_fd())?,
+            kernel_log: daemon.enforcement.log_fd().map(readable).transpose()?,
+            cgroups: daemon.watch.as_ref().map(|watch| readable(watch.fd())).transpose()?,
+            addresses: readable(daemon.locals.fd())?,
+            signals,
         })
     }
 
@@ -458,13 +552,13 @@ impl Inputs {
         // Cgroups come before events, so that events find the names of what they are about.
         let input = tokio::select! {
             biased;
-            _ = self.terminate.recv() => Input::Stop,
-            _ = self.interrupt.recv() => Input::Stop,
-            ready = self.cgroups.readable() => { ready?.clear_ready(); Input::Cgroups }
+            _ = self.signals.terminate.recv() => Input::Stop,
+            _ = self.signals.interrupt.recv() => Input::Stop,
+            ready = if_ready(self.cgroups.as_ref()) => { ready?; Input::Cgroups }
             ready = self.addresses.readable() => { ready?.clear_ready(); Input::Addresses }
-            _ = self.hangup.recv() => Input::Reload,
+            _ = self.signals.hangup.recv() => Input::Reload,
             ready = self.events.readable() => { ready?.clear_ready(); Input::Events }
-            ready = log_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
+            ready = if_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
         };
         Ok(input)
     }
@@ -476,7 +570,8 @@ fn readable(fd: BorrowedFd<'_>) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd.try_clone_to_owned()?, Interest::READABLE)
 }
 
-async fn log_ready(fd: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<()> {
+/// Waits for a descriptor, for ever if there is none.
+async fn if_ready(fd: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<()> {
     match fd {
         Some(fd) => {
             fd.readable().await?.clear_ready();

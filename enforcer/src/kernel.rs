@@ -4,11 +4,27 @@
 //! nothing is attached), [`install`](Enforcement::install) (a policy is filled into the idle slot, read back, and
 //! put in force by one store), [`attach`](Enforcement::attach) (all hooks or none).
 
+pub mod btf;
 pub mod feature;
 pub mod leftovers;
 pub mod load;
 pub mod maps;
 
 pub use feature::Unsupported;
-pub use load::{Enforcement, LoadError, Options};
+pub use load::{Enforcement, LoadError, OBJECT, Options};
 pub use maps::{Counts, MapError};
+
+/// An error with its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(err) = cause {
+        let words = err.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = err.source();
+    }
+    text
+}

@@ -8,6 +8,7 @@ pub mod cgroups;
 pub mod check;
 pub mod cli;
 pub mod daemon;
+pub mod existing;
 pub mod identities;
 pub mod kernel;
 pub mod locals;

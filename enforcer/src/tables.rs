@@ -9,8 +9,10 @@ use thiserror::Error;
 use crate::identities::Identities;
 use crate::policy::{Location, Policy, PortRange, Ports, Selector};
 
+pub use claims::Claims;
 pub use networks::Prefix;
 
+mod claims;
 mod edges;
 mod networks;
 
@@ -34,7 +36,9 @@ pub struct Tables {
     pub reserved: BTreeMap<PortKey, Owner>,
     /// Which service's rules name which protocol.
     pub protocols: BTreeSet<ProtocolKey>,
-    /// Who owns which cgroup; the daemon fills it.
+    /// Tells from a cgroup's path which service owns it.
+    pub claims: Claims,
+    /// Who owns which cgroup, where a decision is made without a kernel.
     pub cgroups: HashMap<u64, Owner>,
 }
 
@@ -104,6 +108,7 @@ impl Tables {
             network_sets: networks.sets_of,
             reserved: reserved(policy, &services, limits)?,
             protocols: protocols(policy, &identity_of, limits)?,
+            claims: Claims::compile(&services)?,
             services,
             cgroups: HashMap::new(),
         })
@@ -232,6 +237,17 @@ pub enum CapacityError {
         number: usize,
         /// How many there may be.
         limit: usize,
+    },
+    /// Selectors whose automaton grows too large.
+    #[error(
+        "compile policy: the {selectors} selectors are too many to match at once: {cause}\n\
+         hint: use fewer selectors with several stars"
+    )]
+    Claims {
+        /// How many selectors there are.
+        selectors: usize,
+        /// What has grown too large.
+        cause: String,
     },
     /// Too many rules.
     #[error("compile policy: {number} rules, the limit is {limit}")]

@@ -1,6 +1,13 @@
 //! Tests on the running kernel: they need root, and each makes a sandbox of its own.
 #![forbid(unsafe_code)]
 
+mod audit;
+mod cases;
 mod connect;
 mod demo;
+mod hooks;
+mod identity;
 mod leftovers;
+mod log;
+mod reload;
+mod start;

@@ -1,6 +1,7 @@
 //! What `cargo test` shows without privileges.
 #![forbid(unsafe_code)]
 
+mod abi;
 mod capacities;
 mod cases;
 mod properties;

@@ -1,7 +1,8 @@
 //! A process in a cgroup of a test's choosing that does with sockets what it is told, and tells what it saw.
 //!
 //! It is a program of its own (`enforcer-actor`), spoken to in JSON lines over its standard streams: a [`Request`] in, a
-//! [`Reply`] out. Run as `enforcer-actor CGROUP exec PROGRAM [ARGUMENT…]` it becomes another program in that cgroup.
+//! [`Reply`] out. Run as `enforcer-actor CGROUP exec PROGRAM [ARGUMENT…]` it becomes another program in that cgroup, and as
+//! `enforcer-actor CGROUP connect ADDRESS` connects as the first thing it does there, and ends.
 
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -64,6 +65,38 @@ pub enum Request {
     },
     /// Move to another cgroup, given by its directory.
     Move(std::path::PathBuf),
+    /// Connect or send from an address and port of the caller's choosing, and read the answer.
+    CallFrom {
+        /// Where from; port 0 is any.
+        from: SocketAddr,
+        /// Where to.
+        to: SocketAddr,
+        /// TCP or UDP.
+        transport: Transport,
+        /// Connect the socket; a TCP socket always is.
+        connected: bool,
+    },
+    /// Create a TCP socket, move to another cgroup, and only then connect.
+    MoveThenConnect {
+        /// The directory of the cgroup.
+        cgroup: std::path::PathBuf,
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// Create a TCP socket, move to another cgroup, and only then bind and answer.
+    MoveThenServe {
+        /// The directory of the cgroup.
+        cgroup: std::path::PathBuf,
+        /// Where.
+        at: SocketAddr,
+    },
+    /// Send a datagram again and again, and tell how many were refused.
+    Flood {
+        /// Where to.
+        to: SocketAddr,
+        /// How often.
+        times: u64,
+    },
 }
 
 /// What a stream or datagram travels over.
@@ -114,6 +147,12 @@ pub fn run(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
             let err = Command::new(&program).args(arguments).exec();
             Err(err).with_context(|| format!("exec {program}"))
         }
+        Some("connect") => {
+            let to = arguments.next().context("connect: no address was given")?.parse()?;
+            let reply = perform(&Request::Connect { to, transport: Transport::Tcp, mapped: false });
+            serde_json::to_writer(io::stdout().lock(), &reply)?;
+            Ok(())
+        }
         Some(other) => bail!("unknown argument {other}"),
         None => converse(),
     }
@@ -147,6 +186,12 @@ fn perform(request: &Request) -> Reply {
             steps.call = "move";
             join(cgroup).map(|()| String::new()).map_err(io::Error::other)
         }
+        Request::CallFrom { from, to, transport, connected } => {
+            steps.call_from(*from, *to, *transport, *connected)
+        }
+        Request::MoveThenConnect { cgroup, to } => steps.move_then_connect(cgroup, *to),
+        Request::MoveThenServe { cgroup, at } => steps.move_then_serve(cgroup, *at),
+        Request::Flood { to, times } => steps.flood(*to, *times),
     };
     let (errno, text) = match result {
         Ok(text) => (None, text),
@@ -197,6 +242,65 @@ impl Steps {
         self.read(&mut socket)
     }
 
+    fn call_from(
+        &mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        transport: Transport,
+        connected: bool,
+    ) -> io::Result<String> {
+        let mut socket = self.socket(to, transport)?;
+        self.call = "bind";
+        socket.set_reuse_address(true)?;
+        socket.bind(&from.into())?;
+        match (transport, connected) {
+            (Transport::Tcp, _) => {
+                self.judged("connect", || socket.connect_timeout(&to.into(), PATIENCE))?;
+            }
+            (Transport::Udp, true) => self.judged("connect", || socket.connect(&to.into()))?,
+            (Transport::Udp, false) => {
+                self.judged("sendto", || socket.send_to(b"hello", &to.into()))?;
+                return self.read(&mut socket);
+            }
+        }
+        self.call = "send";
+        socket.write_all(b"hello")?;
+        self.read(&mut socket)
+    }
+
+    fn move_then_connect(&mut self, cgroup: &std::path::Path, to: SocketAddr) -> io::Result<String> {
+        let mut socket = self.socket(to, Transport::Tcp)?;
+        self.call = "move";
+        join(cgroup).map_err(io::Error::other)?;
+        self.judged("connect", || socket.connect_timeout(&to.into(), PATIENCE))?;
+        self.call = "send";
+        socket.write_all(b"hello")?;
+        self.read(&mut socket)
+    }
+
+    fn move_then_serve(&mut self, cgroup: &std::path::Path, at: SocketAddr) -> io::Result<String> {
+        let socket = self.socket(at, Transport::Tcp)?;
+        self.call = "move";
+        join(cgroup).map_err(io::Error::other)?;
+        socket.set_read_timeout(None)?;
+        socket.set_reuse_address(true)?;
+        self.judged("bind", || socket.bind(&at.into()))?;
+        self.call = "listen";
+        socket.listen(64)?;
+        thread::spawn(move || echo_streams(&socket));
+        Ok(at.to_string())
+    }
+
+    fn flood(&mut self, to: SocketAddr, times: u64) -> io::Result<String> {
+        let socket = self.socket(to, Transport::Udp)?;
+        let to = to.into();
+        let refused = self.judged("sendto", || {
+            let sent = (0..times).map(|_| socket.send_to(b"hello", &to));
+            Ok(sent.filter(|sent| sent.as_ref().is_err_and(is_refusal)).count())
+        })?;
+        Ok(refused.to_string())
+    }
+
     fn read(&mut self, socket: &mut Socket) -> io::Result<String> {
         self.call = "read";
         let mut buffer = [0; 64];
@@ -206,6 +310,8 @@ impl Steps {
 
     fn serve(&mut self, at: SocketAddr, transport: Transport) -> io::Result<String> {
         let (socket, text) = self.bind(at, transport)?;
+        // A service waits for its callers as long as it takes.
+        socket.set_read_timeout(None)?;
         if transport == Transport::Tcp {
             self.call = "listen";
             socket.listen(64)?;
@@ -245,6 +351,10 @@ impl Steps {
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(socket)
     }
+}
+
+fn is_refusal(err: &io::Error) -> bool {
+    err.raw_os_error() == Some(nix::libc::EPERM)
 }
 
 fn map(address: SocketAddr) -> SocketAddr {

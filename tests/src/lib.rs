@@ -1,18 +1,21 @@
 //! How the project is tested: cases as data, and the executors that answer them.
 //!
 //! A case ([`case`]) is a policy, attempts and what is expected of them. The [`oracle`] answers an attempt straight
-//! from the policy, slowly; [`compiled`] answers it as the kernel does, through tables and `decide`. [`sketch`] makes
+//! from the policy, slowly; [`compiled`] answers it as the kernel does, through tables and `decide`; [`kernel`] has
+//! processes make it. [`sketch`] makes
 //! policies without YAML, for properties and capacities.
 //!
 //! On a real kernel a [`sandbox`] is a cgroup subtree and a network namespace of a test's own, with a daemon over the
-//! one and [`actor`] processes in both.
+//! one and [`actor`] processes in both; [`bpftool`] tells what is attached to it.
 #![forbid(unsafe_code)]
 
 pub mod actor;
+pub mod bpftool;
 pub mod case;
 pub mod clean;
 pub mod compiled;
 pub mod demo;
+pub mod kernel;
 pub mod oracle;
 pub mod sandbox;
 pub mod sketch;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -120,13 +121,41 @@ impl Sandbox {
     ///
     /// It cannot be started.
     pub fn actor(&self, name: &str) -> anyhow::Result<Actor> {
-        let cgroup = self.make_cgroup(name)?;
-        let mut command = Command::new(binary("enforcer-actor")?);
-        command.arg(&cgroup).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = self.spawn(command)?;
-        let stdin = child.stdin.take().context("actor without stdin")?;
-        let stdout = child.stdout.take().context("actor without stdout")?;
-        Ok(Actor { child: Killed(child), stdin, stdout: BufReader::new(stdout) })
+        actor_in(&self.netns, &self.make_cgroup(name)?)
+    }
+
+    /// Makes another host and a cable to it: its addresses are reached through it alone. To be called before the daemon
+    /// starts, so that it finds this end of the cable.
+    ///
+    /// # Errors
+    ///
+    /// This process is not root, or `ip` does not do what it is told.
+    pub fn neighbour(&self, addresses: &[IpAddr]) -> anyhow::Result<Neighbour> {
+        let name = self.path.trim_start_matches('/');
+        let cgroup = self.cgroup.with_file_name(format!("{name}-neighbour"));
+        fs::create_dir(&cgroup).with_context(|| format!("create cgroup {}", cgroup.display()))?;
+        let neighbour = Neighbour { cgroup, netns: network_namespace()? };
+        // A device is given to a namespace by a process in it.
+        let there = neighbour.actor()?;
+        let (near, near6) = (Neighbour::NEAR, Neighbour::NEAR6);
+        let (far, far6) = (Neighbour::FAR, Neighbour::FAR6);
+        let mut script = format!(
+            "link add near type veth peer name far netns {}\nlink set near up\naddress add {near}/30 dev near\n\
+             address add {near6}/64 dev near nodad\n",
+            there.pid()
+        );
+        ip(&self.netns, &script)?;
+        script =
+            format!("link set far up\naddress add {far}/30 dev far\naddress add {far6}/64 dev far nodad\n");
+        for address in addresses {
+            script += &match address {
+                IpAddr::V4(v4) => format!("address add {v4}/32 dev far\n"),
+                IpAddr::V6(v6) => format!("address add {v6}/128 dev far nodad\n"),
+            };
+        }
+        ip(&neighbour.netns, &script)?;
+        ip(&self.netns, &format!("route add default via {far}\nroute add default via {far6}\n"))?;
+        Ok(neighbour)
     }
 
     /// A command that runs `program` in the cgroup `name` below the root; to be given to [`Sandbox::spawn`].
@@ -147,16 +176,10 @@ impl Sandbox {
     ///
     /// It cannot be started.
     pub fn spawn(&self, mut command: Command) -> anyhow::Result<Child> {
-        let netns = self.netns.try_clone()?;
         if self.shielded {
             command.process_group(0);
         }
-        // A namespace is a thread's, and passes to what the thread starts.
-        let spawned = thread::spawn(move || {
-            setns(netns, CloneFlags::CLONE_NEWNET)?;
-            command.spawn().with_context(|| format!("start {command:?}"))
-        });
-        spawned.join().map_err(|_panic| anyhow!("start command: the thread panicked"))?
+        spawn_in(&self.netns, command)
     }
 
     /// Runs a command in the cgroup `name` to its end, with its output.
@@ -184,18 +207,29 @@ impl Sandbox {
     ///
     /// It does not start; its words are in the error.
     pub fn daemon_with(&self, policy: &str, arguments: &[&str]) -> anyhow::Result<Daemon> {
-        let policy = self.write_policy(policy)?;
-        let mut command = Command::new(binary("enforcer")?);
-        command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(&self.cgroup).args(arguments);
-        self.start_daemon(command)
+        let mut command = self.daemon_command(policy)?;
+        command.args(arguments);
+        self.daemon_from(command)
     }
 
-    /// Starts a daemon by a command of its own, and waits until it enforces. Its records go to standard output.
+    /// The command that [`Sandbox::daemon`] runs, for tests that change it.
+    ///
+    /// # Errors
+    ///
+    /// The policy cannot be written.
+    pub fn daemon_command(&self, policy: &str) -> anyhow::Result<Command> {
+        let policy = self.write_policy(policy)?;
+        let mut command = Command::new(binary("enforcer")?);
+        command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(&self.cgroup);
+        Ok(command)
+    }
+
+    /// Starts the daemon by a command, and waits until it enforces. Its audit log must be its standard output.
     ///
     /// # Errors
     ///
     /// It does not start; its words are in the error.
-    pub fn start_daemon(&self, mut command: Command) -> anyhow::Result<Daemon> {
+    pub fn daemon_from(&self, mut command: Command) -> anyhow::Result<Daemon> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.spawn(command)?;
         let stdout = child.stdout.take().context("daemon without stdout")?;
@@ -221,6 +255,71 @@ impl Drop for Sandbox {
             tracing::error!("remove {}: {err:#}", self.cgroup.display());
         }
     }
+}
+
+/// Another host: a network namespace and a cgroup that are no part of the sandbox, at the other end of a cable.
+pub struct Neighbour {
+    cgroup: PathBuf,
+    netns: File,
+}
+
+impl Neighbour {
+    /// The sandbox's address on the cable.
+    pub const NEAR: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
+    /// Likewise.
+    pub const NEAR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 1);
+    /// The neighbour's address on the cable.
+    pub const FAR: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
+    /// Likewise.
+    pub const FAR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 2);
+
+    /// Starts an actor on this host.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn actor(&self) -> anyhow::Result<Actor> {
+        actor_in(&self.netns, &self.cgroup)
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        if let Err(err) = remove_tree(&self.cgroup) {
+            tracing::error!("remove {}: {err:#}", self.cgroup.display());
+        }
+    }
+}
+
+fn actor_in(netns: &File, cgroup: &Path) -> anyhow::Result<Actor> {
+    let mut command = Command::new(binary("enforcer-actor")?);
+    command.arg(cgroup).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = spawn_in(netns, command)?;
+    let stdin = child.stdin.take().context("actor without stdin")?;
+    let stdout = child.stdout.take().context("actor without stdout")?;
+    Ok(Actor { child: Killed(child), stdin, stdout: BufReader::new(stdout) })
+}
+
+fn spawn_in(netns: &File, mut command: Command) -> anyhow::Result<Child> {
+    let netns = netns.try_clone()?;
+    // A namespace is a thread's, and passes to what the thread starts.
+    let spawned = thread::spawn(move || {
+        setns(netns, CloneFlags::CLONE_NEWNET)?;
+        command.spawn().with_context(|| format!("start {command:?}"))
+    });
+    spawned.join().map_err(|_| anyhow!("start command: the thread panicked"))?
+}
+
+/// Has `ip` do every line of `script` in a namespace.
+fn ip(netns: &File, script: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("ip");
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawn_in(netns, command)?;
+    child.stdin.take().context("ip without stdin")?.write_all(script.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "run ip: {}: {words}of:\n{script}", output.status);
+    Ok(())
 }
 
 /// Kills what is left in a subtree and removes it.
@@ -376,6 +475,15 @@ impl Daemon {
         sandbox.write_policy(policy)?;
         self.signal(Signal::SIGHUP)?;
         self.wait_for(|record| record["kind"] == "policy")
+    }
+
+    /// Waits for the daemon to end after a signal that lets it say nothing more.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be waited for.
+    pub fn wait(mut self) -> anyhow::Result<std::process::ExitStatus> {
+        Ok(self.child.0.wait()?)
     }
 
     /// Sends a signal.

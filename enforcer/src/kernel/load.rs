@@ -1,23 +1,27 @@
 //! Detect, load, fill, attach: in that order, all or nothing.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use aya::maps::{MapData, RingBuf};
-use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
+};
+use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use enforcer_common::event::{Event, InvalidEvent};
-use enforcer_common::layout::Owner;
+use enforcer_common::event::{InvalidEvent, Message};
+use enforcer_common::layout::{Cgroup, Owner};
 use enforcer_common::{Address, Hook, names};
 use thiserror::Error;
 
+use super::btf;
+use super::chain;
 use super::feature::{self, Unsupported};
 use super::maps::{self, Counts, MapError, Maps};
 use crate::tables::Tables;
 
-/// The programs as they were built.
+/// The object with all programs and maps, as it was built.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-ebpf"));
 
 /// Lines of the verifier's log that are shown when it refuses a program: its verdict stands at the end.
@@ -85,6 +89,7 @@ pub struct Enforcement {
     ring: RingBuf<MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     options: Options,
+    identifies_cgroups: bool,
 }
 
 impl Enforcement {
@@ -95,11 +100,14 @@ impl Enforcement {
     /// What the host lacks or the kernel refuses; nothing is left in the kernel then.
     pub fn load(options: Options) -> Result<Self, LoadError> {
         feature::require()?;
+        let offsets = btf::running_kernel().map_err(|err| err.to_string());
+        let known = offsets.clone().unwrap_or_default();
         let (log_allowed, whole_tree) = (u8::from(options.log_allowed), u8::from(options.whole_tree));
         let mut object = EbpfLoader::new()
             .override_global(names::HOST_NETNS, &options.host_netns, true)
             .override_global(names::LOG_ALLOWED, &log_allowed, true)
             .override_global(names::WHOLE_TREE, &whole_tree, true)
+            .override_global(names::OFFSETS, &known, true)
             .override_global(names::AYA_LOG_LEVEL, &options.kernel_log, true)
             .load(OBJECT)
             .map_err(|err| LoadError::Object(chain(&err)))?;
@@ -112,16 +120,34 @@ impl Enforcement {
         };
         let maps = Maps::take(&mut object)?;
         let ring = maps::ring(&mut object)?;
-        Ok(Self { object, maps, ring, logger, options })
+        let identifies_cgroups = match offsets.and_then(|_| attach_tracepoints(&mut object)) {
+            Ok(()) => true,
+            Err(cause) => {
+                log::warn!("identify cgroups in the kernel: {cause}");
+                false
+            }
+        };
+        Ok(Self { object, maps, ring, logger, options, identifies_cgroups })
     }
 
-    /// Puts a policy in force with one store; if it fails, the one before stays in force.
+    /// Puts a policy in force with one store; if it fails, the one before stays in force. `enter_cgroups` enters every
+    /// cgroup through the function that it is given, each before its children are listed.
     ///
     /// # Errors
     ///
-    /// Which map could not be written, or did not read back as it was written.
-    pub fn install(&mut self, tables: &Tables) -> Result<(), MapError> {
-        self.maps.install(tables)
+    /// Which map could not be written, or did not read back as it was written, or what `enter_cgroups` failed with.
+    pub fn install<E: From<MapError>>(
+        &mut self,
+        tables: &Tables,
+        enter_cgroups: impl FnOnce(&mut dyn FnMut(u64, Cgroup) -> Result<(), MapError>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.maps.install(tables, enter_cgroups)
+    }
+
+    /// Whether the kernel itself identifies new cgroups, before a process can be in them. Otherwise the host must watch
+    /// the tree and say [`set_cgroup`](Self::set_cgroup).
+    pub fn identifies_cgroups(&self) -> bool {
+        self.identifies_cgroups
     }
 
     /// Attaches every hook, or none.
@@ -176,6 +202,15 @@ impl Enforcement {
         self.maps.remove_cgroup(id)
     }
 
+    /// Says which cgroup's a socket is that was bound before the hooks were attached.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it; the socket stays unknown then, which admits less.
+    pub fn note_socket(&mut self, socket: &OwnedFd, cgroup: u64) -> Result<(), MapError> {
+        self.maps.note_socket(socket, cgroup)
+    }
+
     /// Adds an address of this host.
     ///
     /// # Errors
@@ -203,9 +238,18 @@ impl Enforcement {
         self.maps.counts()
     }
 
-    /// The next event that waits, if one does.
-    pub fn next_event(&mut self) -> Option<Result<Event, InvalidEvent>> {
-        self.ring.next().map(|bytes| Event::parse(&bytes))
+    /// How many cgroups the tables in force hold.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn cgroups(&self) -> Result<u64, MapError> {
+        self.maps.cgroups()
+    }
+
+    /// The next message that waits, if one does.
+    pub fn next_message(&mut self) -> Option<Result<Message, InvalidEvent>> {
+        self.ring.next().map(|bytes| Message::parse(&bytes))
     }
 
     /// Becomes readable when an event waits.
@@ -255,6 +299,24 @@ fn load_program(object: &mut Ebpf, hook: Hook) -> Result<(), LoadError> {
     loaded.map_err(|err| LoadError::Program { program: hook.name(), cause: shortened(&chain(&err)) })
 }
 
+/// Loads and attaches the programs that identify cgroups. They are attached before the tree is scanned, so that a
+/// cgroup is seen by the scan or by them.
+fn attach_tracepoints(object: &mut Ebpf) -> Result<(), String> {
+    let types = Btf::from_sys_fs().map_err(|err| chain(&err))?;
+    for tracepoint in [names::CGROUP_MKDIR, names::CGROUP_RELEASE] {
+        let program = object
+            .program_mut(tracepoint)
+            .ok_or_else(|| format!("the object does not define {tracepoint}"))?;
+        let program: &mut BtfTracePoint =
+            program.try_into().map_err(|err: aya::programs::ProgramError| chain(&err))?;
+        program
+            .load(tracepoint, &types)
+            .map_err(|err| format!("load {tracepoint}: {}", shortened(&chain(&err))))?;
+        program.attach().map_err(|err| format!("attach {tracepoint}: {}", chain(&err)))?;
+    }
+    Ok(())
+}
+
 fn attach_program(object: &mut Ebpf, hook: Hook, cgroup: &File) -> Result<(), String> {
     let program: &mut Program =
         object.program_mut(hook.name()).ok_or_else(|| String::from("the object does not define it"))?;
@@ -272,21 +334,6 @@ fn attach_program(object: &mut Ebpf, hook: Hook, cgroup: &File) -> Result<(), St
             .and_then(|program| program.attach(cgroup, CgroupSkbAttachType::Ingress, mode).map(drop)),
     }
     .map_err(|err| chain(&err))
-}
-
-/// An error with its causes, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(err) = cause {
-        let words = err.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = err.source();
-    }
-    text
 }
 
 /// The last lines of a long message, and how many were left out.

@@ -1,23 +1,34 @@
 //! Typed handles over the maps, and the one way to put a policy into them.
 
 use std::borrow::BorrowMut;
+use std::os::fd::OwnedFd;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::of_maps::ArrayOfMaps;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, SkStorage};
 use aya::{Ebpf, Pod};
+use enforcer_common::claims::DEAD;
 use enforcer_common::counter::{Counter, Outcome};
-use enforcer_common::layout::{EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey};
+use enforcer_common::layout::{
+    Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey, SocketNote,
+};
 use enforcer_common::limits::MAX_CGROUPS;
 use enforcer_common::{Address, Reason, names};
 use thiserror::Error;
 
+use super::chain;
 use crate::tables::Tables;
 
 /// `BPF_F_NO_PREALLOC`: memory is taken entry by entry, so a map may be declared large.
 const SPARSE: u32 = 1;
+/// `BPF_F_INNER_MAP` (kernel 5.10): an inner array may be of another size than its template.
+const RESIZABLE: u32 = 1 << 12;
+/// `BPF_NOEXIST`: write only what is not there yet.
+const NEW_ONLY: u64 = 1;
 /// The error a map gives for a key that is not there.
 const ENOENT: i32 = 2;
+/// The error it gives for one that is, with [`NEW_ONLY`].
+const EEXIST: i32 = 17;
 
 /// Why a map could not be read or written.
 #[derive(Debug, Error)]
@@ -31,7 +42,7 @@ pub enum MapError {
         cause: String,
     },
     /// An entry could not be written.
-    #[error("write map {map}: {cause}")]
+    #[error("write map {map}: {}", chain(.cause))]
     Write {
         /// Its name.
         map: &'static str,
@@ -39,12 +50,18 @@ pub enum MapError {
         cause: aya::maps::MapError,
     },
     /// An entry could not be read.
-    #[error("read map {map}: {cause}")]
+    #[error("read map {map}: {}", chain(.cause))]
     Read {
         /// Its name.
         map: &'static str,
         /// Why not.
         cause: aya::maps::MapError,
+    },
+    /// A cgroup that was read back is not what was written.
+    #[error("read back map CGROUPS: cgroup {id} differs from what was written")]
+    Cgroup {
+        /// Its id.
+        id: u64,
     },
     /// What was read back is not what was written.
     #[error("read back map {map}: entry {index} of {entries} differs from what was written")]
@@ -80,17 +97,21 @@ type Inner<K, V> = HashMap<MapData, K, V>;
 pub(super) struct Maps {
     active: Array<MapData, u32>,
     revisions: Array<MapData, u32>,
-    cgroups: ArrayOfMaps<MapData, Inner<u64, Owner>>,
+    cgroups: ArrayOfMaps<MapData, Inner<u64, Cgroup>>,
+    classes: ArrayOfMaps<MapData, Array<MapData, Classes>>,
+    transitions: ArrayOfMaps<MapData, Array<MapData, u32>>,
+    claimants: ArrayOfMaps<MapData, Inner<u32, Owner>>,
     edges: ArrayOfMaps<MapData, Inner<EdgeKey, EdgeValue>>,
     networks: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u32>>,
     reserved: ArrayOfMaps<MapData, Inner<PortKey, Owner>>,
     protocols: ArrayOfMaps<MapData, Inner<ProtocolKey, u32>>,
     locals: HashMap<MapData, LocalKey, u32>,
+    sockets: SkStorage<MapData, SocketNote>,
     counters: PerCpuArray<MapData, u64>,
     /// Which slot is in force.
     slot: u32,
     /// The cgroups of the slot in force, kept open because they change between policies.
-    cgroups_in_force: Inner<u64, Owner>,
+    cgroups_in_force: Inner<u64, Cgroup>,
 }
 
 impl Maps {
@@ -101,11 +122,15 @@ impl Maps {
             active: take(object, names::ACTIVE)?,
             revisions: take(object, names::REVISIONS)?,
             cgroups: take(object, names::CGROUPS)?,
+            classes: take(object, names::CLASSES)?,
+            transitions: take(object, names::TRANSITIONS)?,
+            claimants: take(object, names::CLAIMANTS)?,
             edges: take(object, names::EDGES)?,
             networks: take(object, names::NETWORKS)?,
             reserved: take(object, names::RESERVED)?,
             protocols: take(object, names::PROTOCOLS)?,
             locals: take(object, names::LOCALS)?,
+            sockets: take(object, names::SOCKETS)?,
             counters: take(object, names::COUNTERS)?,
             slot: 0,
             cgroups_in_force: sparse(names::CGROUPS, 1)?,
@@ -120,18 +145,39 @@ impl Maps {
 
     /// Puts `tables` in force: fills the idle slot, reads it back, and flips `ACTIVE` with one store. Until that
     /// store every decision is made by the tables before; if it is not reached, they stay.
-    pub(super) fn install(&mut self, tables: &Tables) -> Result<(), MapError> {
+    ///
+    /// `enter_cgroups` is called when the slot has everything else. It enters every cgroup through the function that
+    /// it is given, a parent before its children are listed: from then on the programs on the cgroup tracepoints enter
+    /// the children that are made.
+    pub(super) fn install<E: From<MapError>>(
+        &mut self,
+        tables: &Tables,
+        enter_cgroups: impl FnOnce(&mut dyn FnMut(u64, Cgroup) -> Result<(), MapError>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let idle = 1 - self.slot;
-        let cgroups = self.fill(idle, tables)?;
+        let mut cgroups = self.fill(idle, tables)?;
+        enter_cgroups(&mut |id, cgroup| {
+            write(names::CGROUPS, cgroups.insert(id, cgroup, 0))?;
+            let found = cgroups.get(&id, 0).map_err(|cause| MapError::Read { map: names::CGROUPS, cause })?;
+            if found == cgroup { Ok(()) } else { Err(MapError::Cgroup { id }) }
+        })?;
         write(names::ACTIVE, self.active.set(0, idle, 0))?;
         self.slot = idle;
         self.cgroups_in_force = cgroups;
         Ok(())
     }
 
-    fn fill(&mut self, slot: u32, tables: &Tables) -> Result<Inner<u64, Owner>, MapError> {
-        let cgroups = filled(names::CGROUPS, MAX_CGROUPS, tables.cgroups.iter())?;
-        write(names::CGROUPS, self.cgroups.set(slot, &cgroups, 0))?;
+    fn fill(&mut self, slot: u32, tables: &Tables) -> Result<Inner<u64, Cgroup>, MapError> {
+        // The automaton comes before the cgroups: the programs begin to use a slot with its first cgroup.
+        let no_cgroups = sparse(names::CGROUPS, MAX_CGROUPS)?;
+        write(names::CGROUPS, self.cgroups.set(slot, &no_cgroups, 0))?;
+        let claims = &tables.claims;
+        let classes = array(names::CLASSES, std::slice::from_ref(&claims.classes))?;
+        write(names::CLASSES, self.classes.set(slot, &classes, 0))?;
+        let transitions = array(names::TRANSITIONS, &claims.transitions)?;
+        write(names::TRANSITIONS, self.transitions.set(slot, &transitions, 0))?;
+        let claimants = filled(names::CLAIMANTS, capacity(claims.claimants.len()), claims.claimants.iter())?;
+        write(names::CLAIMANTS, self.claimants.set(slot, &claimants, 0))?;
         let edges = filled(names::EDGES, capacity(tables.edges.len()), tables.edges.iter())?;
         write(names::EDGES, self.edges.set(slot, &edges, 0))?;
         let networks = networks(tables)?;
@@ -145,12 +191,12 @@ impl Maps {
         )?;
         write(names::PROTOCOLS, self.protocols.set(slot, &protocols, 0))?;
         write(names::REVISIONS, self.revisions.set(slot, tables.revision, 0))?;
-        Ok(cgroups)
+        Ok(no_cgroups)
     }
 
     /// Says in the tables in force whose a cgroup is.
     pub(super) fn set_cgroup(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
-        write(names::CGROUPS, self.cgroups_in_force.insert(id, owner, 0))
+        write(names::CGROUPS, self.cgroups_in_force.insert(id, Cgroup { owner, state: DEAD }, 0))
     }
 
     /// Forgets a cgroup in the tables in force.
@@ -166,6 +212,23 @@ impl Maps {
     /// Removes an address that the host no longer has.
     pub(super) fn remove_local(&mut self, netns: u64, address: Address) -> Result<(), MapError> {
         unless_missing(names::LOCALS, self.locals.remove(&LocalKey::new(netns, address)))
+    }
+
+    /// Says whose a socket is, unless the programs know already.
+    pub(super) fn note_socket(&mut self, socket: &OwnedFd, cgroup: u64) -> Result<(), MapError> {
+        match self.sockets.insert(socket, SocketNote::of(cgroup), NEW_ONLY) {
+            Err(aya::maps::MapError::SyscallError(err)) if err.io_error.raw_os_error() == Some(EEXIST) => {
+                Ok(())
+            }
+            result => write(names::SOCKETS, result),
+        }
+    }
+
+    /// How many cgroups the tables in force hold.
+    pub(super) fn cgroups(&self) -> Result<u64, MapError> {
+        let keys: Result<Vec<u64>, aya::maps::MapError> = self.cgroups_in_force.keys().collect();
+        let number = keys.map_err(|cause| MapError::Read { map: names::CGROUPS, cause })?.len();
+        Ok(u64::try_from(number).unwrap_or(u64::MAX))
     }
 
     /// Reads all counters.
@@ -217,6 +280,22 @@ fn filled<'a, K: Pod + 'a, V: Pod + PartialEq + 'a>(
         let found = map.get(key, 0).map_err(|cause| MapError::Read { map: name, cause })?;
         if found != *value {
             return Err(MapError::Differs { map: name, index, entries: number });
+        }
+    }
+    Ok(map)
+}
+
+fn array<V: Pod + PartialEq>(name: &'static str, values: &[V]) -> Result<Array<MapData, V>, MapError> {
+    let mut map = Array::create(capacity(values.len()), RESIZABLE)
+        .map_err(|cause| MapError::Write { map: name, cause })?;
+    for (index, value) in (0..).zip(values) {
+        write(name, map.set(index, value, 0))?;
+    }
+    for (index, value) in (0..).zip(values) {
+        let found: V = map.get(&index, 0).map_err(|cause| MapError::Read { map: name, cause })?;
+        if found != *value {
+            let index = usize::try_from(index).unwrap_or(usize::MAX);
+            return Err(MapError::Differs { map: name, index, entries: values.len() });
         }
     }
     Ok(map)

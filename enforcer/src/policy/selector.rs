@@ -168,6 +168,13 @@ impl Selector {
         }
     }
 
+    /// The paths that the selector matches, as a regular expression over bytes.
+    pub fn regex(&self) -> String {
+        let alternatives: Vec<String> =
+            steps(self).iter().map(|steps| steps.iter().map(Step::regex).collect()).collect();
+        format!("(?:{})", alternatives.join("|"))
+    }
+
     /// The names that the last segment of a unit's cgroup may have; empty for a path.
     pub(super) fn leaves(&self) -> Vec<String> {
         let Self::Systemd(unit) = self else {
@@ -273,6 +280,25 @@ enum Step {
     One(Vec<u8>),
     /// Any number of segments that match the glob.
     Many(&'static [u8]),
+}
+
+impl Step {
+    fn regex(&self) -> String {
+        match self {
+            Self::One(glob) => format!("/{}", glob_regex(glob)),
+            Self::Many(glob) => format!("(?:/{})*", glob_regex(glob)),
+        }
+    }
+}
+
+fn glob_regex(glob: &[u8]) -> String {
+    glob.iter()
+        .map(|byte| match byte {
+            b'*' => String::from("[^/]*"),
+            b'?' => String::from("[^/]"),
+            byte => format!("\\x{byte:02x}"),
+        })
+        .collect()
 }
 
 fn steps(selector: &Selector) -> Vec<Vec<Step>> {

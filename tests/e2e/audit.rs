@@ -1,0 +1,289 @@
+//! The audit log: every field of every kind of record, where it is written, and that nothing is lost uncounted.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use enforcer_common::event::Event;
+use enforcer_common::limits::RING_BYTES;
+use enforcer_tests::actor::{Request, Transport};
+use enforcer_tests::sandbox::{Neighbour, Sandbox, binary};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+const POLICY: &str = "version: 1
+services:
+  web: { match: [{ cgroup: ROOT/web }] }
+  db: { match: [{ cgroup: ROOT/db }], listens: [5432/tcp] }
+  worker: { match: [{ cgroup: ROOT/worker }], mode: audit }
+allow:
+  - { name: ledger, from: web, to: db, ports: [5433/tcp] }
+";
+
+const CGROUPS: [&str; 4] = ["web", "db", "worker", "other"];
+
+/// The fields of every record of an attempt.
+const FIELDS: [&str; 14] = [
+    "time",
+    "sequence",
+    "kind",
+    "verdict",
+    "mode",
+    "reason",
+    "rule",
+    "revision",
+    "hook",
+    "direction",
+    "protocol",
+    "source",
+    "destination",
+    "process",
+];
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn connect(to: SocketAddr) -> Request {
+    Request::Connect { to, transport: Transport::Tcp, mapped: false }
+}
+
+#[test]
+fn every_kind_of_attempt_is_told_with_every_field() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("audit")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let neighbour = sandbox.neighbour(&[])?;
+    let mut daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
+    let actor = |name| sandbox.actor(name);
+    let (mut web, mut db, mut worker, mut other) =
+        (actor("web")?, actor("db")?, actor("worker")?, actor("other")?);
+    let mut far = neighbour.actor()?;
+    for at in [local(5433), local(5434), SocketAddr::new(Neighbour::NEAR.into(), 5433)] {
+        assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    }
+    let at = SocketAddr::new(Neighbour::FAR.into(), 7000);
+    assert!(far.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+
+    let id = |name: &str| anyhow::Ok(sandbox.make_cgroup(name)?.metadata()?.ino());
+    let end = |name: &str, address: Option<SocketAddr>| {
+        anyhow::Ok(json!({
+            "service": if name == "other" { "unmanaged" } else { name },
+            "cgroup": sandbox.path_of(name),
+            "cgroup_id": id(name)?,
+            "address": address.map(|address| address.ip()),
+            "port": address.map(|address| address.port()),
+        }))
+    };
+    let world = |address: SocketAddr| {
+        json!({
+            "service": "world", "cgroup": null, "cgroup_id": null,
+            "address": address.ip(), "port": address.port(),
+        })
+    };
+    let exe = binary("enforcer-actor")?;
+    let process = |pid: u32| json!({ "pid": pid, "uid": 0, "comm": "enforcer-actor", "exe": exe });
+    let rule = json!({ "name": "ledger", "file": sandbox.directory().join("policy/policy.yaml"), "line": 7 });
+    let mut check = |what: &str, wanted: Value| -> anyhow::Result<Value> {
+        let record = daemon.wait_for(|record| record["kind"] == "attempt").context(what.to_owned())?;
+        let fields: BTreeSet<&str> =
+            record.as_object().context("object")?.keys().map(String::as_str).collect();
+        assert_eq!(fields, BTreeSet::from(FIELDS), "{what}");
+        for (field, value) in wanted.as_object().context("object")? {
+            assert_eq!(&record[field], value, "{what}: {field} of {record}");
+        }
+        let time = record["time"].as_str().context("time")?;
+        assert!(time.len() == "2026-01-01T00:00:00.000000000Z".len() && time.ends_with('Z'), "{time}");
+        Ok(record)
+    };
+
+    assert_eq!(web.ask(&connect(local(5433)))?.text, "hello");
+    check(
+        "an allow",
+        json!({
+            "verdict": "allow", "mode": "enforce", "reason": "rule", "rule": rule, "revision": 1,
+            "hook": "connect4", "direction": "egress", "protocol": "tcp",
+            "source": end("web", None)?, "destination": end("db", Some(local(5433)))?, "process": process(web.pid()),
+        }),
+    )?;
+
+    assert!(web.ask(&connect(local(5434)))?.is_refused());
+    check(
+        "an egress deny",
+        json!({
+            "verdict": "deny", "mode": "enforce", "reason": "port-not-listed", "rule": null, "revision": 1,
+            "hook": "connect4", "direction": "egress", "protocol": "tcp",
+            "source": end("web", None)?, "destination": end("db", Some(local(5434)))?, "process": process(web.pid()),
+        }),
+    )?;
+
+    let from = SocketAddr::new(Neighbour::FAR.into(), 40_001);
+    let to = SocketAddr::new(Neighbour::NEAR.into(), 5433);
+    let call = Request::CallFrom { from, to, transport: Transport::Tcp, connected: true };
+    assert!(!far.ask(&call)?.is_ok());
+    check(
+        "an ingress deny",
+        json!({
+            "verdict": "deny", "mode": "enforce", "reason": "no-rule", "rule": null, "revision": 1,
+            "hook": "ingress", "direction": "ingress", "protocol": "tcp",
+            "source": world(from), "destination": end("db", Some(to))?, "process": null,
+        }),
+    )?;
+
+    assert!(other.ask(&Request::Bind { at: local(5432), transport: Transport::Tcp })?.is_refused());
+    check(
+        "a bind deny",
+        json!({
+            "verdict": "deny", "mode": "enforce", "reason": "port-reserved", "rule": null, "revision": 1,
+            "hook": "bind4", "direction": "local", "protocol": "tcp",
+            "source": end("other", None)?,
+            "destination": {
+                "service": "db", "cgroup": null, "cgroup_id": null, "address": "127.0.0.1", "port": 5432,
+            },
+            "process": process(other.pid()),
+        }),
+    )?;
+
+    let (domain, kind, protocol) = (libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP);
+    assert!(web.ask(&Request::Create { domain, kind, protocol })?.is_refused());
+    check(
+        "a raw socket deny",
+        json!({
+            "verdict": "deny", "mode": "enforce", "reason": "raw-socket", "rule": null, "revision": 1,
+            "hook": "sock_create", "direction": "local", "protocol": "icmp",
+            "source": end("web", None)?,
+            "destination": { "service": "web", "cgroup": null, "cgroup_id": null, "address": null, "port": null },
+            "process": process(web.pid()),
+        }),
+    )?;
+
+    assert_eq!(worker.ask(&connect(at))?.text, "hello");
+    check(
+        "a would-deny",
+        json!({
+            "verdict": "deny", "mode": "audit", "reason": "no-rule", "rule": null, "revision": 1,
+            "hook": "connect4", "direction": "egress", "protocol": "tcp",
+            "source": end("worker", None)?, "destination": world(at), "process": process(worker.pid()),
+        }),
+    )?;
+
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    assert_eq!(finished.attempts().count(), 6, "{:?}", finished.records);
+    // What is permitted between two local ends is decided at both, and told once.
+    for (total, count) in [("allowed", 2), ("denied", 4), ("would_deny", 1), ("events_lost", 0)] {
+        assert_eq!(finished.stop[total], count, "{total} of {}", finished.stop);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_permitted_is_told_only_if_asked_for() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("quiet")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let daemon = sandbox.daemon(POLICY)?;
+    let (mut web, mut db) = (sandbox.actor("web")?, sandbox.actor("db")?);
+    assert!(db.ask(&Request::Serve { at: local(5433), transport: Transport::Tcp })?.is_ok());
+    assert_eq!(web.ask(&connect(local(5433)))?.text, "hello");
+    let finished = daemon.stop()?;
+    assert_eq!(finished.attempts().count(), 0, "{:?}", finished.records);
+    assert_ne!(finished.stop["allowed"], 0, "it is counted all the same");
+    finished.check_totals()
+}
+
+#[test]
+fn a_file_is_appended_to_and_begins_anew_with_each_start() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("file")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let file = sandbox.directory().join("audit.jsonl");
+    let mut other = sandbox.actor("other")?;
+    fs::write(&file, "what stood there before\n")?;
+    for run in 1..=2 {
+        let mut command = sandbox.daemon_command(POLICY)?;
+        command.arg("--audit").arg(&file).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = sandbox.spawn(command)?;
+        let pid = Pid::from_raw(i32::try_from(child.id())?);
+        let lines = |wanted: usize| {
+            let start = Instant::now();
+            loop {
+                let text = fs::read_to_string(&file)?;
+                if text.lines().count() >= wanted {
+                    return anyhow::Ok(text);
+                }
+                anyhow::ensure!(
+                    start.elapsed() < Duration::from_secs(20),
+                    "wait for line {wanted} of:\n{text}"
+                );
+                thread::yield_now();
+            }
+        };
+        let before = 1 + (run - 1) * 3;
+        let begun = lines(before + 1);
+        let refused = other.ask(&Request::Bind { at: local(5432), transport: Transport::Tcp });
+        let told = lines(before + 2);
+        kill(pid, Signal::SIGTERM)?;
+        let output = child.wait_with_output()?;
+        assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+        begun?;
+        assert!(refused?.is_refused());
+        told?;
+        let text = fs::read_to_string(&file)?;
+        assert!(text.starts_with("what stood there before\n"), "{text}");
+        let (_, fresh) = text.split_at(text.lines().take(before).map(|line| line.len() + 1).sum());
+        let records: Vec<Value> = fresh.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let kinds: Vec<_> = records.iter().map(|record| (&record["kind"], &record["sequence"])).collect();
+        let wanted =
+            [("start", 1), ("attempt", 2), ("stop", 3)].map(|(kind, number)| (json!(kind), json!(number)));
+        assert_eq!(kinds, wanted.iter().map(|(kind, number)| (kind, number)).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+#[test]
+fn what_the_ring_had_no_room_for_is_counted_to_the_last_event() -> anyhow::Result<()> {
+    // An entry has a header of eight bytes.
+    let capacity = u64::from(RING_BYTES) / (u64::try_from(Event::SIZE)? + 8);
+    let times = capacity + 5_000;
+    let sandbox = Sandbox::new("loss")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let neighbour = sandbox.neighbour(&[])?;
+    let mut daemon = sandbox.daemon(POLICY)?;
+    let mut web = sandbox.actor("web")?;
+    daemon.signal(Signal::SIGSTOP)?;
+    let to = SocketAddr::new(Neighbour::FAR.into(), 7000);
+    let flood = web.ask(&Request::Flood { to, times })?;
+    assert_eq!(flood.text, times.to_string(), "every one is refused, told or not: {flood:?}");
+    daemon.signal(Signal::SIGCONT)?;
+    let lost = daemon.wait_for(|record| record["kind"] == "lost")?;
+    assert_eq!(lost["cause"], "ring-full", "{lost}");
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    let total = |name: &str| finished.stop[name].as_u64().with_context(|| name.to_owned());
+    assert_eq!(total("denied")?, times);
+    assert_eq!(total("events_produced")?, times);
+    assert_eq!(total("events_written")? + total("events_lost")?, times);
+    assert!(total("events_lost")? >= times - capacity, "{}", finished.stop);
+    let told: u64 = finished
+        .records
+        .iter()
+        .filter(|record| record["kind"] == "lost")
+        .filter_map(|record| record["count"].as_u64())
+        .sum();
+    assert_eq!(told, total("events_lost")?);
+    drop(neighbour);
+    Ok(())
+}

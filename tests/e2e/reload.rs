@@ -1,0 +1,144 @@
+//! SIGHUP: a new policy is in force as a whole, or the one before stays as a whole.
+
+use std::net::SocketAddr;
+
+use enforcer_tests::actor::{Reply, Request, Transport};
+use enforcer_tests::sandbox::{Actor, Sandbox};
+
+const SERVICES: &str = "version: 1
+services:
+  web: { match: [{ cgroup: ROOT/web }] }
+  orders: { match: [{ cgroup: ROOT/orders }] }
+";
+
+const RULE: &str = "allow:
+  - { name: checkout, from: web, to: orders, ports: [8080/tcp] }
+";
+
+const SECOND_RULE: &str = "allow:
+  - { name: renamed, from: web, to: orders, ports: [8080/tcp, 8081/tcp] }
+";
+
+struct Pair {
+    sandbox: Sandbox,
+    web: Actor,
+    orders: Actor,
+}
+
+impl Pair {
+    fn new(name: &str) -> anyhow::Result<Self> {
+        let sandbox = Sandbox::new(name)?;
+        let (web, orders) = (sandbox.actor("web")?, sandbox.actor("orders")?);
+        Ok(Self { sandbox, web, orders })
+    }
+
+    fn serve(&mut self) -> anyhow::Result<()> {
+        for at in [address(8080), address(8081)] {
+            assert!(self.orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, port: u16) -> anyhow::Result<Reply> {
+        self.web.ask(&Request::Connect { to: address(port), transport: Transport::Tcp, mapped: false })
+    }
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+#[test]
+fn a_rule_that_is_added_permits_and_one_that_is_removed_refuses() -> anyhow::Result<()> {
+    let mut pair = Pair::new("reload")?;
+    let mut daemon = pair.sandbox.daemon_with(SERVICES, &["--log-allowed"])?;
+    pair.serve()?;
+
+    assert!(pair.call(8080)?.is_refused());
+    let record = daemon.wait_for(|record| record["kind"] == "attempt")?;
+    assert_eq!((&record["revision"], &record["reason"]), (&1.into(), &"no-rule".into()), "{record}");
+
+    let policy = daemon.reload(&pair.sandbox, &format!("{SERVICES}{RULE}"))?;
+    assert_eq!((&policy["result"], &policy["revision"]), (&"applied".into(), &2.into()), "{policy}");
+    assert_eq!(pair.call(8080)?.text, "hello");
+    let record = daemon.wait_for(|record| record["kind"] == "attempt")?;
+    assert_eq!((&record["revision"], &record["verdict"]), (&2.into(), &"allow".into()), "{record}");
+    assert_eq!(record["rule"]["name"], "checkout");
+    assert_eq!(record["rule"]["line"], 6, "{record}");
+
+    // The events of a revision name its rules, though the next one is in force when they are written.
+    for round in 0..5 {
+        assert_eq!(pair.call(8080)?.text, "hello");
+        let (text, name) = if round % 2 == 0 { (SECOND_RULE, "renamed") } else { (RULE, "checkout") };
+        let before = if round % 2 == 0 { "checkout" } else { "renamed" };
+        pair.sandbox.write_policy(&format!("{SERVICES}{text}"))?;
+        let seen = daemon.records().len();
+        let policy = daemon.reload(&pair.sandbox, &format!("{SERVICES}{text}"))?;
+        assert_eq!(policy["revision"], 3 + round, "{policy}");
+        assert_eq!(pair.call(8080)?.text, "hello");
+        daemon.wait_for(|record| record["kind"] == "attempt" && record["revision"] == 3 + round)?;
+        for record in daemon.records().iter().skip(seen).filter(|record| record["kind"] == "attempt") {
+            let wanted = if record["revision"] == 3 + round { name } else { before };
+            assert_eq!(record["rule"]["name"], wanted, "{record}");
+        }
+    }
+
+    let policy = daemon.reload(&pair.sandbox, SERVICES)?;
+    assert_eq!((&policy["result"], &policy["revision"]), (&"applied".into(), &8.into()), "{policy}");
+    assert!(pair.call(8080)?.is_refused());
+    let record = daemon.wait_for(|record| record["verdict"] == "deny")?;
+    assert_eq!((&record["revision"], &record["source"]["service"]), (&8.into(), &"web".into()), "{record}");
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn a_policy_with_an_error_is_refused_and_the_one_in_force_stays() -> anyhow::Result<()> {
+    let mut pair = Pair::new("refused")?;
+    let mut daemon = pair.sandbox.daemon(&format!("{SERVICES}{RULE}"))?;
+    pair.serve()?;
+    for (broken, line, words) in [
+        ("version: 1\nservices:\n  web: { match: [{ cgroup: ROOT/web }], mood: audit }\n", 3, "mood"),
+        (
+            "version: 1\nallow:\n  - { name: a, from: nobody-declares-me, to: world }\n",
+            3,
+            "nobody-declares-me",
+        ),
+        ("version: 1\n{\n", 2, ""),
+    ] {
+        assert_eq!(pair.call(8080)?.text, "hello");
+        assert!(pair.call(8081)?.is_refused());
+        let policy = daemon.reload(&pair.sandbox, broken)?;
+        assert_eq!((&policy["result"], &policy["revision"]), (&"refused".into(), &1.into()), "{policy}");
+        let error = policy["error"].as_str().unwrap_or_default();
+        assert!(error.contains(&format!("policy.yaml:{line}")) && error.contains(words), "{error}");
+        assert_eq!(pair.call(8080)?.text, "hello");
+        assert!(pair.call(8081)?.is_refused());
+    }
+    let policy = daemon.reload(&pair.sandbox, &format!("{SERVICES}{SECOND_RULE}"))?;
+    assert_eq!((&policy["result"], &policy["revision"]), (&"applied".into(), &2.into()), "{policy}");
+    assert_eq!(pair.call(8081)?.text, "hello");
+    let finished = daemon.stop()?;
+    assert_eq!(finished.stop["denied"], 6, "{}", finished.stop);
+    finished.check_totals()
+}
+
+#[test]
+fn a_service_keeps_its_number_while_others_come_and_go() -> anyhow::Result<()> {
+    let mut pair = Pair::new("stable")?;
+    let mut daemon = pair.sandbox.daemon(&format!("{SERVICES}{RULE}"))?;
+    pair.serve()?;
+    // A listener from before and a caller from before are still who they were, in whatever order services are named.
+    let reordered = "version: 1
+services:
+  a-new-one: { match: [{ cgroup: ROOT/a }] }
+  orders: { match: [{ cgroup: ROOT/orders }] }
+  web: { match: [{ cgroup: ROOT/web }] }
+";
+    daemon.reload(&pair.sandbox, &format!("{reordered}{RULE}"))?;
+    assert_eq!(pair.call(8080)?.text, "hello");
+    assert!(pair.call(8081)?.is_refused());
+    let record = daemon.wait_for(|record| record["verdict"] == "deny")?;
+    assert_eq!(record["source"]["service"], "web", "{record}");
+    assert_eq!(record["destination"]["service"], "orders", "{record}");
+    daemon.stop()?.check_totals()
+}

@@ -1,0 +1,105 @@
+//! What is attached to a cgroup, as `bpftool` tells it: by a way that shares no code with the product.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+/// A program that is attached to a cgroup by a link.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attached {
+    /// The program's name.
+    pub name: String,
+    /// The link's id.
+    pub link: u64,
+    /// Bytes of the program after the verifier.
+    pub bytes: u64,
+    /// Names of the maps that its instructions refer to after the verifier has removed the unreachable ones, sorted.
+    pub maps: BTreeSet<String>,
+}
+
+/// Every link to `cgroup`, sorted by the names of their programs.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or its answer not be understood.
+pub fn links(cgroup: &Path) -> anyhow::Result<Vec<Attached>> {
+    let id = cgroup.metadata()?.ino();
+    let mut found = Vec::new();
+    for link in list(&ask(&["link", "show"])?) {
+        if link["cgroup_id"].as_u64() != Some(id) {
+            continue;
+        }
+        let id = link["prog_id"].to_string();
+        let program = ask(&["prog", "show", "id", &id])?;
+        let code = run(&["prog", "dump", "xlated", "id", &id])?;
+        let mut maps = BTreeSet::new();
+        for map in list(&program["map_ids"]) {
+            if code.contains(&format!("map[id:{map}]")) {
+                let map = ask(&["map", "show", "id", &map.to_string()])?;
+                maps.insert(map["name"].as_str().unwrap_or_default().to_owned());
+            }
+        }
+        found.push(Attached {
+            name: program["name"].as_str().context("program without a name")?.to_owned(),
+            link: link["id"].as_u64().context("link without an id")?,
+            bytes: program["bytes_xlated"].as_u64().context("program without a size")?,
+            maps,
+        });
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// The names of the programs that are attached to `cgroup` in whatever way, sorted.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or its answer not be understood.
+pub fn programs(cgroup: &Path) -> anyhow::Result<Vec<String>> {
+    let path = cgroup.to_str().context("cgroup without a printable path")?;
+    let shown = list(&ask(&["cgroup", "show", path])?);
+    let mut names: Vec<String> =
+        shown.iter().filter_map(|program| program["name"].as_str()).map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Takes a link off its hook, while its owner goes on holding it.
+///
+/// # Errors
+///
+/// `bpftool` says why.
+pub fn detach(link: u64) -> anyhow::Result<()> {
+    ask(&["link", "detach", "id", &link.to_string()]).map(drop)
+}
+
+fn ask(arguments: &[&str]) -> anyhow::Result<Value> {
+    let text = run(&[&["--json"], arguments].concat())?;
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_str(&text).with_context(|| format!("read what bpftool {arguments:?} says: {text}"))
+}
+
+fn run(arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new("bpftool")
+        .args(arguments)
+        .output()
+        .context("run bpftool\nhint: `cargo xtask setup --with-tests` installs it")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "run bpftool {arguments:?}: {}: {text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(text.into_owned())
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
