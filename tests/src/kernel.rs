@@ -316,7 +316,7 @@ impl<'a> Call<'a> {
         self.mode.is_some()
     }
 
-    const fn from_here(&self) -> bool {
+    const fn is_from_here(&self) -> bool {
         matches!(self.from, Place::Here(_))
     }
 
@@ -356,7 +356,7 @@ impl<'a> Call<'a> {
             port: Some(u64::from(self.at.port())),
         };
         // For a mapped destination the kernel names it again with each datagram, to the hook of the other family.
-        let again = self.from_here()
+        let again = self.is_from_here()
             && self.shape == Shape::Connected
             && self.attempt.family == Family::V4Mapped
             && self.attempt.expect != Expectation::Deny;
@@ -397,7 +397,7 @@ impl<'a> Call<'a> {
             && told.port != Some(self.at.port().into());
         // The egress hook does not find a socket that is connected to the sender, and takes its port for an idle one.
         let answer_to_connected = self.shape == Shape::Connected
-            && self.from_here()
+            && self.is_from_here()
             && told.verdict == "allow"
             && told.reason == "nobody-listens"
             && answers_from == there.1;
