@@ -23,7 +23,7 @@ fn run(name: &str, level: &str) -> anyhow::Result<(Vec<Attached>, Finished)> {
     sandbox.make_cgroup("other")?;
     let mut command = sandbox.daemon_command(POLICY)?;
     command.args(["--kernel-log", level]).env("ENFORCER_LOG", "debug").env("NO_COLOR", "1");
-    let mut daemon = sandbox.daemon_from(command)?;
+    let mut daemon = sandbox.start_daemon(command)?;
     let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
     let at = SocketAddr::from(([127, 0, 0, 1], 8080));
     assert!(other.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());

@@ -10,4 +10,5 @@ mod identity;
 mod leftovers;
 mod log;
 mod reload;
+mod servers;
 mod start;

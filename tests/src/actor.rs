@@ -15,6 +15,8 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use crate::slowness::patience;
+
 /// How long an actor waits for an answer. What is refused is refused at once, so only a packet that was dropped takes
 /// this long.
 pub const PATIENCE: Duration = Duration::from_millis(500);
@@ -222,7 +224,7 @@ impl Steps {
         let mut socket = self.socket(to, transport)?;
         self.judged("connect", || match transport {
             // A connect that nobody answers is given up after a while, as its caller would.
-            Transport::Tcp => socket.connect_timeout(&to.into(), PATIENCE),
+            Transport::Tcp => socket.connect_timeout(&to.into(), patience(PATIENCE)),
             Transport::Udp => socket.connect(&to.into()),
         })?;
         self.call = "send";
@@ -348,7 +350,7 @@ impl Steps {
             Transport::Udp => Type::DGRAM,
         };
         let socket = Socket::new(Domain::for_address(address), kind, None)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(patience(PATIENCE)))?;
         Ok(socket)
     }
 }

@@ -108,7 +108,7 @@ impl<'a, W: Write> Demo<'a, W> {
         let mut command = sandbox.command("enforcer", binary("enforcer")?)?;
         command.arg("run").arg("--policy").arg(sandbox.write_policy(POLICY)?);
         command.arg("--cgroup-root").arg(sandbox.cgroup()).arg("--log-allowed");
-        let daemon = sandbox.daemon_from(command)?;
+        let daemon = sandbox.start_daemon(command)?;
         let root = sandbox.path_of("");
         let root = root.trim_end_matches('/');
         writeln!(out, "enforcing  revision 1, pid {}, over the cgroup {root}", daemon.pid())?;

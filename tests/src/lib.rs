@@ -6,7 +6,8 @@
 //! policies without YAML, for properties and capacities.
 //!
 //! On a real kernel a [`sandbox`] is a cgroup subtree and a network namespace of a test's own, with a daemon over the
-//! one and [`actor`] processes in both; [`bpftool`] tells what is attached to it.
+//! one and [`actor`] processes in both; [`bpftool`] tells what is attached to it, and [`slowness`] lets all of it run
+//! where every step takes longer.
 #![forbid(unsafe_code)]
 
 pub mod actor;
@@ -19,3 +20,4 @@ pub mod kernel;
 pub mod oracle;
 pub mod sandbox;
 pub mod sketch;
+pub mod slowness;

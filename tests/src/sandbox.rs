@@ -21,6 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
 
 use crate::actor::{Reply, Request};
+use crate::slowness::patience;
 
 /// How long an event may take that is awaited. Reached only when a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -209,7 +210,7 @@ impl Sandbox {
     pub fn daemon_with(&self, policy: &str, arguments: &[&str]) -> anyhow::Result<Daemon> {
         let mut command = self.daemon_command(policy)?;
         command.args(arguments);
-        self.daemon_from(command)
+        self.start_daemon(command)
     }
 
     /// The command that [`Sandbox::daemon`] runs, for tests that change it.
@@ -229,7 +230,7 @@ impl Sandbox {
     /// # Errors
     ///
     /// It does not start; its words are in the error.
-    pub fn daemon_from(&self, mut command: Command) -> anyhow::Result<Daemon> {
+    pub fn start_daemon(&self, mut command: Command) -> anyhow::Result<Daemon> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.spawn(command)?;
         let stdout = child.stdout.take().context("daemon without stdout")?;
@@ -333,7 +334,7 @@ pub fn remove_tree(cgroup: &Path) -> anyhow::Result<()> {
         kill_tree(cgroup)?;
         match remove_directories(cgroup) {
             Ok(()) => return Ok(()),
-            Err(err) if start.elapsed() > DEADLINE => return Err(err.into()),
+            Err(err) if start.elapsed() > patience(DEADLINE) => return Err(err.into()),
             // A killed process leaves its cgroup a moment later, and nothing tells when.
             Err(_) => thread::yield_now(),
         }
@@ -446,7 +447,7 @@ impl Daemon {
     pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         let start = Instant::now();
         loop {
-            let left = DEADLINE.saturating_sub(start.elapsed());
+            let left = patience(DEADLINE).saturating_sub(start.elapsed());
             match self.incoming.recv_timeout(left) {
                 Ok(line) => {
                     let record: Value =
