@@ -156,7 +156,7 @@ fn three_tiers_call_the_next_one_and_nothing_else() -> anyhow::Result<()> {
 
     // The world asks nginx, nginx the application, the application psql, and psql the database.
     let url = format!("http://{}:443/total", outside.host);
-    let total = servers.output(outside.command(&sandbox, "curl", &["-sS", "-m", "60", &url])?)?;
+    let total = servers.output(outside.command(&sandbox, "curl", &["-sS", &url])?)?;
     assert_eq!(text(&total.stdout), "42\n", "{}", text(&total.stderr));
     for (rule, source, destination, comm) in [
         ("visitors", "world", "web", None),
@@ -365,7 +365,8 @@ http {{
     fn curl_command(&self, cgroup: &str, arguments: &[&str]) -> anyhow::Result<Command> {
         let mut command = self.sandbox.command(cgroup, "curl")?;
         // Only in its verbose words does curl give the errno of a failed connect.
-        command.args(["-sSv", "-m", "60"]).args(arguments);
+        let limit = patience(Duration::from_secs(60)).as_secs().to_string();
+        command.args(["-sSv", "-m", &limit]).args(arguments);
         Ok(command)
     }
 
