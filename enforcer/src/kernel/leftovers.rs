@@ -13,10 +13,13 @@ use enforcer_common::layout::SocketNote;
 use enforcer_common::{Hook, names};
 use thiserror::Error;
 
-const MAPS: [&str; 11] = [
+const MAPS: [&str; 14] = [
     names::ACTIVE,
     names::REVISIONS,
     names::CGROUPS,
+    names::CLASSES,
+    names::TRANSITIONS,
+    names::CLAIMANTS,
     names::EDGES,
     names::NETWORKS,
     names::RESERVED,
@@ -93,7 +96,8 @@ fn programs() -> Result<BTreeMap<u32, String>, InspectError> {
 }
 
 fn is_ours(program: &ProgramInfo, name: &str) -> Result<bool, InspectError> {
-    if !Hook::ALL.iter().any(|hook| hook.name() == name) {
+    let named = Hook::ALL.iter().any(|hook| hook.name() == name);
+    if !named && ![names::CGROUP_MKDIR, names::CGROUP_RELEASE].contains(&name) {
         return Ok(false);
     }
     let ids = program.map_ids().map_err(|err| InspectError(err.to_string()))?.unwrap_or_default();
