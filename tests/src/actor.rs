@@ -257,7 +257,7 @@ impl Steps {
         socket.bind(&from.into())?;
         match (transport, connected) {
             (Transport::Tcp, _) => {
-                self.judged("connect", || socket.connect_timeout(&to.into(), PATIENCE))?;
+                self.judged("connect", || socket.connect_timeout(&to.into(), patience(PATIENCE)))?;
             }
             (Transport::Udp, true) => self.judged("connect", || socket.connect(&to.into()))?,
             (Transport::Udp, false) => {
@@ -274,7 +274,7 @@ impl Steps {
         let mut socket = self.socket(to, Transport::Tcp)?;
         self.call = "move";
         join(cgroup).map_err(io::Error::other)?;
-        self.judged("connect", || socket.connect_timeout(&to.into(), PATIENCE))?;
+        self.judged("connect", || socket.connect_timeout(&to.into(), patience(PATIENCE)))?;
         self.call = "send";
         socket.write_all(b"hello")?;
         self.read(&mut socket)
