@@ -331,10 +331,8 @@ impl Claims {
     /// Forgets a cgroup that nothing refers to any more.
     #[inline(always)]
     pub(crate) fn forget(&self, id: u64) {
-        if let Some(cgroups) = CGROUPS.get(self.slot) {
-            // One that was never entered is not there to be removed, and that is all that can fail.
-            let _: Result<(), i32> = cgroups.remove(id);
-        }
+        // One that was never entered is not there to be removed, and that is all that can fail.
+        CGROUPS.get(self.slot).map(|cgroups| cgroups.remove(id));
     }
 
     /// Whether this slot knows a cgroup.

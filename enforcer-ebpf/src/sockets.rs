@@ -76,32 +76,57 @@ impl Drop for Held {
     }
 }
 
-/// Who would answer a connection or datagram to `address`, as the caller's network namespace has it.
+/// Who would answer, and whether it waits for answers itself.
+pub(crate) struct Answerer {
+    pub(crate) party: Party,
+    /// Whether a datagram to it may be a reply: it asked before, or is connected, or no socket of this host was found
+    /// that could be asked about it.
+    pub(crate) may_have_asked: bool,
+}
+
+/// Who would answer a connection or datagram from `local` to `address`, as the caller's network namespace has it.
 #[inline(always)]
-pub(crate) fn answerer(ctx: &SockAddrContext, protocol: Protocol, address: Address, port: Port) -> Party {
+pub(crate) fn answerer(
+    ctx: &SockAddrContext,
+    protocol: Protocol,
+    local: (Address, Port),
+    address: Address,
+    port: Port,
+) -> Answerer {
     let everywhere = address.is_loopback_or_unspecified();
     // A wildcard listener would match any address, so it is asked first whether the address is this host's.
     if !everywhere && !maps::is_local(ctx.netns(), &address) {
-        return Party::address(address);
+        return Answerer { party: Party::address(address), may_have_asked: true };
     }
     let near = (means(address), port);
-    let far = (any_of_family(near.0), Port::new(0));
     let context = ctx.sock_addr.cast();
     let found = match protocol {
-        Protocol::TCP => Held::find(bpf_sk_lookup_tcp, context, far, near),
-        Protocol::UDP => Held::find(bpf_sk_lookup_udp, context, far, near),
-        _ => return Party::LEFT_TO_INGRESS,
+        Protocol::TCP => Held::find(bpf_sk_lookup_tcp, context, (any_of_family(near.0), Port::new(0)), near),
+        Protocol::UDP => Held::find(bpf_sk_lookup_udp, context, (source(local.0, near.0), local.1), near),
+        _ => return Answerer { party: Party::LEFT_TO_INGRESS, may_have_asked: true },
     };
-    match found {
-        Some(socket) => match note(socket.0.cast()).owner {
-            0 if maps::whole_tree() => Party::LEFT_TO_INGRESS,
-            0 => Party::UNKNOWN,
-            id => Party::cgroup(id),
-        },
-        None if everywhere => Party::NOBODY,
+    let Some(socket) = found else {
         // An address may have left the host since the table was written, so nobody here means somebody elsewhere.
-        None => Party::address(address),
-    }
+        let party = if everywhere { Party::NOBODY } else { Party::address(address) };
+        return Answerer { party, may_have_asked: true };
+    };
+    let note = note(socket.0.cast());
+    let connected = sock::is_connected(socket.0);
+    let party = match note.owner {
+        // A socket that connected itself to this one was judged when it did.
+        0 if connected || maps::whole_tree() => Party::LEFT_TO_INGRESS,
+        0 => Party::UNKNOWN,
+        id => Party::cgroup(id),
+    };
+    Answerer { party, may_have_asked: connected || note.asked != 0 }
+}
+
+/// Where a datagram to `destination` comes from: a socket that is bound to no address sends to an address of this host
+/// from that address.
+#[inline(always)]
+fn source(bound: Address, destination: Address) -> Address {
+    let unspecified = bound == Address::V4_UNSPECIFIED || bound == Address::V6_UNSPECIFIED;
+    if unspecified || bound.is_v4() != destination.is_v4() { destination } else { bound }
 }
 
 /// Who sent a packet: a socket of this host if the packet is from this host, an address otherwise.

@@ -23,7 +23,7 @@ fn the_kernel_answers_every_case_as_expected() -> anyhow::Result<()> {
             })
             .collect();
         shares.into_iter().try_fold(Answers::default(), |answers, share| {
-            let more = share.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+            let more = share.join().map_err(|_panic| anyhow::anyhow!("a thread panicked"))??;
             Ok::<_, anyhow::Error>(answers.and(more))
         })
     })?;

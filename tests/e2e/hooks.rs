@@ -110,13 +110,13 @@ const SITUATIONS: &[Situation] = &[
         name: "TCP from another host",
         promise: Promise::Unanswered,
         broken_without: &[Hook::Ingress],
-        act: |stage| stage.from_afar(Transport::Tcp),
+        act: |stage| stage.call_from_afar(Transport::Tcp),
     },
     Situation {
         name: "UDP from another host",
         promise: Promise::Unanswered,
         broken_without: &[Hook::Ingress],
-        act: |stage| stage.from_afar(Transport::Udp),
+        act: |stage| stage.call_from_afar(Transport::Udp),
     },
     Situation {
         name: "a caller with a socket from outside of its service",
@@ -211,7 +211,7 @@ fn every_hook_is_needed_for_exactly_its_own_part() -> anyhow::Result<()> {
             })
             .collect();
         shares.into_iter().try_fold(Vec::new(), |wrong, share| {
-            let more = share.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+            let more = share.join().map_err(|_panic| anyhow::anyhow!("a thread panicked"))??;
             Ok::<_, anyhow::Error>([wrong, more].concat())
         })
     })?;
@@ -301,7 +301,7 @@ impl Stage<'_> {
         self.sandbox.actor("web")?.ask(&Request::Send { to, mapped, from_port: 0 })
     }
 
-    fn from_afar(&self, transport: Transport) -> anyhow::Result<Reply> {
+    fn call_from_afar(&self, transport: Transport) -> anyhow::Result<Reply> {
         let _answerer = self.serve("db", Neighbour::NEAR.into(), transport)?;
         let to = SocketAddr::new(Neighbour::NEAR.into(), PORT);
         self.neighbour.actor()?.ask(&Request::Connect { to, transport, mapped: false })

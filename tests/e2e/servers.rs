@@ -116,7 +116,7 @@ fn nginx_alone_reaches_the_application_behind_it() -> anyhow::Result<()> {
     assert_eq!(text(&page.stdout), "the application's page\n", "{}", text(&page.stderr));
     drop(application);
 
-    assert_denied(daemon.stop()?, 4)
+    assert_denied(&daemon.stop()?, 4)
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn nginx_is_reloaded_under_the_policy_without_a_failed_request() -> anyhow::Resu
     }
     assert_refused(&servers.curl(USER, &["http://127.0.0.1:8080/"])?);
 
-    assert_denied(daemon.stop()?, 1)
+    assert_denied(&daemon.stop()?, 1)
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn assert_ends(record: &Value, source: &str, destination: &str) {
     assert_eq!(ends, (Some(source), Some(destination)), "{record}");
 }
 
-fn assert_denied(finished: Finished, number: u64) -> anyhow::Result<()> {
+fn assert_denied(finished: &Finished, number: u64) -> anyhow::Result<()> {
     finished.check_totals()?;
     assert_eq!(finished.stop["denied"], number, "{:#?}", finished.records);
     Ok(())

@@ -8,7 +8,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, ensure};
 use enforcer_common::Mode;
-use enforcer_common::counter::Outcome;
 use serde_json::Value;
 
 use crate::actor::{Reply, Request, Transport};
@@ -95,9 +94,6 @@ pub fn answer(name: &str, cases: &[&Case]) -> anyhow::Result<Answers> {
     }
     Ok(answers)
 }
-
-/// Stands for whatever port the kernel gives a caller.
-const EPHEMERAL: u16 = 50_000;
 
 const UNMANAGED: &str = "unmanaged";
 
@@ -229,9 +225,6 @@ struct Call<'a> {
     at: SocketAddr,
     shape: Shape,
     mode: Option<Mode>,
-    /// Whether the caller cannot tell it from a reply: the other end may call every port of the caller's, and only the
-    /// ingress hook knows that it did not.
-    like_a_reply: bool,
 }
 
 impl<'a> Call<'a> {
@@ -271,15 +264,9 @@ impl<'a> Call<'a> {
             (Place::Here(_), _, Family::V6) => Ipv6Addr::LOCALHOST.into(),
         };
         let at = SocketAddr::new(address, attempt.port);
-        let reply = oracle::Attempt { reply_port: Some(EPHEMERAL), ..ends };
-        let passes_as_reply = oracle::answer(&case.policy, &reply).outcome == Outcome::Allowed;
         let call = |shape| {
-            let like_a_reply = passes_as_reply
-                && shape == Shape::Unconnected
-                && attempt.expect == Expectation::Deny
-                && attempt.reply_port.is_none();
             let (from, to) = (from.clone(), to.clone());
-            Self { case, number, attempt, from, to, at, shape, mode, like_a_reply }
+            Self { case, number, attempt, from, to, at, shape, mode }
         };
         Ok(Ok(shapes.into_iter().map(call).collect()))
     }
@@ -295,7 +282,7 @@ impl<'a> Call<'a> {
             (Expectation::Allow | Expectation::WouldDeny, _) => {
                 (reply.text != "hello").then_some("it did not work")
             }
-            (Expectation::Deny, Place::Here(_)) if !self.like_a_reply => {
+            (Expectation::Deny, Place::Here(_)) => {
                 if !reply.is_refused() || reply.call != call {
                     Some("it was not refused by the call itself")
                 } else if reply.micros > PROMPT_MICROS {
@@ -305,7 +292,7 @@ impl<'a> Call<'a> {
                 }
             }
             // What is left to the ingress hook is dropped: all that is seen is that nobody answers.
-            (Expectation::Deny, Place::Here(_) | Place::There(_)) => {
+            (Expectation::Deny, Place::There(_)) => {
                 (reply.is_ok() || reply.is_refused()).then_some("it was not dropped")
             }
         }
@@ -316,7 +303,7 @@ impl<'a> Call<'a> {
         self.mode.is_some()
     }
 
-    const fn from_here(&self) -> bool {
+    const fn is_from_here(&self) -> bool {
         matches!(self.from, Place::Here(_))
     }
 
@@ -329,7 +316,6 @@ impl<'a> Call<'a> {
             Family::V6 => [false, false],
         };
         let (hook, direction) = match (&self.from, self.shape, v4) {
-            (Place::Here(_), ..) if self.like_a_reply => ("ingress", "ingress"),
             (Place::There(_), ..) => ("ingress", "ingress"),
             (Place::Here(_), Shape::Tcp | Shape::Connected, [true, _]) => ("connect4", "egress"),
             (Place::Here(_), Shape::Tcp | Shape::Connected, [false, _]) => ("connect6", "egress"),
@@ -347,7 +333,6 @@ impl<'a> Call<'a> {
             protocol: self.attempt.proto.clone(),
             source: self.name(&self.from),
             source_address: match self.from {
-                Place::Here(_) if self.like_a_reply => Some(self.at.ip().to_string()),
                 Place::Here(_) => None,
                 Place::There(address) => Some(address.to_string()),
             },
@@ -356,7 +341,7 @@ impl<'a> Call<'a> {
             port: Some(u64::from(self.at.port())),
         };
         // For a mapped destination the kernel names it again with each datagram, to the hook of the other family.
-        let again = self.from_here()
+        let again = self.is_from_here()
             && self.shape == Shape::Connected
             && self.attempt.family == Family::V4Mapped
             && self.attempt.expect != Expectation::Deny;
@@ -385,7 +370,6 @@ impl<'a> Call<'a> {
         let told = Told::of(record);
         let there = (self.name(&self.from), self.name(&self.to));
         let back = (there.1.clone(), there.0.clone());
-        let answers_from = told.source.clone();
         let ends = (told.source, told.destination);
         let would_deny =
             self.attempt.expect == Expectation::WouldDeny && told.verdict == "deny" && told.mode == "audit";
@@ -395,13 +379,7 @@ impl<'a> Call<'a> {
         let answer = self.shape.transport() == Transport::Udp
             && ends == back
             && told.port != Some(self.at.port().into());
-        // The egress hook does not find a socket that is connected to the sender, and takes its port for an idle one.
-        let answer_to_connected = self.shape == Shape::Connected
-            && self.from_here()
-            && told.verdict == "allow"
-            && told.reason == "nobody-listens"
-            && answers_from == there.1;
-        (would_deny && (at_other_end || answer)) || (same_service && answer) || answer_to_connected
+        (would_deny && (at_other_end || answer)) || (same_service && answer)
     }
 }
 

@@ -308,7 +308,7 @@ fn spawn_in(netns: &File, mut command: Command) -> anyhow::Result<Child> {
         setns(netns, CloneFlags::CLONE_NEWNET)?;
         command.spawn().with_context(|| format!("start {command:?}"))
     });
-    spawned.join().map_err(|_| anyhow!("start command: the thread panicked"))?
+    spawned.join().map_err(|_panic| anyhow!("start command: the thread panicked"))?
 }
 
 /// Has `ip` do every line of `script` in a namespace.

@@ -13,7 +13,8 @@ const SOCK_DGRAM: u32 = 2;
 const SOCK_SEQPACKET: u32 = 5;
 const SOCK_DCCP: u32 = 6;
 
-/// `TCP_LISTEN` of include/net/tcp_states.h.
+/// `TCP_ESTABLISHED` and `TCP_LISTEN` of include/net/tcp_states.h.
+const TCP_ESTABLISHED: u32 = 1;
 const TCP_LISTEN: u32 = 10;
 
 macro_rules! read {
@@ -50,4 +51,10 @@ impl Sock for SockContext {
 #[inline(always)]
 pub(crate) fn is_listening(socket: *mut bpf_sock) -> bool {
     read!(socket, state) == TCP_LISTEN
+}
+
+/// Whether a socket, held and not null, is connected.
+#[inline(always)]
+pub(crate) fn is_connected(socket: *mut bpf_sock) -> bool {
+    read!(socket, state) == TCP_ESTABLISHED
 }

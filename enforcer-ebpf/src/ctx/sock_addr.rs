@@ -33,6 +33,18 @@ macro_rules! read {
     }};
 }
 
+/// `AF_INET` of include/linux/socket.h.
+const AF_INET: u32 = 2;
+
+macro_rules! read_socket {
+    ($socket:expr, $($field:tt)+) => {{
+        // SAFETY: checked against null by the caller; the kernel holds the socket while the program runs.
+        let field = unsafe { &raw const (*$socket).$($field)+ };
+        // SAFETY: as above; volatile keeps the width of the access, which the verifier checks.
+        unsafe { read_volatile(field) }
+    }};
+}
+
 /// Typed getters over [`SockAddrContext`].
 pub(crate) trait SockAddr {
     /// The address in a `*4` hook.
@@ -45,8 +57,8 @@ pub(crate) trait SockAddr {
     fn protocol(&self) -> Protocol;
     /// The socket that is connected, sent from or bound.
     fn socket(&self) -> *mut bpf_sock;
-    /// The port that this socket is bound to; 0 if it is not yet.
-    fn local_port(&self) -> Port;
+    /// The address and port that this socket is bound to; unspecified and 0 while it is not.
+    fn local(&self) -> (Address, Port);
     /// The cookie of the socket's network namespace (kernel 5.7).
     fn netns(&self) -> u64;
 }
@@ -85,16 +97,23 @@ impl SockAddr for SockAddrContext {
     }
 
     #[inline(always)]
-    fn local_port(&self) -> Port {
+    fn local(&self) -> (Address, Port) {
         let socket = self.socket();
         if socket.is_null() {
-            return Port::new(0);
+            return (Address::V6_UNSPECIFIED, Port::new(0));
         }
-        // SAFETY: checked against null just above; the kernel holds the socket while the program runs.
-        let field = unsafe { &raw const (*socket).src_port };
-        // SAFETY: as above; `src_port` is in host byte order.
-        let port = unsafe { read_volatile(field) };
-        Port::new((port & 0xffff) as u16)
+        // `src_port` is in host byte order.
+        let port = Port::new((read_socket!(socket, src_port) & 0xffff) as u16);
+        // All of it is read before anything is chosen: a read at an offset that was chosen is refused.
+        let v4 = Address::from_v4(read_socket!(socket, src_ip4).to_ne_bytes());
+        let v6 = Address::from_words([
+            read_socket!(socket, src_ip6[0]),
+            read_socket!(socket, src_ip6[1]),
+            read_socket!(socket, src_ip6[2]),
+            read_socket!(socket, src_ip6[3]),
+        ]);
+        let address = if read_socket!(socket, family) == AF_INET { v4 } else { v6 };
+        (address, port)
     }
 
     #[inline(always)]

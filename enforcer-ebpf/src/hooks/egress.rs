@@ -19,16 +19,18 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 
     let mut revision = 0;
     if let Some(tables) = KernelTables::in_force() {
         let caller = task::party(&tables);
-        let answerer = sockets::answerer(ctx, protocol, address, port);
-        let reply_port = if protocol == Protocol::UDP { ctx.local_port() } else { Port::new(0) };
-        // A datagram from a bound socket may be a reply to whoever may call that port.
-        let may_be_reply = reply_port != Port::new(0);
-        decision = decide(&Facts { caller, answerer, protocol, port, may_be_reply, reply_port }, &tables);
+        let local = ctx.local();
+        let answerer = sockets::answerer(ctx, protocol, local, address, port);
+        // A datagram from a bound socket to one that asked may be a reply to whoever may call that port.
+        let may_be_reply = protocol == Protocol::UDP && local.1 != Port::new(0) && answerer.may_have_asked;
+        let facts =
+            Facts { caller, answerer: answerer.party, protocol, port, may_be_reply, reply_port: local.1 };
+        decision = decide(&facts, &tables);
         if !decision.concerns_a_service() {
             return PASS;
         }
         revision = tables.revision();
-        attempt = attempt.answerer(&answerer);
+        attempt = attempt.answerer(&answerer.party);
     }
     debug!(
         ctx,
