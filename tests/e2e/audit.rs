@@ -13,6 +13,7 @@ use enforcer_common::event::Event;
 use enforcer_common::limits::RING_BYTES;
 use enforcer_tests::actor::{Request, Transport};
 use enforcer_tests::sandbox::{Neighbour, Sandbox, binary};
+use enforcer_tests::slowness::patience;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -223,7 +224,7 @@ fn a_file_is_appended_to_and_begins_anew_with_each_start() -> anyhow::Result<()>
                     return anyhow::Ok(text);
                 }
                 anyhow::ensure!(
-                    start.elapsed() < Duration::from_secs(20),
+                    start.elapsed() < patience(Duration::from_secs(20)),
                     "wait for line {wanted} of:\n{text}"
                 );
                 thread::yield_now();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::sandbox::{Sandbox, binary};
+use enforcer_tests::slowness::patience;
 
 const POLICY: &str = "version: 1
 services:
@@ -69,7 +70,7 @@ fn no_process_runs_unidentified_however_short_its_cgroup_lives() -> anyhow::Resu
     let stat = sandbox.cgroup().join("cgroup.stat");
     let start = Instant::now();
     while !fs::read_to_string(&stat)?.contains("nr_dying_descendants 0\n") {
-        ensure!(start.elapsed() < Duration::from_secs(60), "cgroups are still dying");
+        ensure!(start.elapsed() < patience(Duration::from_secs(60)), "cgroups are still dying");
         std::thread::yield_now();
     }
     let finished = daemon.stop()?;

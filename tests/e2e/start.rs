@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use enforcer_common::Hook;
 use enforcer_tests::bpftool;
 use enforcer_tests::sandbox::{Sandbox, binary};
+use enforcer_tests::slowness::patience;
 use nix::sys::signal::Signal;
 
 const POLICY: &str = "version: 1
@@ -44,7 +45,11 @@ fn every_hook_is_attached_while_it_runs_and_none_after_it_has_ended() -> anyhow:
         }
         let end = Instant::now();
         while !bpftool::programs(sandbox.cgroup())?.is_empty() {
-            assert!(end.elapsed() < DEADLINE, "after {signal}: {:?}", bpftool::programs(sandbox.cgroup())?);
+            assert!(
+                end.elapsed() < patience(DEADLINE),
+                "after {signal}: {:?}",
+                bpftool::programs(sandbox.cgroup())?
+            );
             thread::yield_now();
         }
         assert_eq!(bpftool::links(sandbox.cgroup())?, [], "after {signal}");

@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::sandbox::remove_tree;
+use crate::slowness::patience;
 
 /// How long an enforcer may take to stop when it is asked to.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -182,7 +183,7 @@ fn stop(pid: u32) -> anyhow::Result<()> {
             Err(err) => bail!("stop process {pid}: {err}"),
         }
         // It is no child of ours, so nothing tells when it has ended.
-        while start.elapsed() < PATIENCE {
+        while start.elapsed() < patience(PATIENCE) {
             if leftovers::attachments()?.iter().all(|found| !found.holders.contains(&pid)) {
                 return Ok(());
             }
