@@ -356,6 +356,9 @@ impl Steps {
             Transport::Udp => Type::DGRAM,
         };
         let socket = Socket::new(Domain::for_address(address), kind, None)?;
+        if transport == Transport::Udp {
+            socket.set_broadcast(true)?;
+        }
         socket.set_read_timeout(Some(patience(PATIENCE)))?;
         Ok(socket)
     }

@@ -6,6 +6,7 @@ mod check;
 mod clean_kernel;
 mod command;
 mod demo;
+mod reproducible;
 mod setup;
 mod test;
 mod tidy;
@@ -29,7 +30,9 @@ enum Verb {
     Check,
     /// Check the project's own rules about its sources
     Tidy,
-    /// Run `setup`, `check` and every test, rootless and kernel ones; needs root
+    /// Build the kernel object from two checkouts, and compare the bytes
+    Reproducible,
+    /// Run `setup`, `check`, `reproducible` and every test, rootless and kernel ones; needs root
     Test,
     /// Remove what a crash of the demo or of a test has left in the kernel; needs root
     CleanKernel(clean_kernel::Args),
@@ -52,6 +55,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Demo => demo::run(&workspace)?,
         Verb::Check => check::run(&workspace)?,
         Verb::Tidy => tidy::run(&workspace)?,
+        Verb::Reproducible => reproducible::run(&workspace)?,
         Verb::Test => return test::run(&workspace),
         Verb::CleanKernel(args) => clean_kernel::run(&workspace, args)?,
     }

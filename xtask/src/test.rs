@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{check, is_root, setup};
+use crate::{check, is_root, reproducible, setup};
 
 /// The package and the target of the tests that load programs into the kernel; its feature of the same name
 /// keeps them out of a plain `cargo test`.
@@ -26,6 +26,7 @@ pub(crate) fn run(workspace: &Path) -> Result<ExitCode> {
     }
     setup::run(&setup::Args { with_tests: true })?;
     let checked = check::run(workspace);
+    let reproduced = reproducible::run(workspace);
 
     println!("test: rootless");
     let rootless = cargo_test(workspace, &[])?;
@@ -36,7 +37,7 @@ pub(crate) fn run(workspace: &Path) -> Result<ExitCode> {
     )?;
 
     let mut good = rootless.good && kernel.good;
-    if let Err(err) = checked {
+    for err in [checked, reproduced].into_iter().filter_map(Result::err) {
         eprintln!("error: {err:#}");
         good = false;
     }
