@@ -109,3 +109,53 @@ pub fn cgroup_path(mount: &Path, root: &Path) -> Result<PathBuf, Unsupported> {
     }
     Ok(Path::new("/").join(below))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::{Unsupported, cgroup_path};
+
+    #[test]
+    fn what_is_missing_is_told_with_what_to_do() {
+        for (error, text) in [
+            (
+                Unsupported::Kernel { found: String::from("4.19.0") },
+                "use kernel 4.19.0: enforcer needs 5.10 or newer\n\
+                 hint: it is the oldest with ring buffers and socket look-ups in cgroup programs",
+            ),
+            (
+                Unsupported::Privilege { cause: "CAP_NET_ADMIN is not in effect" },
+                "load programs: CAP_NET_ADMIN is not in effect\n\
+                 hint: run enforcer as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+            ),
+            (
+                Unsupported::NoCgroup2 { mounts: PathBuf::from("/proc/self/mountinfo") },
+                "find the cgroup v2 tree: nothing of type cgroup2 in /proc/self/mountinfo\n\
+                 hint: mount it, or boot with systemd.unified_cgroup_hierarchy=1; \
+                 cgroup v1 alone cannot tell which service a socket belongs to",
+            ),
+            (
+                Unsupported::NotACgroup {
+                    root: PathBuf::from("/etc"),
+                    mount: PathBuf::from("/sys/fs/cgroup"),
+                },
+                "use cgroup root /etc: not a cgroup below /sys/fs/cgroup",
+            ),
+            (
+                Unsupported::Proc { file: PathBuf::from("/proc/self/status"), cause: String::from("gone") },
+                "read /proc/self/status: gone",
+            ),
+        ] {
+            assert_eq!(error.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_directory_outside_of_the_tree_is_no_cgroup() {
+        let err = cgroup_path(Path::new("/proc"), Path::new("/")).expect_err("above the mount");
+        assert!(matches!(err, Unsupported::NotACgroup { .. }), "{err}");
+        let err = cgroup_path(Path::new("/"), Path::new("/nowhere-at-all")).expect_err("not there");
+        assert!(matches!(err, Unsupported::NotACgroup { .. }), "{err}");
+    }
+}

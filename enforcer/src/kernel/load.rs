@@ -273,10 +273,12 @@ impl Enforcement {
     /// translated program.
     pub fn sizes(&self) -> Vec<(&'static str, Option<u32>, Option<u32>)> {
         Hook::ALL
+            .map(Hook::name)
             .into_iter()
-            .filter_map(|hook| {
-                let info = self.object.program(hook.name())?.info().ok()?;
-                Some((hook.name(), info.verified_instruction_count(), info.size_translated()))
+            .chain([names::CGROUP_MKDIR, names::CGROUP_RELEASE])
+            .filter_map(|name| {
+                let info = self.object.program(name)?.info().ok()?;
+                Some((name, info.verified_instruction_count(), info.size_translated()))
             })
             .collect()
     }
