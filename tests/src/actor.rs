@@ -21,11 +21,9 @@ use crate::slowness::patience;
 /// this long.
 pub const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long an actor waits for a connection: less than the second after which the kernel sends a SYN again
-/// (`TCP_TIMEOUT_INIT` of include/net/tcp.h), since that is judged and told as an attempt of its own.
-fn connect_patience() -> Duration {
-    patience(PATIENCE).min(Duration::from_millis(900))
-}
+/// How long an actor waits for a connection, on the slowest machine too: the kernel sends a SYN again after a second
+/// (`TCP_TIMEOUT_INIT` of include/net/tcp.h), and that is judged and told as an attempt of its own.
+const CONNECT_PATIENCE: Duration = PATIENCE;
 
 /// What an actor is asked to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -230,7 +228,7 @@ impl Steps {
         let mut socket = self.socket(to, transport)?;
         self.judged("connect", || match transport {
             // A connect that nobody answers is given up after a while, as its caller would.
-            Transport::Tcp => socket.connect_timeout(&to.into(), connect_patience()),
+            Transport::Tcp => socket.connect_timeout(&to.into(), CONNECT_PATIENCE),
             Transport::Udp => socket.connect(&to.into()),
         })?;
         self.call = "send";
@@ -263,7 +261,7 @@ impl Steps {
         socket.bind(&from.into())?;
         match (transport, connected) {
             (Transport::Tcp, _) => {
-                self.judged("connect", || socket.connect_timeout(&to.into(), connect_patience()))?;
+                self.judged("connect", || socket.connect_timeout(&to.into(), CONNECT_PATIENCE))?;
             }
             (Transport::Udp, true) => self.judged("connect", || socket.connect(&to.into()))?,
             (Transport::Udp, false) => {
@@ -280,7 +278,7 @@ impl Steps {
         let mut socket = self.socket(to, Transport::Tcp)?;
         self.call = "move";
         join(cgroup).map_err(io::Error::other)?;
-        self.judged("connect", || socket.connect_timeout(&to.into(), connect_patience()))?;
+        self.judged("connect", || socket.connect_timeout(&to.into(), CONNECT_PATIENCE))?;
         self.call = "send";
         socket.write_all(b"hello")?;
         self.read(&mut socket)

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use enforcer::kernel::feature;
@@ -14,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::actor::{Reply, Request, Transport};
 use crate::sandbox::{Actor, Daemon, Sandbox, binary, kill_tree};
+use crate::slowness::patience;
 
 /// The policy that is shown, and where the reader finds it.
 const POLICY: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/demo/policy.yaml"));
@@ -23,7 +25,7 @@ const POLICY_FILE: &str = "policies/demo/policy.yaml";
 const ADDED: &str = "  - { name: report, from: web, to: db, ports: [5432/tcp] }";
 
 /// A refusal takes less: it is an answer, not a time-out.
-const AT_ONCE_MICROS: u64 = 1000;
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// How often a call is made until its time is that of the enforcer, and not of a machine with something else to do.
 const TRIES: u32 = 10;
@@ -206,14 +208,14 @@ impl<'a, W: Write> Demo<'a, W> {
     fn call(&mut self, from: &str, to: &str, transport: Transport, permitted: bool) -> anyhow::Result<Call> {
         let mut call = self.try_call(from, to, transport, permitted)?;
         for _ in 1..TRIES {
-            if permitted || call.reply.micros < AT_ONCE_MICROS {
+            if permitted || Duration::from_micros(call.reply.micros) < patience(AT_ONCE) {
                 break;
             }
             call = self.try_call(from, to, transport, permitted)?;
         }
         let micros = call.reply.micros;
         ensure!(
-            permitted || micros < AT_ONCE_MICROS,
+            permitted || Duration::from_micros(micros) < patience(AT_ONCE),
             "{from} to {to}: refused only after {micros} us, in each of {TRIES} tries"
         );
         Ok(call)

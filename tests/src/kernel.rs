@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use enforcer_common::Mode;
@@ -14,9 +15,10 @@ use crate::actor::{Reply, Request, Transport};
 use crate::case::{Attempt, Case, Expectation, Family};
 use crate::oracle::{self, End};
 use crate::sandbox::{Actor, Daemon, Neighbour, Sandbox};
+use crate::slowness::patience;
 
 /// What is refused is refused at once: a caller waits no longer than this for it.
-const PROMPT_MICROS: u64 = 50_000;
+const PROMPT: Duration = Duration::from_millis(50);
 
 /// A policy that says nothing.
 const EMPTY: &str = "version: 1\n";
@@ -285,7 +287,7 @@ impl<'a> Call<'a> {
             (Expectation::Deny, Place::Here(_)) => {
                 if !reply.is_refused() || reply.call != call {
                     Some("it was not refused by the call itself")
-                } else if reply.micros > PROMPT_MICROS {
+                } else if Duration::from_micros(reply.micros) > patience(PROMPT) {
                     Some("it was refused late")
                 } else {
                     None
