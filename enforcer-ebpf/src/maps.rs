@@ -142,12 +142,6 @@ pub(crate) fn is_local(netns: u64, address: &Address) -> bool {
     LOCALS.get_ptr(LocalKey::new(netns, *address)).is_some()
 }
 
-/// Whether `address` is one of the host's own, in the network namespace whose addresses the policy speaks of.
-#[inline(always)]
-pub(crate) fn is_host_address(address: &Address) -> bool {
-    LOCALS.get_ptr(LocalKey::new(HOST_NETNS.load(), *address)).is_some()
-}
-
 /// Where the running kernel keeps what a cgroup is known by.
 #[inline(always)]
 pub(crate) fn offsets() -> Offsets {

@@ -134,10 +134,10 @@ fn source(bound: Address, destination: Address) -> Address {
 pub(crate) fn caller(packet: &Packet, headers: &Headers) -> Party {
     let far = (headers.destination, headers.destination_port);
     let near = (headers.source, headers.source_port);
-    // What the host broadcasts comes back to it over the device that it left by.
-    let local = packet.is_from_loopback()
-        || headers.source.is_loopback_or_unspecified()
-        || maps::is_host_address(&headers.source);
+    // The packet must tell, and not its source: an address of the host is another host's in another namespace, where
+    // a look-up would find whoever has bound the same port there.
+    let local =
+        packet.is_from_loopback() || packet.is_looped_back() || headers.source.is_loopback_or_unspecified();
     let found = match headers.protocol {
         Protocol::TCP => Held::find(bpf_skc_lookup_tcp, packet.context(), far, near)
             // A listener matches any far end; it is not the socket that sent this.

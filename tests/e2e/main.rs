@@ -4,6 +4,7 @@
 mod audit;
 mod cases;
 mod connect;
+mod datagrams;
 mod demo;
 mod hooks;
 mod identity;

@@ -53,6 +53,8 @@ pub enum Request {
         /// TCP or UDP.
         transport: Transport,
     },
+    /// Connect a UDP socket that was never bound, tell its address, and answer what comes, until the actor ends.
+    AwaitFrom(SocketAddr),
     /// Bind and close again.
     Bind {
         /// Where.
@@ -186,6 +188,7 @@ fn perform(request: &Request) -> Reply {
         Request::Connect { to, transport, mapped } => steps.connect(*to, *transport, *mapped),
         Request::Send { to, mapped, from_port } => steps.send(*to, *mapped, *from_port),
         Request::Serve { at, transport } => steps.serve(*at, *transport),
+        Request::AwaitFrom(peer) => steps.await_from(*peer),
         Request::Bind { at, transport } => steps.bind(*at, *transport).map(|(_, text)| text),
         Request::Create { domain, kind, protocol } => steps.create(*domain, *kind, *protocol),
         Request::Move(cgroup) => {
@@ -327,6 +330,15 @@ impl Steps {
             Transport::Udp => echo_datagrams(&socket),
         });
         Ok(text)
+    }
+
+    fn await_from(&mut self, peer: SocketAddr) -> io::Result<String> {
+        let socket = self.socket(peer, Transport::Udp)?;
+        socket.set_read_timeout(None)?;
+        self.judged("connect", || socket.connect(&peer.into()))?;
+        let bound = socket.local_addr()?.as_socket().map(|bound| bound.to_string()).unwrap_or_default();
+        thread::spawn(move || echo_datagrams(&socket));
+        Ok(bound)
     }
 
     fn bind(&mut self, at: SocketAddr, transport: Transport) -> io::Result<(Socket, String)> {

@@ -11,6 +11,9 @@ use enforcer_common::{Address, Port, Protocol};
 /// The index that the loopback device has in every network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
 
+/// `PACKET_LOOPBACK` of include/uapi/linux/if_packet.h.
+const PACKET_LOOPBACK: u32 = 5;
+
 /// `TCP_LISTEN` and `TCP_SYN_SENT` of include/net/tcp_states.h.
 const TCP_LISTEN: u32 = 10;
 const TCP_SYN_SENT: u32 = 2;
@@ -111,6 +114,13 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn is_from_loopback(&self) -> bool {
         read!(self.skb, ifindex) == LOOPBACK
+    }
+
+    /// Whether the packet is the sender's own copy of a broadcast or multicast, which comes back over the device that
+    /// the others left by.
+    #[inline(always)]
+    pub(crate) fn is_looped_back(&self) -> bool {
+        read!(self.skb, pkt_type) == PACKET_LOOPBACK
     }
 
     /// The context itself, for helpers.

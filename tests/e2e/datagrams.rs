@@ -1,0 +1,88 @@
+//! Datagrams that pretend to come from somebody else: a source port is nobody's name.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use enforcer_tests::actor::{Request, Transport};
+use enforcer_tests::sandbox::{Neighbour, Sandbox};
+
+fn serve(at: SocketAddr) -> Request {
+    Request::Serve { at, transport: Transport::Udp }
+}
+
+fn call_from(from: SocketAddr, to: SocketAddr) -> Request {
+    Request::CallFrom { from, to, transport: Transport::Udp, connected: false }
+}
+
+fn any(port: u16) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, port).into()
+}
+
+#[test]
+fn a_caller_on_the_same_port_of_another_namespace_is_not_the_service_itself() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("same-port")?;
+    let cgroup = sandbox.make_cgroup("web")?;
+    let neighbour = sandbox.neighbour(&[])?;
+    let mut daemon = sandbox.daemon(
+        "version: 1
+services:
+  web: { match: [{ cgroup: ROOT/web }] }
+allow:
+  - { name: public, from: world, to: web, ports: [5354/udp] }
+",
+    )?;
+    // The service lives in a network namespace of its own, as in a container.
+    let mut web = neighbour.actor()?;
+    assert!(web.ask(&Request::Move(cgroup))?.is_ok());
+    assert!(web.ask(&serve(any(5353)))?.is_ok());
+    assert!(web.ask(&serve(any(5354)))?.is_ok());
+    let mut other = sandbox.actor("other")?;
+
+    // Over there this host is the world, which may call one of the ports.
+    let permitted = SocketAddr::new(Neighbour::FAR.into(), 5354);
+    assert_eq!(other.ask(&call_from(any(0), permitted))?.text, "hello");
+    assert_eq!(other.ask(&call_from(any(5354), permitted))?.text, "hello");
+    let forbidden = SocketAddr::new(Neighbour::FAR.into(), 5353);
+    let reply = other.ask(&call_from(any(5353), forbidden))?;
+    assert!(!reply.is_ok(), "{reply:?}");
+    let record = daemon.wait_for(|record| record["kind"] == "attempt")?;
+    assert_eq!((&record["hook"], &record["verdict"]), (&"ingress".into(), &"deny".into()), "{record}");
+    assert_eq!(record["source"]["service"], "world", "{record}");
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn an_answer_from_a_shared_port_is_refused_to_whoever_was_not_asked() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("shared-port")?;
+    let mut daemon = sandbox.daemon(
+        "version: 1
+services:
+  db: { match: [{ cgroup: ROOT/db }] }
+  web: { match: [{ cgroup: ROOT/web }] }
+allow:
+  - { name: lookup, from: web, to: db, ports: [5353/udp] }
+",
+    )?;
+    let mut other = sandbox.actor("other")?;
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 5353));
+    // Both ask for the port to be shared, and the one who came last is found by a look-up.
+    let mut db = sandbox.actor("db")?;
+    assert!(db.ask(&serve(any(5353)))?.is_ok());
+    let mut web = sandbox.actor("web")?;
+    // Not bound by hand, so that nothing but the connect itself tells whose the socket is.
+    let asked = web.ask(&Request::AwaitFrom(at))?;
+    assert!(asked.is_ok(), "{asked:?}");
+    let web_at: SocketAddr = asked.text.parse()?;
+
+    let reply = other.ask(&call_from(any(5353), web_at))?;
+    assert!(reply.is_refused(), "{reply:?}");
+    let record = daemon.wait_for(|record| record["kind"] == "attempt")?;
+    assert_eq!((&record["hook"], &record["reason"]), (&"sendmsg4".into(), &"no-rule".into()), "{record}");
+    assert_eq!(record["source"]["service"], "unmanaged", "{record}");
+    assert_eq!(record["destination"]["service"], "web", "{record}");
+    // The one that was asked may answer, also from the shared port. Nobody takes that answer for a call.
+    let reply = db.ask(&call_from(at, web_at))?;
+    assert!(!reply.is_refused(), "{reply:?}");
+    let finished = daemon.stop()?;
+    assert_eq!(finished.stop["denied"], 1, "{}", finished.stop);
+    finished.check_totals()
+}
