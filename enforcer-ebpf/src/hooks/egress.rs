@@ -41,14 +41,14 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 
         port.number(),
         decision.reason as u8
     );
-    if matches!(hook, Hook::Sendmsg4 | Hook::Sendmsg6)
-        && decision.admits()
-        && decision.reason != Reason::Reply
-    {
-        // The answer will come to a socket that takes datagrams from anyone, so it must be told from a call.
-        // A socket that was never bound by hand has no note of its owner yet.
+    if protocol == Protocol::UDP && decision.admits() && decision.reason != Reason::Reply {
+        let is_sent = matches!(hook, Hook::Sendmsg4 | Hook::Sendmsg6);
         sockets::remember(ctx.socket().cast(), |note| {
-            note.asked = 1;
+            // The answer will come to a socket that takes datagrams from anyone, so it must be told from a call.
+            if is_sent {
+                note.asked = 1;
+            }
+            // A socket that was never bound by hand has no note of its owner yet.
             if note.owner == 0 {
                 note.owner = task::cgroup();
             }
