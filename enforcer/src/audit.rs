@@ -1,9 +1,11 @@
 //! The audit log: one JSON object per line for every decision that is to be read, and for what happens to the log.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, IoSlice, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -164,17 +166,37 @@ pub struct Stop {
     pub cgroups_failed: u64,
 }
 
+/// Bytes that wait before the file is given them unasked.
+const BATCH: usize = 1 << 16;
+
+/// Bytes that may wait for a file that takes nothing.
+const MOST_WAITING: usize = 1 << 20;
+
+/// Lines that are handed over at once (`UIO_MAXIOV` of include/uapi/linux/uio.h).
+const LINES_AT_ONCE: usize = 1024;
+
 /// Where records go.
 pub struct Log {
-    sink: Sink,
+    sink: File,
+    waiting: VecDeque<Line>,
+    /// Bytes of the lines that wait.
+    size: usize,
     sequence: u64,
     attempts: u64,
     unwritten: u64,
 }
 
-enum Sink {
-    Stdout(BufWriter<io::Stdout>),
-    File(BufWriter<File>),
+/// A line that the file has not taken, or not whole.
+struct Line {
+    bytes: Vec<u8>,
+    taken: usize,
+    is_attempt: bool,
+}
+
+impl Line {
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.taken..).unwrap_or_default()
+    }
 }
 
 impl Log {
@@ -184,16 +206,30 @@ impl Log {
     ///
     /// The file cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let sink = if path == Path::new("-") {
-            Sink::Stdout(BufWriter::new(io::stdout()))
-        } else {
-            let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
-            Sink::File(BufWriter::with_capacity(1 << 16, file))
-        };
-        Ok(Self { sink, sequence: 0, attempts: 0, unwritten: 0 })
+        Ok(Self::to(open(path)?))
     }
 
-    /// Attempts written so far.
+    fn to(sink: File) -> Self {
+        Self { sink, waiting: VecDeque::new(), size: 0, sequence: 0, attempts: 0, unwritten: 0 }
+    }
+
+    /// Opens the file again, since the one that is open may have been moved away. What waits goes to the new one.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened; the log goes on with the one it had.
+    pub fn reopen(&mut self, path: &Path) -> io::Result<()> {
+        if path == Path::new(STDOUT) {
+            return Ok(());
+        }
+        self.sink = open(path)?;
+        if let Some(cut) = self.waiting.front_mut() {
+            cut.taken = 0;
+        }
+        Ok(())
+    }
+
+    /// Attempts that the file has taken.
     pub fn attempts(&self) -> u64 {
         self.attempts
     }
@@ -207,44 +243,83 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// The record could not be written; if it is an attempt it is counted as unwritten.
+    /// The file takes nothing, and too much waits for it already. If the record is an attempt it is counted as unwritten.
     pub fn write(&mut self, time: SystemTime, body: Body) -> io::Result<()> {
         let is_attempt = matches!(body, Body::Attempt(_));
-        let record = Record {
-            time: humantime::format_rfc3339_nanos(time).to_string(),
-            sequence: self.sequence + 1,
-            body,
-        };
-        let mut line = serde_json::to_vec(&record)?;
-        line.push(b'\n');
-        let written = match &mut self.sink {
-            Sink::Stdout(out) => out.write_all(&line),
-            Sink::File(file) => file.write_all(&line),
-        };
-        match written {
-            Ok(()) => {
-                self.sequence += 1;
-                self.attempts += u64::from(is_attempt);
-                Ok(())
-            }
-            Err(err) => {
-                self.unwritten += u64::from(is_attempt);
-                Err(err)
-            }
+        if self.size >= BATCH
+            && let Err(err) = self.flush()
+            && self.size >= MOST_WAITING
+        {
+            self.unwritten += u64::from(is_attempt);
+            return Err(err);
         }
+        let time = humantime::format_rfc3339_nanos(time).to_string();
+        let record = Record { time, sequence: self.sequence + 1, body };
+        let mut bytes = serde_json::to_vec(&record)?;
+        bytes.push(b'\n');
+        self.size += bytes.len();
+        self.waiting.push_back(Line { bytes, taken: 0, is_attempt });
+        self.sequence += 1;
+        Ok(())
     }
 
     /// Hands everything to the file.
     ///
     /// # Errors
     ///
-    /// The file does not take it.
+    /// The file does not take it. What it has not taken goes on waiting.
     pub fn flush(&mut self) -> io::Result<()> {
-        match &mut self.sink {
-            Sink::Stdout(out) => out.flush(),
-            Sink::File(file) => file.flush(),
+        while !self.waiting.is_empty() {
+            let lines: Vec<IoSlice<'_>> =
+                self.waiting.iter().take(LINES_AT_ONCE).map(|line| IoSlice::new(line.rest())).collect();
+            match self.sink.write_vectored(&lines) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(taken) => self.take(taken),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, mut taken: usize) {
+        while let Some(line) = self.waiting.front_mut() {
+            let rest = line.rest().len();
+            if taken < rest {
+                line.taken += taken;
+                return;
+            }
+            taken -= rest;
+            self.size -= line.bytes.len();
+            self.attempts += u64::from(line.is_attempt);
+            self.waiting.pop_front();
         }
     }
+
+    /// Counts what still waits as unwritten, so that the totals are of what the file has.
+    pub fn give_up(&mut self) {
+        let is_cut = self.waiting.front().is_some_and(|line| line.taken > 0);
+        for line in self.waiting.drain(..) {
+            self.unwritten += u64::from(line.is_attempt);
+            self.sequence -= 1;
+        }
+        self.size = 0;
+        if is_cut {
+            // The next record begins a line of its own.
+            self.waiting.push_back(Line { bytes: vec![b'\n'], taken: 0, is_attempt: false });
+            self.size = 1;
+        }
+    }
+}
+
+/// The name that stands for standard output.
+const STDOUT: &str = "-";
+
+fn open(path: &Path) -> io::Result<File> {
+    if path == Path::new(STDOUT) {
+        return Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+    }
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
 /// The word for a verdict.
@@ -291,5 +366,105 @@ pub fn ip(address: Address) -> IpAddr {
     match address.to_v4() {
         Some(v4) => IpAddr::V4(Ipv4Addr::from(v4)),
         None => IpAddr::V6(Ipv6Addr::from(address.bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{self, Read as _};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::SystemTime;
+
+    use serde_json::Value;
+
+    use super::{Attempt, Body, End, Log, Lost, MOST_WAITING};
+
+    fn attempt() -> Body {
+        Body::Attempt(Box::new(Attempt {
+            verdict: "deny",
+            mode: "enforce",
+            reason: "no-rule",
+            rule: None,
+            revision: 1,
+            hook: "connect4",
+            direction: "egress",
+            protocol: String::from("tcp"),
+            source: End::default(),
+            destination: End::default(),
+            process: None,
+        }))
+    }
+
+    /// A log whose file takes only so much, and the other end of that file.
+    fn narrow() -> io::Result<(Log, UnixStream)> {
+        let (near, far) = UnixStream::pair()?;
+        near.set_nonblocking(true)?;
+        far.set_nonblocking(true)?;
+        Ok((Log::to(File::from(OwnedFd::from(near))), far))
+    }
+
+    /// Writes until a record is refused; returns how many were asked for.
+    fn fill(log: &mut Log) -> u64 {
+        let mut asked = 1;
+        while log.write(SystemTime::UNIX_EPOCH, attempt()).is_ok() {
+            asked += 1;
+        }
+        asked
+    }
+
+    fn read(far: &mut UnixStream, text: &mut Vec<u8>) -> io::Result<()> {
+        match far.read_to_end(text) {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    fn records(text: &[u8]) -> Vec<Option<Value>> {
+        text.split_inclusive(|byte| *byte == b'\n').map(|line| serde_json::from_slice(line).ok()).collect()
+    }
+
+    #[test]
+    fn what_waited_for_the_file_is_written_whole_once_it_takes_it() -> io::Result<()> {
+        let (mut log, mut far) = narrow()?;
+        let asked = fill(&mut log);
+        assert_eq!(log.unwritten(), 1);
+        assert!(log.attempts() < asked - 1, "the file has them all");
+        assert!(log.size >= MOST_WAITING);
+        let mut text = Vec::new();
+        while !log.waiting.is_empty() {
+            read(&mut far, &mut text)?;
+            match log.flush() {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                other => other?,
+            }
+        }
+        read(&mut far, &mut text)?;
+        assert_eq!((log.attempts(), log.size), (asked - 1, 0));
+        let sequences: Vec<u64> =
+            records(&text).iter().filter_map(|record| record.as_ref()?["sequence"].as_u64()).collect();
+        assert_eq!(sequences, (1..asked).collect::<Vec<_>>());
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_given_up_is_counted_and_leaves_the_next_line_whole() -> io::Result<()> {
+        let (mut log, mut far) = narrow()?;
+        let asked = fill(&mut log);
+        log.give_up();
+        assert_eq!(log.attempts() + log.unwritten(), asked);
+        let mut text = Vec::new();
+        read(&mut far, &mut text)?;
+        let lost = Lost { cause: "write-failed", count: log.unwritten() };
+        log.write(SystemTime::UNIX_EPOCH, Body::Lost(lost))?;
+        log.flush()?;
+        read(&mut far, &mut text)?;
+        let records = records(&text);
+        let attempts = records.iter().flatten().filter(|record| record["kind"] == "attempt").count();
+        assert_eq!(u64::try_from(attempts).ok(), Some(log.attempts()));
+        let last = records.last().and_then(Option::as_ref).expect("the last line is whole");
+        assert_eq!((&last["kind"], &last["sequence"]), (&"lost".into(), &(log.attempts() + 1).into()));
+        Ok(())
     }
 }

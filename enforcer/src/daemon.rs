@@ -97,13 +97,16 @@ struct Daemon {
     lost_in_ring: u64,
     lost_in_writing: u64,
     unreadable: u64,
+    /// Whether it was said that the audit log takes nothing.
+    complained: bool,
 }
 
 impl Daemon {
     fn start(settings: &Settings) -> anyhow::Result<Self> {
         feature::require()?;
         let mut identities = Identities::default();
-        let tables = compile(settings, &mut identities, 1)?;
+        let tables = compile(settings, &mut identities, 1)
+            .with_context(|| format!("read policy {}", settings.policy.display()))?;
         let mount = feature::cgroup2_mount()?;
         let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.clone());
         let path = feature::cgroup_path(&mount, &root)?;
@@ -173,6 +176,7 @@ impl Daemon {
             lost_in_ring: 0,
             lost_in_writing: 0,
             unreadable: 0,
+            complained: false,
         })
     }
 
@@ -198,6 +202,9 @@ impl Daemon {
         // What waits was decided by the policy before, and is written before the record of the change.
         if let Err(err) = self.write_events() {
             error!("write audit log: {err:#}");
+        }
+        if let Err(err) = self.log.reopen(&self.settings.audit) {
+            error!("open audit log {}: {err}", self.settings.audit.display());
         }
         let next = self.tables.revision + 1;
         let change = match self.put_in_force(next) {
@@ -330,17 +337,28 @@ impl Daemon {
 
     /// Writes a record; a failure is logged and, for an attempt, counted. Returns whether it was written.
     fn write(&mut self, time: SystemTime, body: Body) -> bool {
-        match self.log.write(time, body) {
-            Ok(()) => true,
-            Err(err) => {
-                error!("write audit log {}: {err}", self.settings.audit.display());
-                false
-            }
+        let written = self.log.write(time, body);
+        if let Err(err) = &written {
+            self.complain(err);
         }
+        written.is_ok()
     }
 
     fn flush(&mut self) {
-        if let Err(err) = self.log.flush() {
+        match self.log.flush() {
+            Ok(()) if self.complained => {
+                self.complained = false;
+                info!("the audit log {} is written again", self.settings.audit.display());
+            }
+            Ok(()) => {}
+            Err(err) => self.complain(&err),
+        }
+    }
+
+    /// Says once that the audit log takes nothing, and not for every record.
+    fn complain(&mut self, err: &std::io::Error) {
+        if !self.complained {
+            self.complained = true;
             error!("write audit log {}: {err}", self.settings.audit.display());
         }
     }
@@ -389,6 +407,7 @@ impl Daemon {
     fn stop(mut self) -> anyhow::Result<()> {
         self.enforcement.detach();
         self.write_events()?;
+        self.log.give_up();
         let counts = self.enforcement.counts()?;
         let events_lost = counts.get(Counter::EVENTS_LOST) + self.unreadable + self.log.unwritten();
         let stop = Stop {

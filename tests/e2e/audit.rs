@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Stdio;
@@ -286,5 +287,87 @@ fn what_the_ring_had_no_room_for_is_counted_to_the_last_event() -> anyhow::Resul
         .sum();
     assert_eq!(told, total("events_lost")?);
     drop(neighbour);
+    Ok(())
+}
+
+#[test]
+fn a_file_that_was_moved_away_is_opened_again_with_a_reload() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("rotation")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let (file, moved) = (sandbox.directory().join("audit.jsonl"), sandbox.directory().join("audit.jsonl.1"));
+    let mut other = sandbox.actor("other")?;
+    let mut command = sandbox.daemon_command(POLICY)?;
+    command.arg("--audit").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = sandbox.spawn(command)?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    let mut act = || {
+        wait_for_line(&file, "start")?;
+        fs::rename(&file, &moved)?;
+        kill(pid, Signal::SIGHUP)?;
+        wait_for_line(&file, "policy")?;
+        assert!(other.ask(&Request::Bind { at: local(5432), transport: Transport::Tcp })?.is_refused());
+        wait_for_line(&file, "attempt")
+    };
+    let acted = act();
+    kill(pid, Signal::SIGTERM)?;
+    let output = child.wait_with_output()?;
+    acted?;
+    assert!(output.status.success(), "{output:?}");
+    let text = fs::read_to_string(&moved)? + &fs::read_to_string(&file)?;
+    let records: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let kinds: Vec<_> =
+        records.iter().map(|record| (record["kind"].as_str(), record["sequence"].as_u64())).collect();
+    let wanted = [("start", 1), ("policy", 2), ("attempt", 3), ("stop", 4)];
+    assert_eq!(kinds, wanted.map(|(kind, number)| (Some(kind), Some(number))));
+    Ok(())
+}
+
+/// Waits until a file has a record of this kind.
+fn wait_for_line(file: &std::path::Path, kind: &str) -> anyhow::Result<()> {
+    let (wanted, start) = (format!(r#""kind":"{kind}""#), Instant::now());
+    loop {
+        let text = match fs::read_to_string(file) {
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => String::new(),
+            text => text?,
+        };
+        if text.lines().any(|line| line.contains(&wanted)) {
+            return Ok(());
+        }
+        anyhow::ensure!(start.elapsed() < patience(Duration::from_secs(20)), "wait for {wanted} in:\n{text}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_is_said_once_and_every_record_counted_as_lost() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("unread")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let mut other = sandbox.actor("other")?;
+    let mut command = sandbox.daemon_command(POLICY)?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = sandbox.spawn(command)?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    let mut act = || {
+        let mut start = String::new();
+        BufReader::new(child.stdout.take().context("daemon without stdout")?).read_line(&mut start)?;
+        assert!(start.contains(r#""kind":"start""#), "{start}");
+        for _ in 0..3 {
+            let reply = other.ask(&Request::Bind { at: local(5432), transport: Transport::Tcp })?;
+            assert!(reply.is_refused(), "{reply:?}");
+        }
+        anyhow::Ok(())
+    };
+    let acted = act();
+    kill(pid, Signal::SIGTERM)?;
+    let output = child.wait_with_output()?;
+    acted?;
+    let words = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert_eq!(words.matches("ERROR write audit log -: Broken pipe").count(), 1, "{words}");
+    assert!(words.contains("denied=3 would_deny=0 events_lost=3"), "{words}");
     Ok(())
 }
