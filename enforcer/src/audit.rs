@@ -168,7 +168,10 @@ pub struct Stop {
 pub struct Log {
     sink: Sink,
     sequence: u64,
+    /// Attempts that have reached the file.
     attempts: u64,
+    /// Attempts that are on their way to it.
+    pending: u64,
     unwritten: u64,
 }
 
@@ -190,7 +193,7 @@ impl Log {
             let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
             Sink::File(BufWriter::with_capacity(1 << 16, file))
         };
-        Ok(Self { sink, sequence: 0, attempts: 0, unwritten: 0 })
+        Ok(Self { sink, sequence: 0, attempts: 0, pending: 0, unwritten: 0 })
     }
 
     /// Attempts written so far.
@@ -224,7 +227,7 @@ impl Log {
         match written {
             Ok(()) => {
                 self.sequence += 1;
-                self.attempts += u64::from(is_attempt);
+                self.pending += u64::from(is_attempt);
                 Ok(())
             }
             Err(err) => {
@@ -243,7 +246,14 @@ impl Log {
         match &mut self.sink {
             Sink::Stdout(out) => out.flush(),
             Sink::File(file) => file.flush(),
-        }
+        }?;
+        self.attempts += std::mem::take(&mut self.pending);
+        Ok(())
+    }
+
+    /// Counts what is still on its way as unwritten: the log is about to be closed, and the file does not take it.
+    pub fn give_up(&mut self) {
+        self.unwritten += std::mem::take(&mut self.pending);
     }
 }
 

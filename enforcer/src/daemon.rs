@@ -390,6 +390,8 @@ impl Daemon {
         self.enforcement.detach();
         self.write_events()?;
         let counts = self.enforcement.counts()?;
+        self.flush();
+        self.log.give_up();
         let events_lost = counts.get(Counter::EVENTS_LOST) + self.unreadable + self.log.unwritten();
         let stop = Stop {
             allowed: counts.outcome(Outcome::Allowed),

@@ -41,12 +41,9 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 
         port.number(),
         decision.reason as u8
     );
-    if matches!(hook, Hook::Sendmsg4 | Hook::Sendmsg6)
-        && decision.admits()
-        && decision.reason != Reason::Reply
-    {
-        // The answer will come to a socket that takes datagrams from anyone, so it must be told from a call.
-        // A socket that was never bound by hand has no note of its owner yet.
+    if protocol == Protocol::UDP && decision.admits() && decision.reason != Reason::Reply {
+        // The answer will come to a socket of which callers may know the port, so it must be told from a call, and
+        // whoever sends to it must be judged by whose it is. A socket that was not bound by hand has no owner yet.
         sockets::remember(ctx.socket().cast(), |note| {
             note.asked = 1;
             if note.owner == 0 {
