@@ -181,6 +181,8 @@ pub struct Log {
     waiting: VecDeque<Line>,
     /// Bytes of the lines that wait.
     size: usize,
+    /// Whether the file ends within a line that was given up, so that the next one begins with a line feed.
+    is_cut: bool,
     sequence: u64,
     attempts: u64,
     unwritten: u64,
@@ -210,7 +212,15 @@ impl Log {
     }
 
     fn to(sink: File) -> Self {
-        Self { sink, waiting: VecDeque::new(), size: 0, sequence: 0, attempts: 0, unwritten: 0 }
+        Self {
+            sink,
+            waiting: VecDeque::new(),
+            size: 0,
+            is_cut: false,
+            sequence: 0,
+            attempts: 0,
+            unwritten: 0,
+        }
     }
 
     /// Opens the file again, since the one that is open may have been moved away. What waits goes to the new one.
@@ -223,8 +233,11 @@ impl Log {
             return Ok(());
         }
         self.sink = open(path)?;
-        if let Some(cut) = self.waiting.front_mut() {
+        if let Some(cut) = self.waiting.front_mut().filter(|line| line.taken > 0) {
+            // It is written once more and whole, on a line of its own, since this may be the same file.
+            cut.bytes.insert(0, b'\n');
             cut.taken = 0;
+            self.size += 1;
         }
         Ok(())
     }
@@ -255,8 +268,13 @@ impl Log {
         }
         let time = humantime::format_rfc3339_nanos(time).to_string();
         let record = Record { time, sequence: self.sequence + 1, body };
-        let mut bytes = serde_json::to_vec(&record)?;
+        let mut bytes = Vec::new();
+        if self.is_cut {
+            bytes.push(b'\n');
+        }
+        serde_json::to_writer(&mut bytes, &record)?;
         bytes.push(b'\n');
+        self.is_cut = false;
         self.size += bytes.len();
         self.waiting.push_back(Line { bytes, taken: 0, is_attempt });
         self.sequence += 1;
@@ -296,19 +314,14 @@ impl Log {
         }
     }
 
-    /// Counts what still waits as unwritten, so that the totals are of what the file has.
+    /// Counts what still waits as unwritten and forgets it, so that the totals are of what the file has.
     pub fn give_up(&mut self) {
-        let is_cut = self.waiting.front().is_some_and(|line| line.taken > 0);
+        self.is_cut |= self.waiting.front().is_some_and(|line| line.taken > 0);
         for line in self.waiting.drain(..) {
             self.unwritten += u64::from(line.is_attempt);
             self.sequence -= 1;
         }
         self.size = 0;
-        if is_cut {
-            // The next record begins a line of its own.
-            self.waiting.push_back(Line { bytes: vec![b'\n'], taken: 0, is_attempt: false });
-            self.size = 1;
-        }
     }
 }
 

@@ -71,7 +71,7 @@ fn bombs_are_answered_in_time() {
         let elapsed = start.elapsed();
         assert!(loaded.findings.len() <= 2_002, "{name}: {} findings", loaded.findings.len());
         // Generous: without optimisation, and with neighbours on the machine.
-        assert!(elapsed < Duration::from_secs(30), "{name}: {elapsed:?}");
+        assert!(elapsed < Duration::from_secs(120), "{name}: {elapsed:?}");
     }
 }
 

@@ -32,7 +32,7 @@ enum Verb {
     Tidy,
     /// Build the kernel object from two checkouts, and compare the bytes
     Reproducible,
-    /// Run `setup`, `check`, `reproducible` and every test, rootless and kernel ones; needs root
+    /// Run `setup`, `check` and every test, rootless and kernel ones; needs root
     Test,
     /// Remove what a crash of the demo or of a test has left in the kernel; needs root
     CleanKernel(clean_kernel::Args),

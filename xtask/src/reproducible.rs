@@ -3,7 +3,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::{output, run as run_command};
 
@@ -22,22 +22,18 @@ pub(crate) fn run(workspace: &Path) -> Result<()> {
     if scratch.exists() {
         fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))?;
     }
-    // Dependencies are the same for both and built once; a package of another directory is another package.
-    let target = scratch.join("target");
+    let mut objects = Vec::new();
     for name in CHECKOUTS {
         let checkout = scratch.join(name);
         copy_tracked(workspace, &checkout)?;
+        // One for each: in a common one cargo would take the second checkout's package for the first's.
+        let target = scratch.join(format!("target-of-{name}"));
         // Checking runs the build script, which is all that makes the object.
         let mut check = Command::new("cargo");
         check.args(["check", "--quiet", "--package", "enforcer"]);
         run_command(check.current_dir(&checkout).env("CARGO_TARGET_DIR", &target))?;
+        objects.push(object(&target)?);
     }
-    let objects = objects(&target)?;
-    ensure!(
-        objects.len() == CHECKOUTS.len(),
-        "find the objects of {CHECKOUTS:?}: there are {}",
-        objects.len()
-    );
     ensure!(
         objects.windows(2).all(|pair| pair[0] == pair[1]),
         "compare the kernel objects of two checkouts: they differ\nhint: a path or a time has found its way in"
@@ -62,15 +58,18 @@ fn copy_tracked(workspace: &Path, checkout: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of every object below a target directory.
-fn objects(target: &Path) -> Result<Vec<Vec<u8>>> {
+/// The bytes of the one object below a target directory.
+fn object(target: &Path) -> Result<Vec<u8>> {
     let builds = target.join("debug").join("build");
     let mut objects = Vec::new();
     for entry in fs::read_dir(&builds).with_context(|| format!("read {}", builds.display()))? {
         let object = entry?.path().join("out").join(OBJECT);
         if object.is_file() {
-            objects.push(fs::read(&object).with_context(|| format!("read {}", object.display()))?);
+            objects.push(object);
         }
     }
-    Ok(objects)
+    match objects.as_slice() {
+        [object] => fs::read(object).with_context(|| format!("read {}", object.display())),
+        other => bail!("find {OBJECT} below {}: there are {} of them", builds.display(), other.len()),
+    }
 }
