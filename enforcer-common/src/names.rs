@@ -22,6 +22,8 @@ pub const RESERVED: &str = "RESERVED";
 pub const PROTOCOLS: &str = "PROTOCOLS";
 /// Addresses of this host; not of the policy, so there is one.
 pub const LOCALS: &str = "LOCALS";
+/// Per CPU: the cgroup that a tracepoint is about; of the programs alone.
+pub const SCRATCH: &str = "SCRATCH";
 /// Socket storage: who bound a socket, and whether it asked.
 pub const SOCKETS: &str = "SOCKETS";
 /// The event ring buffer.

@@ -6,8 +6,10 @@ use aya_obj::programs::CgroupSkbAttachType;
 use aya_obj::{Map, Object, ProgramSection};
 use enforcer::kernel::OBJECT;
 use enforcer_common::counter::Counter;
-use enforcer_common::event::Event;
-use enforcer_common::layout::{EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey, SocketNote};
+use enforcer_common::event::{CgroupEvent, Event};
+use enforcer_common::layout::{
+    Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Offsets, Owner, PortKey, ProtocolKey, SocketNote,
+};
 use enforcer_common::{Hook, limits, names};
 
 const HASH: u32 = 1;
@@ -58,7 +60,11 @@ fn every_map_has_the_name_and_the_sizes_that_the_host_uses() {
     let expected = BTreeMap::from([
         (names::ACTIVE, (Shape::new::<u32, u32>(ARRAY, 1), None)),
         (names::REVISIONS, (Shape::new::<u32, u32>(ARRAY, SLOTS), None)),
-        (names::CGROUPS, (outer, inner(HASH, size_of::<u64>(), owner))),
+        (names::CGROUPS, (outer, inner(HASH, size_of::<u64>(), size_of::<Cgroup>()))),
+        (names::CLASSES, (outer, inner(ARRAY, size_of::<u32>(), size_of::<Classes>()))),
+        (names::TRANSITIONS, (outer, inner(ARRAY, size_of::<u32>(), size_of::<u32>()))),
+        (names::CLAIMANTS, (outer, inner(HASH, size_of::<u32>(), owner))),
+        (names::SCRATCH, (Shape::new::<u32, CgroupEvent>(PERCPU_ARRAY, 1), None)),
         (names::EDGES, (outer, inner(HASH, size_of::<EdgeKey>(), size_of::<EdgeValue>()))),
         // The length of a prefix stands before it.
         (names::NETWORKS, (outer, inner(LPM_TRIE, size_of::<u32>() + 16, size_of::<u32>()))),
@@ -99,7 +105,12 @@ fn hash_maps_take_memory_entry_by_entry() {
 fn every_hook_has_a_program_of_its_name_and_kind_and_there_is_no_other() {
     let object = object();
     let programs: BTreeSet<&str> = object.programs.keys().map(String::as_str).collect();
-    assert_eq!(programs, Hook::ALL.iter().map(|hook| hook.name()).collect());
+    let tracepoints = [names::CGROUP_MKDIR, names::CGROUP_RELEASE];
+    assert_eq!(programs, Hook::ALL.iter().map(|hook| hook.name()).chain(tracepoints).collect());
+    for tracepoint in tracepoints {
+        let section = &object.programs[tracepoint].section;
+        assert!(matches!(section, ProgramSection::BtfTracePoint), "{tracepoint}: {section:?}");
+    }
     for hook in Hook::ALL {
         let section = &object.programs[hook.name()].section;
         let kind = match hook {
@@ -124,6 +135,7 @@ fn the_globals_that_the_host_sets_are_there() {
         (names::HOST_NETNS, &[1; 8][..]),
         (names::LOG_ALLOWED, &[1][..]),
         (names::WHOLE_TREE, &[1][..]),
+        (names::OFFSETS, &[1; size_of::<Offsets>()][..]),
         (names::AYA_LOG_LEVEL, &[1][..]),
     ] {
         let mut object = object();
