@@ -54,8 +54,10 @@ impl Counter {
     pub const CGROUPS_FAILED: Self = Self(Reason::COUNT * 3 + 3);
     /// Words of cgroups made or gone for which the ring buffer had no room; only their paths are missed.
     pub const CGROUP_NEWS_LOST: Self = Self(Reason::COUNT * 3 + 4);
+    /// Words of unknown network namespaces for which the ring buffer had no room; they are found a moment later.
+    pub const NAMESPACE_NEWS_LOST: Self = Self(Reason::COUNT * 3 + 5);
     /// How many counters there are.
-    pub const COUNT: u32 = Reason::COUNT * 3 + 5;
+    pub const COUNT: u32 = Reason::COUNT * 3 + 6;
 
     /// The counter of decisions with this outcome and reason.
     #[inline(always)]
@@ -80,6 +82,7 @@ mod tests {
             Counter::NOTES_FAILED,
             Counter::CGROUPS_FAILED,
             Counter::CGROUP_NEWS_LOST,
+            Counter::NAMESPACE_NEWS_LOST,
         ]) {
             assert!(!core::mem::replace(&mut seen[counter.0 as usize], true), "{counter:?}");
         }

@@ -251,6 +251,35 @@ impl CgroupEvent {
     }
 }
 
+/// Word of a network namespace that the host has not taken in, from a process that calls or binds in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct NamespaceEvent {
+    /// Its cookie.
+    pub cookie: u64,
+    /// Process id of the task, in the initial pid namespace.
+    pub pid: u64,
+}
+
+const _: () = assert!(size_of::<NamespaceEvent>() == 16);
+
+impl NamespaceEvent {
+    /// Bytes of one event.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// Reads an event from the bytes of a ring-buffer record.
+    ///
+    /// # Errors
+    ///
+    /// Names the first thing about `bytes` that no program of this version writes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, InvalidEvent> {
+        let mut fields = Fields(bytes);
+        let event =
+            Self { cookie: u64::from_ne_bytes(fields.take()?), pid: u64::from_ne_bytes(fields.take()?) };
+        if fields.0.is_empty() { Ok(event) } else { Err(InvalidEvent::Size(bytes.len())) }
+    }
+}
+
 /// What the ring buffer carries, told apart by its size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Message {
@@ -258,6 +287,8 @@ pub enum Message {
     Decision(Event),
     /// A cgroup that was made or is gone.
     Cgroup(CgroupEvent),
+    /// A network namespace that is not known.
+    Namespace(NamespaceEvent),
 }
 
 impl Message {
@@ -267,10 +298,10 @@ impl Message {
     ///
     /// Names the first thing about `bytes` that no program of this version writes.
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidEvent> {
-        if bytes.len() == CgroupEvent::SIZE {
-            CgroupEvent::parse(bytes).map(Self::Cgroup)
-        } else {
-            Event::parse(bytes).map(Self::Decision)
+        match bytes.len() {
+            CgroupEvent::SIZE => CgroupEvent::parse(bytes).map(Self::Cgroup),
+            NamespaceEvent::SIZE => NamespaceEvent::parse(bytes).map(Self::Namespace),
+            _ => Event::parse(bytes).map(Self::Decision),
         }
     }
 }

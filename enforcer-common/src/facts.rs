@@ -134,6 +134,16 @@ impl Address {
         if self.is_v4() { Some(self.0[3].to_ne_bytes()) } else { None }
     }
 
+    /// Whether the address is of one link alone: `169.254.0.0/16`, `fe80::/10`.
+    #[inline(always)]
+    pub const fn is_link_local(self) -> bool {
+        if self.is_v4() {
+            return matches!(self.0[3].to_ne_bytes(), [169, 254, _, _]);
+        }
+        let [first, second, _, _] = self.0[0].to_ne_bytes();
+        first == 0xfe && second & 0xc0 == 0x80
+    }
+
     /// Whether the address means this host in every network namespace: `127.0.0.0/8`, `::1`, and the unspecified
     /// addresses `0.0.0.0` and `::`, which `connect(2)` takes for loopback.
     #[inline(always)]

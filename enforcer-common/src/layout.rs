@@ -4,7 +4,7 @@ use crate::{Address, Identity, Mode, Port, Protocol, RuleId};
 
 /// Changes with every change to a layout in this file, in [`event`](crate::event) or to a name in
 /// [`names`](crate::names); a host and an object that differ in it refuse each other.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Value of `RESERVED` and part of that of `CGROUPS`: the service (or reserved peer) that owns a cgroup or a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -246,7 +246,7 @@ impl ProtocolKey {
     }
 }
 
-/// Key of `LOCALS`: an address of this host, in one network namespace.
+/// Key of `LOCALS`: an address of this host, as one network namespace sees it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(C)]
 pub struct LocalKey {
@@ -257,10 +257,107 @@ pub struct LocalKey {
 const _: () = assert!(size_of::<LocalKey>() == 24);
 
 impl LocalKey {
-    /// `address` in the network namespace of cookie `netns`.
+    /// `address` as seen from the network namespace of cookie `netns`.
     #[inline(always)]
     pub const fn new(netns: u64, address: Address) -> Self {
         Self { netns, address: address.bytes() }
+    }
+}
+
+/// Value of `LOCALS`: which network namespace of this host an address belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct Place {
+    netns: i32,
+    source: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Place>() == 20);
+
+impl Place {
+    /// The namespace that looks. The number is what socket look-ups take for it (`BPF_F_CURRENT_NETNS`).
+    pub const HERE: Self = Self { netns: -1, source: [0; 16] };
+    /// More than one namespace has the address, so that it tells nobody's identity.
+    pub const AMBIGUOUS: Self = Self { netns: -2, source: [0; 16] };
+
+    /// The namespace that the one that looks knows by the id `nsid` (`RTM_NEWNSID`), which a socket of that one that
+    /// is bound to no address reaches from `source`.
+    pub const fn namespace(nsid: u32, source: Address) -> Self {
+        // An id is a positive int in the kernel; the highest bit would make it one of the values above.
+        let [a, b, c, d] = nsid.to_ne_bytes();
+        Self { netns: i32::from_ne_bytes([a, b, c, d]) & i32::MAX, source: source.bytes() }
+    }
+
+    /// The network namespace as socket look-ups take it; `None` if there is more than one.
+    #[inline(always)]
+    pub const fn netns(&self) -> Option<i32> {
+        if self.netns == Self::AMBIGUOUS.netns { None } else { Some(self.netns) }
+    }
+
+    /// Whether it is the namespace that looks.
+    #[inline(always)]
+    pub const fn is_here(&self) -> bool {
+        self.netns == Self::HERE.netns
+    }
+
+    /// The address that an unbound socket reaches it from.
+    #[inline(always)]
+    pub const fn source(&self) -> Address {
+        Address::new(self.source)
+    }
+}
+
+/// Key of `DEVICES`: a network device that the host has taken in, with the addresses and neighbours behind it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct DeviceKey {
+    netns: u64,
+    index: u32,
+    _pad: u32,
+}
+
+const _: () = assert!(size_of::<DeviceKey>() == 16);
+
+impl DeviceKey {
+    /// The device of number `index` in the network namespace of cookie `netns`.
+    #[inline(always)]
+    pub const fn new(netns: u64, index: u32) -> Self {
+        Self { netns, index, _pad: 0 }
+    }
+}
+
+/// Value of `DEVICES`: what lies behind a device.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct Device(u32);
+
+impl Device {
+    /// Other hosts, or who knows who.
+    pub const OUTSIDE: Self = Self(1);
+    /// Only network namespaces of this host, and what they forward.
+    pub const INSIDE: Self = Self(2);
+}
+
+/// Key of `NEIGHBOURS` without its length: addresses that only namespaces of this host can have, as seen from one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct NeighbourKey {
+    netns: [u8; 8],
+    address: [u8; 16],
+}
+
+const _: () = assert!(size_of::<NeighbourKey>() == 24);
+
+impl NeighbourKey {
+    /// Bits of the key before the address.
+    pub const NETNS_BITS: u32 = 64;
+    /// Bits of a whole key.
+    pub const BITS: u32 = 192;
+
+    /// `address` as seen from the network namespace of cookie `netns`.
+    #[inline(always)]
+    pub const fn new(netns: u64, address: Address) -> Self {
+        Self { netns: netns.to_ne_bytes(), address: address.bytes() }
     }
 }
 
@@ -270,20 +367,22 @@ impl LocalKey {
 pub struct SocketNote {
     /// The cgroup id of the process that bound the socket, or sent from it first; 0 if neither was seen.
     pub owner: u64,
+    /// The cookie of its network namespace; 0 if it was not seen.
+    pub netns: u64,
     /// 1 once a flow was opened from the socket without connecting it, so that replies can be told from calls.
     pub asked: u32,
     _pad: u32,
 }
 
-const _: () = assert!(size_of::<SocketNote>() == 16);
+const _: () = assert!(size_of::<SocketNote>() == 24);
 
 impl SocketNote {
     /// A socket of which nothing is known yet.
-    pub const BLANK: Self = Self::of(0);
+    pub const BLANK: Self = Self::of(0, 0);
 
-    /// A socket that belongs to this cgroup.
-    pub const fn of(owner: u64) -> Self {
-        Self { owner, asked: 0, _pad: 0 }
+    /// A socket that belongs to this cgroup, in the network namespace of this cookie.
+    pub const fn of(owner: u64, netns: u64) -> Self {
+        Self { owner, netns, asked: 0, _pad: 0 }
     }
 }
 
@@ -293,7 +392,8 @@ mod pod {
     #![expect(unsafe_code, reason = "aya's maps take only types that are marked as plain old data")]
 
     use super::{
-        Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Offsets, Owner, PortKey, ProtocolKey, SocketNote,
+        Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Offsets, Owner,
+        Place, PortKey, ProtocolKey, SocketNote,
     };
 
     // SAFETY: repr(C), integers only, padding spelt out as fields; the size assertion above holds it to that.
@@ -314,7 +414,15 @@ mod pod {
     unsafe impl aya::Pod for ProtocolKey {}
     // SAFETY: repr(C), u64 and bytes, no padding by its size assertion.
     unsafe impl aya::Pod for LocalKey {}
+    // SAFETY: repr(C), i32 and bytes, no padding by its size assertion.
+    unsafe impl aya::Pod for Place {}
     // SAFETY: repr(C), integers only, padding spelt out; 16 bytes by its size assertion.
+    unsafe impl aya::Pod for DeviceKey {}
+    // SAFETY: one u32.
+    unsafe impl aya::Pod for Device {}
+    // SAFETY: repr(C), bytes only.
+    unsafe impl aya::Pod for NeighbourKey {}
+    // SAFETY: repr(C), integers only, padding spelt out; 24 bytes by its size assertion.
     unsafe impl aya::Pod for SocketNote {}
 }
 

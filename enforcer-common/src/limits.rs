@@ -38,8 +38,18 @@ pub const MAX_RESERVED: u32 = 131_072;
 /// Entries of `PROTOCOLS`.
 pub const MAX_PROTOCOLS: u32 = 262_144;
 
-/// Entries of `LOCALS`: addresses of this host.
-pub const MAX_LOCALS: u32 = 65_536;
+/// Entries of `LOCALS`: each address of this host, once for every network namespace that sees it. 500 containers of two
+/// addresses each make half a million.
+pub const MAX_LOCALS: u32 = 1_048_576;
+
+/// Entries of `DEVICES`: network devices in all network namespaces.
+pub const MAX_DEVICES: u32 = 65_536;
+
+/// Entries of `STRANGERS`: network namespaces that the host has been told of since it last looked around.
+pub const MAX_STRANGERS: u32 = 4096;
+
+/// Entries of `NEIGHBOURS`: prefixes behind the devices that lead to this host alone.
+pub const MAX_NEIGHBOURS: u32 = 65_536;
 
 /// Ancestors that a hook asks for a cgroup that is not in `CGROUPS`, where the kernel does not enter new ones itself; a
 /// deeper one is unknown, which is denied.

@@ -20,8 +20,14 @@ pub const NETWORKS: &str = "NETWORKS";
 pub const RESERVED: &str = "RESERVED";
 /// Per slot: service and protocol → permitted to create such sockets.
 pub const PROTOCOLS: &str = "PROTOCOLS";
-/// Addresses of this host; not of the policy, so there is one.
+/// Addresses of this host, by the network namespace that sees them; not of the policy, so there is one.
 pub const LOCALS: &str = "LOCALS";
+/// Network devices that the host has taken in.
+pub const DEVICES: &str = "DEVICES";
+/// Network namespaces that the host was told of and has not looked at since.
+pub const STRANGERS: &str = "STRANGERS";
+/// Prefixes of addresses that only this host's own network namespaces can have.
+pub const NEIGHBOURS: &str = "NEIGHBOURS";
 /// Per CPU: the cgroup that a tracepoint is about; of the programs alone.
 pub const SCRATCH: &str = "SCRATCH";
 /// Socket storage: who bound a socket, and whether it asked.

@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
@@ -12,9 +12,12 @@ use enforcer_common::counter::Counter;
 use enforcer_common::decide::{Coverage, coverage};
 use enforcer_common::event::{CgroupEvent, Event};
 use enforcer_common::layout::{
-    Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Offsets, Owner, PortKey, ProtocolKey, SocketNote,
+    Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Offsets, Owner, Place,
+    PortKey, ProtocolKey, SocketNote,
 };
-use enforcer_common::limits::{MAX_ANCESTORS, MAX_LOCALS, RING_BYTES};
+use enforcer_common::limits::{
+    MAX_ANCESTORS, MAX_DEVICES, MAX_LOCALS, MAX_NEIGHBOURS, MAX_STRANGERS, RING_BYTES,
+};
 use enforcer_common::{Address, Identity, Mode, Port, Protocol, Tables};
 
 use crate::ctx::task;
@@ -88,7 +91,13 @@ static RESERVED: ArrayOfMaps<Reserved, 2> = ArrayOfMaps::new();
 #[btf_map]
 static PROTOCOLS: ArrayOfMaps<Protocols, 2> = ArrayOfMaps::new();
 #[btf_map]
-static LOCALS: HashMap<LocalKey, u32, { MAX_LOCALS as usize }, SPARSE> = HashMap::new();
+static LOCALS: HashMap<LocalKey, Place, { MAX_LOCALS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+static DEVICES: HashMap<DeviceKey, Device, { MAX_DEVICES as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+static STRANGERS: HashMap<u64, u32, { MAX_STRANGERS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+static NEIGHBOURS: LpmTrie<NeighbourKey, u32, { MAX_NEIGHBOURS as usize }> = LpmTrie::new();
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<SocketNote> = SkStorage::new();
 #[btf_map]
@@ -135,11 +144,39 @@ pub(crate) fn is_host_netns(cookie: u64) -> bool {
     host == 0 || host == cookie
 }
 
-/// Whether `address` is one of the host's own in the network namespace `netns`.
+/// Which network namespace of this host `address` belongs to, as seen from the one with the cookie `netns`; `None` if it
+/// is not one of this host's.
 #[inline(always)]
-pub(crate) fn is_local(netns: u64, address: &Address) -> bool {
-    let netns = if HOST_NETNS.load() == 0 { 0 } else { netns };
-    LOCALS.get_ptr(LocalKey::new(netns, *address)).is_some()
+pub(crate) fn place(netns: u64, address: &Address) -> Option<Place> {
+    let netns = if tells_namespaces() { netns } else { 0 };
+    // SAFETY: an entry that is replaced meanwhile stays readable until the program ends, since hash elements are
+    // freed after an RCU grace period.
+    unsafe { LOCALS.get(LocalKey::new(netns, *address)) }.copied()
+}
+
+/// Whether the host can tell network namespaces apart (kernel 5.14).
+#[inline(always)]
+pub(crate) fn tells_namespaces() -> bool {
+    HOST_NETNS.load() != 0
+}
+
+/// What lies behind a network device; `None` if the host has not taken it in yet.
+#[inline(always)]
+pub(crate) fn device(netns: u64, index: u32) -> Option<Device> {
+    // SAFETY: as for `place`.
+    unsafe { DEVICES.get(DeviceKey::new(netns, index)) }.copied()
+}
+
+/// Whether the host was not yet told of a network namespace since it last looked around.
+#[inline(always)]
+pub(crate) fn is_first_word_of(cookie: u64) -> bool {
+    STRANGERS.insert(cookie, 1, BPF_NOEXIST.into()).is_ok()
+}
+
+/// Whether only a network namespace of this host can have `address`, as seen from the namespace of cookie `netns`.
+#[inline(always)]
+pub(crate) fn is_neighbour(netns: u64, address: &Address) -> bool {
+    NEIGHBOURS.get(&Key::new(NeighbourKey::BITS, NeighbourKey::new(netns, *address))).is_some()
 }
 
 /// Where the running kernel keeps what a cgroup is known by.

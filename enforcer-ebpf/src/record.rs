@@ -1,8 +1,8 @@
 //! Counts every decision that concerns a declared service, and writes those that are to be read.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use enforcer_common::counter::{Counter, Outcome};
-use enforcer_common::event::{CgroupEvent, Event};
+use enforcer_common::event::{CgroupEvent, Event, NamespaceEvent};
 use enforcer_common::{Address, Decision, Hook, Party, Port, Protocol, RuleId, Verdict};
 
 use crate::ctx::task;
@@ -139,5 +139,17 @@ fn write(decision: &Decision, attempt: &Attempt, revision: u32) {
 pub(crate) fn tell_cgroup(event: &CgroupEvent) {
     if EVENTS.output_untyped::<CgroupEvent>(event, 0).is_err() {
         maps::count(Counter::CGROUP_NEWS_LOST);
+    }
+}
+
+/// Tells the host, once until it has looked, that a process calls or binds in a network namespace which it has not taken
+/// in. If there is no room the host finds the namespace when it next looks around.
+#[inline(always)]
+pub(crate) fn tell_namespace(cookie: u64) {
+    if maps::tells_namespaces() && maps::is_first_word_of(cookie) {
+        let event = NamespaceEvent { cookie, pid: bpf_get_current_pid_tgid() >> 32 };
+        if EVENTS.output_untyped::<NamespaceEvent>(&event, 0).is_err() {
+            maps::count(Counter::NAMESPACE_NEWS_LOST);
+        }
     }
 }

@@ -3,20 +3,21 @@
 use core::ffi::c_void;
 use core::ptr::null_mut;
 
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::helpers::generated::{
     bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_get,
     bpf_skc_lookup_tcp,
 };
 use aya_ebpf::programs::SockAddrContext;
 use enforcer_common::counter::Counter;
-use enforcer_common::layout::SocketNote;
+use enforcer_common::layout::{Device, Place, SocketNote};
 use enforcer_common::{Address, Party, Port, Protocol};
 
-use crate::ctx::packet::{Headers, Packet};
+use crate::ctx::packet::{Headers, LOOPBACK, Packet};
 use crate::ctx::sock;
 use crate::ctx::sock_addr::SockAddr as _;
 use crate::maps;
+use crate::record::tell_namespace;
 
 /// `struct bpf_sock_tuple` for IPv4: `far` is its `saddr`, `near` the end whose socket is looked up.
 #[repr(C)]
@@ -46,11 +47,11 @@ impl Held {
     fn find(
         lookup: Lookup,
         context: *mut c_void,
+        netns: i32,
         far: (Address, Port),
         near: (Address, Port),
     ) -> Option<Self> {
-        // -1, as the helpers want it: the network namespace of the context.
-        let netns = BPF_F_CURRENT_NETNS as i64 as u64;
+        let netns = i64::from(netns) as u64;
         // Both ends of a flow are of one family, since a mapped address stands for IPv4.
         let v4 = near.0.is_v4();
         let (far_port, near_port) = (far.1.0, near.1.0);
@@ -95,14 +96,26 @@ pub(crate) fn answerer(
 ) -> Answerer {
     let everywhere = address.is_loopback_or_unspecified();
     // A wildcard listener would match any address, so it is asked first whether the address is this host's.
-    if !everywhere && !maps::is_local(ctx.netns(), &address) {
+    let place = if everywhere { Some(Place::HERE) } else { maps::place(ctx.netns(), &address) };
+    let Some(place) = place else {
+        if !is_settled(ctx.netns()) {
+            tell_namespace(ctx.netns());
+        }
         return Answerer { party: Party::address(address), may_have_asked: true };
-    }
+    };
+    let Some(netns) = place.netns() else {
+        return Answerer { party: Party::UNKNOWN, may_have_asked: true };
+    };
     let near = (means(address), port);
     let context = ctx.sock_addr.cast();
     let found = match protocol {
-        Protocol::TCP => Held::find(bpf_sk_lookup_tcp, context, (any_of_family(near.0), Port::new(0)), near),
-        Protocol::UDP => Held::find(bpf_sk_lookup_udp, context, (source(local.0, near.0), local.1), near),
+        Protocol::TCP => {
+            Held::find(bpf_sk_lookup_tcp, context, netns, (any_of_family(near.0), Port::new(0)), near)
+        }
+        Protocol::UDP => {
+            let unbound = if place.is_here() { near.0 } else { place.source() };
+            Held::find(bpf_sk_lookup_udp, context, netns, (source(local.0, unbound), local.1), near)
+        }
         _ => return Answerer { party: Party::LEFT_TO_INGRESS, may_have_asked: true },
     };
     let Some(socket) = found else {
@@ -121,35 +134,63 @@ pub(crate) fn answerer(
     Answerer { party, may_have_asked: connected || note.asked != 0 }
 }
 
-/// Where a datagram to `destination` comes from: a socket that is bound to no address sends to an address of this host
-/// from that address.
+/// Where a datagram comes from: a socket that is bound to no address sends from `unbound`, which for an address of its
+/// own namespace is that very address.
 #[inline(always)]
-fn source(bound: Address, destination: Address) -> Address {
+fn source(bound: Address, unbound: Address) -> Address {
     let unspecified = bound == Address::V4_UNSPECIFIED || bound == Address::V6_UNSPECIFIED;
-    if unspecified || bound.is_v4() != destination.is_v4() { destination } else { bound }
+    if unspecified || bound.is_v4() != unbound.is_v4() { unbound } else { bound }
 }
 
-/// Who sent a packet: a socket of this host if the packet is from this host, an address otherwise.
+/// Who sent a packet: a socket of this host if the packet is from this host, an address otherwise. `netns` is the
+/// namespace of the receiving socket, 0 if it is not known, and `is_service` tells whether a service is to receive it.
 #[inline(always)]
-pub(crate) fn caller(packet: &Packet, headers: &Headers) -> Party {
+pub(crate) fn caller(
+    packet: &Packet,
+    headers: &Headers,
+    netns: u64,
+    is_service: impl FnOnce() -> bool,
+) -> Party {
+    // The packet must tell whether it is from this namespace, and not its source: that may be another host's.
+    let here =
+        packet.is_from_loopback() || packet.is_looped_back() || headers.source.is_loopback_or_unspecified();
+    let place = if here { Some(Place::HERE) } else { maps::place(netns, &headers.source) };
+    let Some(place) = place else {
+        // What follows is asked only where the answer matters: an address and an unknown peer are no services.
+        let is_outside = !is_service() || is_outside(packet, &headers.source, netns);
+        return if is_outside { Party::address(headers.source) } else { Party::UNKNOWN };
+    };
+    let Some(netns) = place.netns() else { return Party::UNKNOWN };
     let far = (headers.destination, headers.destination_port);
     let near = (headers.source, headers.source_port);
-    // The packet must tell, and not its source: an address of the host is another host's in another namespace, where
-    // a look-up would find whoever has bound the same port there.
-    let local =
-        packet.is_from_loopback() || packet.is_looped_back() || headers.source.is_loopback_or_unspecified();
     let found = match headers.protocol {
-        Protocol::TCP => Held::find(bpf_skc_lookup_tcp, packet.context(), far, near)
+        Protocol::TCP => Held::find(bpf_skc_lookup_tcp, packet.context(), netns, far, near)
             // A listener matches any far end; it is not the socket that sent this.
             .filter(|socket| !sock::is_listening(socket.0)),
-        Protocol::UDP if local => Held::find(bpf_sk_lookup_udp, packet.context(), far, near),
+        Protocol::UDP => Held::find(bpf_sk_lookup_udp, packet.context(), netns, far, near),
         _ => None,
     };
     match found {
         Some(socket) => party(socket.0),
-        None if local => Party::UNKNOWN,
-        None => Party::address(headers.source),
+        None => Party::UNKNOWN,
     }
+}
+
+/// Whether an address that no namespace of this host is known to have can be another host's: the device must have been
+/// taken in, and must not lead to this host's own namespaces alone.
+#[inline(always)]
+fn is_outside(packet: &Packet, source: &Address, netns: u64) -> bool {
+    if !maps::tells_namespaces() {
+        return true;
+    }
+    let Some(device) = maps::device(netns, packet.device()) else { return false };
+    if source.is_link_local() { device == Device::OUTSIDE } else { !maps::is_neighbour(netns, source) }
+}
+
+/// Whether the host has taken in a network namespace, its devices and the addresses that it sees.
+#[inline(always)]
+pub(crate) fn is_settled(netns: u64) -> bool {
+    maps::is_host_netns(netns) || maps::device(netns, LOOPBACK).is_some()
 }
 
 /// The cgroup that a socket was created in, as a party.

@@ -5,17 +5,19 @@ use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::event::{CgroupEvent, Event, Message};
-use enforcer_common::layout::Cgroup;
+use enforcer_common::layout::{Cgroup, SocketNote};
 use enforcer_common::{Address, Identity, Mode, Port};
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
 use crate::audit::{self, Attempt, Body, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop};
@@ -24,7 +26,9 @@ use crate::existing;
 use crate::identities::Identities;
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::{Enforcement, Options};
-use crate::locals::{self, Locals};
+use crate::namespaces::Views;
+use crate::namespaces::news::News;
+use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::policy::{self, Policy};
 use crate::tables::{RuleName, Tables};
@@ -34,6 +38,9 @@ const REVISIONS_REMEMBERED: usize = 8;
 
 /// Events that are written between two looks at the other inputs.
 const EVENTS_AT_ONCE: usize = 4096;
+
+/// How long a change of the network that nobody told of stays unseen.
+const TICK: Duration = Duration::from_secs(10);
 
 /// What `enforcer run` was asked to do.
 #[derive(Clone, Debug)]
@@ -66,7 +73,8 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     runtime.block_on(async {
         // Before anybody can know of the daemon, so that no signal finds it unprepared.
         let signals = Signals::catch()?;
-        Daemon::start(settings)?.serve(signals).await
+        let (surveyed, surveys) = mpsc::channel(1);
+        Daemon::start(settings, surveyed)?.serve(signals, surveys).await
     })
 }
 
@@ -75,9 +83,19 @@ enum Input {
     Events,
     KernelLog,
     Cgroups,
-    Addresses,
+    Network,
+    Surveyed(Box<Surveyed>),
+    Tick,
     Reload,
     Stop,
+}
+
+/// What a survey of the network namespaces has found.
+struct Surveyed {
+    surveyor: Surveyor,
+    views: std::io::Result<Views>,
+    /// Namespaces that the programs had told of before it.
+    strangers: Vec<u64>,
 }
 
 struct Daemon {
@@ -91,7 +109,12 @@ struct Daemon {
     names: Names,
     /// Only where the kernel does not identify new cgroups itself.
     watch: Option<Watch>,
-    locals: Locals,
+    news: News,
+    /// None while it is at work.
+    surveyor: Option<Surveyor>,
+    surveyed: mpsc::Sender<Box<Surveyed>>,
+    /// Whether something has changed since the survey that is under way began.
+    survey_again: bool,
     log: Log,
     /// Losses that were already told of.
     lost_in_ring: u64,
@@ -102,7 +125,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(settings: &Settings) -> anyhow::Result<Self> {
+    fn start(settings: &Settings, surveyed: mpsc::Sender<Box<Surveyed>>) -> anyhow::Result<Self> {
         feature::require()?;
         let mut identities = Identities::default();
         let tables = compile(settings, &mut identities, 1)
@@ -120,8 +143,9 @@ impl Daemon {
             log_allowed: settings.log_allowed,
             kernel_log: settings.kernel_log,
         })?;
-        let mut locals = Locals::watch().context("watch addresses")?;
-        update_locals(&mut locals, &mut enforcement)?;
+        let news = News::subscribe().context("watch addresses")?;
+        let mut surveyor = Surveyor::new(&path);
+        enforcement.set_views(&surveyor.views().context("survey network namespaces")?)?;
         let subtree = Subtree { directory: root, path: path.clone() };
         let mut names = Names::default();
         install(&mut enforcement, &tables, &subtree, &mut names)?;
@@ -162,7 +186,7 @@ impl Daemon {
         log.write(SystemTime::now(), Body::Start(start)).context("write audit log")?;
         log.flush().context("write audit log")?;
         let rules = VecDeque::from([(tables.revision, tables.rules.clone())]);
-        Ok(Self {
+        let mut daemon = Self {
             settings: settings.clone(),
             enforcement,
             tables,
@@ -171,30 +195,72 @@ impl Daemon {
             subtree,
             names,
             watch,
-            locals,
+            news,
+            surveyor: Some(surveyor),
+            surveyed,
+            survey_again: false,
             log,
             lost_in_ring: 0,
             lost_in_writing: 0,
             unreadable: 0,
             complained: false,
-        })
+        };
+        // A namespace that came between the first survey and the hooks told nobody.
+        daemon.survey();
+        Ok(daemon)
     }
 
-    async fn serve(mut self, signals: Signals) -> anyhow::Result<()> {
-        let mut inputs = Inputs::new(&self, signals)?;
+    async fn serve(mut self, signals: Signals, surveys: mpsc::Receiver<Box<Surveyed>>) -> anyhow::Result<()> {
+        let mut inputs = Inputs::new(&self, signals, surveys)?;
         loop {
             match inputs.next().await? {
                 Input::Events => self.write_events()?,
                 Input::KernelLog => self.enforcement.flush_log(),
                 Input::Cgroups => self.update_cgroups(),
-                Input::Addresses => {
-                    if let Err(err) = update_locals(&mut self.locals, &mut self.enforcement) {
-                        error!("update addresses: {err:#}");
+                Input::Network => {
+                    if let Err(err) = self.news.drain() {
+                        error!("watch addresses: {err}");
                     }
+                    self.survey();
                 }
+                Input::Surveyed(surveyed) => self.take_survey(*surveyed),
+                Input::Tick => self.survey(),
                 Input::Reload => self.reload(),
                 Input::Stop => return self.stop(),
             }
+        }
+    }
+
+    /// Has the network namespaces surveyed, beside this loop, which goes on meanwhile.
+    fn survey(&mut self) {
+        let Some(mut surveyor) = self.surveyor.take() else {
+            self.survey_again = true;
+            return;
+        };
+        // What the programs tell from now on may come too late for this survey.
+        let strangers = self.enforcement.strangers().unwrap_or_else(|err| {
+            error!("survey network namespaces: {err}");
+            Vec::new()
+        });
+        let done = self.surveyed.clone();
+        tokio::task::spawn_blocking(move || {
+            let views = surveyor.views();
+            // Nobody takes it any more when the daemon is about to end.
+            drop(done.blocking_send(Box::new(Surveyed { surveyor, views, strangers })));
+        });
+    }
+
+    fn take_survey(&mut self, surveyed: Surveyed) {
+        self.surveyor = Some(surveyed.surveyor);
+        let taken = surveyed.views.map_err(anyhow::Error::from).and_then(|views| {
+            self.enforcement.set_views(&views)?;
+            Ok(self.enforcement.forget_strangers(&surveyed.strangers)?)
+        });
+        if let Err(err) = taken {
+            error!("survey network namespaces: {err:#}");
+        }
+        if std::mem::take(&mut self.survey_again) {
+            self.survey();
         }
     }
 
@@ -285,6 +351,10 @@ impl Daemon {
             for _ in 0..EVENTS_AT_ONCE {
                 match self.enforcement.next_message() {
                     Some(Ok(Message::Cgroup(event))) => self.take_cgroup(&event),
+                    Some(Ok(Message::Namespace(event))) => {
+                        debug!(cookie = event.cookie, pid = event.pid, "network namespace is not known yet");
+                        self.survey();
+                    }
                     Some(Ok(Message::Decision(event))) => {
                         // An event may name a cgroup whose coming has not been read yet.
                         if [event.caller_cgroup(), event.answerer_cgroup()]
@@ -479,7 +549,8 @@ fn install(
 /// Says whose the ports are that were bound before the programs could see it.
 fn note_sockets(enforcement: &mut Enforcement, names: &Names) {
     for bound in existing::bound(names) {
-        if let Err(err) = enforcement.note_socket(&bound.socket, bound.cgroup) {
+        let note = SocketNote::of(bound.cgroup, bound.netns);
+        if let Err(err) = enforcement.note_socket(&bound.socket, note) {
             warn!("note the owner of a socket: {err}");
         }
     }
@@ -488,16 +559,6 @@ fn note_sockets(enforcement: &mut Enforcement, names: &Names) {
 fn audited(tables: &Tables) -> Vec<String> {
     let audited = tables.services.iter().filter(|service| service.owner.mode() == Mode::Audit);
     audited.map(|service| service.name.clone()).collect()
-}
-
-fn update_locals(locals: &mut Locals, enforcement: &mut Enforcement) -> anyhow::Result<()> {
-    for change in locals.changes().context("read addresses")? {
-        match change {
-            locals::Change::Added(address) => enforcement.add_local(address)?,
-            locals::Change::Removed(address) => enforcement.remove_local(address)?,
-        }
-    }
-    Ok(())
 }
 
 fn process(pid: u32, uid: u32, comm: &[u8]) -> Process {
@@ -534,7 +595,9 @@ struct Inputs {
     events: AsyncFd<OwnedFd>,
     kernel_log: Option<AsyncFd<OwnedFd>>,
     cgroups: Option<AsyncFd<OwnedFd>>,
-    addresses: AsyncFd<OwnedFd>,
+    network: AsyncFd<OwnedFd>,
+    surveys: mpsc::Receiver<Box<Surveyed>>,
+    ticks: Interval,
     signals: Signals,
 }
 
@@ -557,12 +620,20 @@ impl Signals {
 }
 
 impl Inputs {
-    fn new(daemon: &Daemon, signals: Signals) -> anyhow::Result<Self> {
+    fn new(
+        daemon: &Daemon,
+        signals: Signals,
+        surveys: mpsc::Receiver<Box<Surveyed>>,
+    ) -> anyhow::Result<Self> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             events: readable(daemon.enforcement.events_fd())?,
             kernel_log: daemon.enforcement.log_fd().map(readable).transpose()?,
             cgroups: daemon.watch.as_ref().map(|watch| readable(watch.fd())).transpose()?,
-            addresses: readable(daemon.locals.fd())?,
+            network: readable(daemon.news.fd())?,
+            surveys,
+            ticks,
             signals,
         })
     }
@@ -574,7 +645,13 @@ impl Inputs {
             _ = self.signals.terminate.recv() => Input::Stop,
             _ = self.signals.interrupt.recv() => Input::Stop,
             ready = if_ready(self.cgroups.as_ref()) => { ready?; Input::Cgroups }
-            ready = self.addresses.readable() => { ready?.clear_ready(); Input::Addresses }
+            ready = self.network.readable() => { ready?.clear_ready(); Input::Network }
+            surveyed = self.surveys.recv() => match surveyed {
+                Some(surveyed) => Input::Surveyed(surveyed),
+                // The daemon holds a sender for as long as it lives.
+                None => Input::Tick,
+            },
+            _ = self.ticks.tick() => Input::Tick,
             _ = self.signals.hangup.recv() => Input::Reload,
             ready = self.events.readable() => { ready?.clear_ready(); Input::Events }
             ready = if_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }

@@ -1,25 +1,28 @@
 //! Sockets that are older than the enforcer: who holds the ports that were bound before the hooks were attached.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use procfs::net::{TcpState, UdpState};
+use procfs::net::TcpState;
 use procfs::process::{FDTarget, Process};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use tracing::debug;
 
 use crate::cgroups::Names;
+use crate::netns;
 
-/// A socket that waits for connections or datagrams, held open by this process too.
+/// A socket that takes connections or datagrams, held open by this process too.
 pub struct Bound {
     /// A descriptor of the same socket.
     pub socket: OwnedFd,
     /// The cgroup of the processes that have it.
     pub cgroup: u64,
+    /// The cookie of its network namespace; 0 where the kernel does not tell it.
+    pub netns: u64,
 }
 
-/// Finds the sockets of the given cgroups that wait for somebody.
+/// Finds the sockets of the given cgroups that take connections or datagrams.
 ///
 /// A process that ends or a descriptor that is closed meanwhile is passed over, and so is a socket that processes of
 /// two cgroups share: the ingress hook asks such sockets themselves.
@@ -73,18 +76,18 @@ fn collect(
                 }
                 let Some(handle) = &handle else { return Ok(()) };
                 let socket = pidfd_getfd(handle, descriptor.fd, PidfdGetfdFlags::empty())?;
-                found.insert(inode, Some(Bound { socket, cgroup }));
+                let netns = netns::cookie_of(socket.as_fd())?;
+                found.insert(inode, Some(Bound { socket, cgroup, netns }));
             }
         }
     }
     Ok(())
 }
 
-/// Inodes of listening TCP sockets and unconnected UDP sockets in a process's network namespace.
+/// Inodes of listening TCP sockets and UDP sockets in a process's network namespace.
 fn waiting_inodes(process: &Process) -> anyhow::Result<HashSet<u64>> {
     let tcp = process.tcp()?.into_iter().chain(process.tcp6().unwrap_or_default());
     let udp = process.udp()?.into_iter().chain(process.udp6().unwrap_or_default());
     let listening = tcp.filter(|entry| entry.state == TcpState::Listen).map(|entry| entry.inode);
-    let unconnected = udp.filter(|entry| entry.state == UdpState::Close).map(|entry| entry.inode);
-    Ok(listening.chain(unconnected).collect())
+    Ok(listening.chain(udp.map(|entry| entry.inode)).collect())
 }

@@ -11,7 +11,7 @@ pub mod daemon;
 pub mod existing;
 pub mod identities;
 pub mod kernel;
-pub mod locals;
+pub mod namespaces;
 pub mod netns;
 pub mod policy;
 pub mod tables;

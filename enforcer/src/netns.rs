@@ -1,6 +1,6 @@
-//! Which network namespace this process is in, as programs can compare it.
+//! Which network namespace this process or a socket is in, as programs can compare it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -26,7 +26,16 @@ sockopt_impl!(
 /// No socket could be made to ask through.
 pub fn cookie() -> nix::Result<u64> {
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    match getsockopt(&socket.as_fd(), NetnsCookie) {
+    cookie_of(socket.as_fd())
+}
+
+/// The cookie of a socket's network namespace, or 0 where the kernel does not tell it (below 5.14).
+///
+/// # Errors
+///
+/// It is not a socket.
+pub fn cookie_of(socket: BorrowedFd<'_>) -> nix::Result<u64> {
+    match getsockopt(&socket, NetnsCookie) {
         Ok(cookie) => Ok(cookie),
         Err(Errno::ENOPROTOOPT) => Ok(0),
         Err(err) => Err(err),

@@ -1,9 +1,12 @@
 //! Datagrams that pretend to come from somebody else: a source port is nobody's name.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use enforcer_tests::actor::{Request, Transport};
 use enforcer_tests::sandbox::{Neighbour, Sandbox};
+use enforcer_tests::slowness::patience;
 
 fn serve(at: SocketAddr) -> Request {
     Request::Serve { at, transport: Transport::Udp }
@@ -27,7 +30,8 @@ fn a_caller_on_the_same_port_of_another_namespace_is_not_the_service_itself() ->
 services:
   web: { match: [{ cgroup: ROOT/web }] }
 allow:
-  - { name: public, from: world, to: web, ports: [5354/udp] }
+  - { name: public, from: world, to: web, ports: [5353/udp] }
+  - { name: local, from: unmanaged, to: web, ports: [5354/udp] }
 ",
     )?;
     // The service lives in a network namespace of its own, as in a container.
@@ -37,16 +41,21 @@ allow:
     assert!(web.ask(&serve(any(5354)))?.is_ok());
     let mut other = sandbox.actor("other")?;
 
-    // Over there this host is the world, which may call one of the ports.
+    // Whoever calls from this host is no part of the world, which may call the other port.
     let permitted = SocketAddr::new(Neighbour::FAR.into(), 5354);
-    assert_eq!(other.ask(&call_from(any(0), permitted))?.text, "hello");
+    // What comes from a namespace that was made a moment ago is refused until the daemon has looked at it.
+    let start = Instant::now();
+    while other.ask(&call_from(any(0), permitted))?.text != "hello" {
+        ensure!(start.elapsed() < patience(Duration::from_secs(10)), "the namespace stays unknown");
+    }
     assert_eq!(other.ask(&call_from(any(5354), permitted))?.text, "hello");
     let forbidden = SocketAddr::new(Neighbour::FAR.into(), 5353);
     let reply = other.ask(&call_from(any(5353), forbidden))?;
     assert!(!reply.is_ok(), "{reply:?}");
-    let record = daemon.wait_for(|record| record["kind"] == "attempt")?;
-    assert_eq!((&record["hook"], &record["verdict"]), (&"ingress".into(), &"deny".into()), "{record}");
-    assert_eq!(record["source"]["service"], "world", "{record}");
+    let record = daemon.wait_for(|record| record["destination"]["port"] == 5353)?;
+    assert_eq!(record["verdict"], "deny", "{record}");
+    assert_eq!(record["source"]["service"], "unmanaged", "{record}");
+    assert_eq!(record["destination"]["service"], "web", "{record}");
     daemon.stop()?.check_totals()
 }
 

@@ -10,6 +10,7 @@ mod hooks;
 mod identity;
 mod leftovers;
 mod log;
+mod namespaces;
 mod reload;
 mod servers;
 mod start;

@@ -1,7 +1,7 @@
 //! The shipped policies in front of real servers: nginx, PostgreSQL, curl and psql, none of them a system service.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use enforcer_tests::actor::{Request, Transport};
-use enforcer_tests::sandbox::{Finished, Sandbox};
+use enforcer_tests::sandbox::{Finished, Neighbour, Sandbox};
 use enforcer_tests::slowness::patience;
 use serde_json::Value;
 
@@ -148,15 +148,16 @@ fn nginx_is_reloaded_under_the_policy_without_a_failed_request() -> anyhow::Resu
 fn three_tiers_call_the_next_one_and_nothing_else() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("three-tiers")?;
     let servers = Servers::new(&sandbox)?;
-    let outside = Outside::new(&sandbox)?;
+    let outside = sandbox.neighbour(&[])?;
+    let host = Neighbour::NEAR.to_string();
     let mut daemon = sandbox.daemon_with(&in_sandbox(WEB_APP_DATABASE), &["--log-allowed"])?;
-    servers.postgres(outside.host)?;
+    servers.postgres(&host)?;
     let _application = servers.application(APP_1, 8000)?;
     servers.nginx("443", "http://127.0.0.1:8000", 2)?;
 
     // The world asks nginx, nginx the application, the application psql, and psql the database.
-    let url = format!("http://{}:443/total", outside.host);
-    let total = servers.output(outside.command(&sandbox, "curl", &["-sS", &url])?)?;
+    let url = format!("http://{host}:443/total");
+    let total = outside.output("curl", &["-sS", &url])?;
     assert_eq!(text(&total.stdout), "42\n", "{}", text(&total.stderr));
     for (rule, source, destination, comm) in [
         ("visitors", "world", "web", None),
@@ -188,8 +189,7 @@ fn three_tiers_call_the_next_one_and_nothing_else() -> anyhow::Result<()> {
     }
 
     // From outside the packets are dropped on the way in, so the caller learns nothing.
-    let host = outside.host.to_string();
-    let refused = servers.output(outside.command(&sandbox, "psql", &psql(&host))?)?;
+    let refused = outside.output("psql", &psql(&host))?;
     assert!(!refused.status.success() && text(&refused.stderr).contains("timeout expired"), "{refused:?}");
     let record = daemon.wait_for(|record| record["verdict"] == "deny")?;
     assert_ends(&record, "world", "database");
@@ -437,56 +437,6 @@ impl Drop for Application {
         let ended = self.0.kill().and_then(|()| self.0.wait());
         // A panic in here would hide the failure that is being unwound; the cgroup's end takes the process with it.
         drop(ended);
-    }
-}
-
-/// Another host: a network namespace at the far end of a pair of devices, in which one process waits for its end.
-struct Outside {
-    holder: Application,
-    /// The sandbox's address as this host knows it.
-    host: &'static str,
-}
-
-impl Outside {
-    fn new(sandbox: &Sandbox) -> anyhow::Result<Self> {
-        let mut command = sandbox.command(USER, "unshare")?;
-        command.args(["--net", "sh", "-c", "echo ready; cat"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = Application(sandbox.spawn(command)?);
-        let stdout = holder.0.stdout.as_mut().context("namespace holder without stdout")?;
-        let mut ready = [0; 6];
-        stdout.read_exact(&mut ready).context("make a network namespace")?;
-        let outside = Self { holder, host: "192.0.2.200" };
-        let pid = outside.holder.0.id().to_string();
-        let host = format!("{}/24", outside.host);
-        for arguments in [
-            vec!["link", "add", "near", "type", "veth", "peer", "name", "far", "netns", &pid],
-            vec!["address", "add", &host, "dev", "near"],
-            vec!["link", "set", "near", "up"],
-        ] {
-            let mut ip = Command::new("ip");
-            ip.args(&arguments);
-            succeed(&sandbox.output(ip)?).with_context(|| format!("ip {arguments:?}"))?;
-        }
-        for arguments in
-            [["address", "add", "192.0.2.201/24", "dev", "far"].as_slice(), &["link", "set", "far", "up"]]
-        {
-            let ended = sandbox.output(outside.command(sandbox, "ip", arguments)?)?;
-            succeed(&ended).with_context(|| format!("ip {arguments:?}"))?;
-        }
-        Ok(outside)
-    }
-
-    /// A command on that host. It runs in a cgroup of this one, which the namespace in between must make irrelevant.
-    fn command<S: AsRef<std::ffi::OsStr>>(
-        &self,
-        sandbox: &Sandbox,
-        program: &str,
-        arguments: &[S],
-    ) -> anyhow::Result<Command> {
-        let mut command = sandbox.command(USER, "nsenter")?;
-        command.arg(format!("--net=/proc/{}/ns/net", self.holder.0.id())).arg(program).args(arguments);
-        Ok(command)
     }
 }
 

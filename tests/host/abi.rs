@@ -8,7 +8,8 @@ use enforcer::kernel::OBJECT;
 use enforcer_common::counter::Counter;
 use enforcer_common::event::{CgroupEvent, Event};
 use enforcer_common::layout::{
-    Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Offsets, Owner, PortKey, ProtocolKey, SocketNote,
+    Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Offsets, Owner, Place,
+    PortKey, ProtocolKey, SocketNote,
 };
 use enforcer_common::{Hook, limits, names};
 
@@ -70,7 +71,21 @@ fn every_map_has_the_name_and_the_sizes_that_the_host_uses() {
         (names::NETWORKS, (outer, inner(LPM_TRIE, size_of::<u32>() + 16, size_of::<u32>()))),
         (names::RESERVED, (outer, inner(HASH, size_of::<PortKey>(), owner))),
         (names::PROTOCOLS, (outer, inner(HASH, size_of::<ProtocolKey>(), size_of::<u32>()))),
-        (names::LOCALS, (Shape::new::<LocalKey, u32>(HASH, limits::MAX_LOCALS), None)),
+        (names::LOCALS, (Shape::new::<LocalKey, Place>(HASH, limits::MAX_LOCALS), None)),
+        (names::DEVICES, (Shape::new::<DeviceKey, Device>(HASH, limits::MAX_DEVICES), None)),
+        (names::STRANGERS, (Shape::new::<u64, u32>(HASH, limits::MAX_STRANGERS), None)),
+        (
+            names::NEIGHBOURS,
+            (
+                Shape {
+                    kind: LPM_TRIE,
+                    key: size_of::<u32>() + size_of::<NeighbourKey>(),
+                    value: size_of::<u32>(),
+                    entries: limits::MAX_NEIGHBOURS,
+                },
+                None,
+            ),
+        ),
         (names::SOCKETS, (Shape::new::<u32, SocketNote>(SK_STORAGE, 0), None)),
         (names::EVENTS, (Shape::new::<(), ()>(RINGBUF, limits::RING_BYTES), None)),
         (names::COUNTERS, (Shape::new::<u32, u64>(PERCPU_ARRAY, Counter::COUNT), None)),

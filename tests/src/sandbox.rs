@@ -140,9 +140,11 @@ impl Sandbox {
         let there = neighbour.actor()?;
         let (near, near6) = (Neighbour::NEAR, Neighbour::NEAR6);
         let (far, far6) = (Neighbour::FAR, Neighbour::FAR6);
+        // A device of a kind that leads out of a host, since the end of a cable would be one of this host.
         let mut script = format!(
-            "link add near type veth peer name far netns {}\nlink set near up\naddress add {near}/30 dev near\n\
-             address add {near6}/64 dev near nodad\n",
+            "link add cable type veth peer name far netns {}\nlink set cable up\n\
+             link add near link cable type macvlan mode bridge\nlink set near up\n\
+             address add {near}/30 dev near\naddress add {near6}/64 dev near nodad\n",
             there.pid()
         );
         ip(&self.netns, &script)?;
@@ -157,6 +159,78 @@ impl Sandbox {
         ip(&neighbour.netns, &script)?;
         ip(&self.netns, &format!("route add default via {far}\nroute add default via {far6}\n"))?;
         Ok(neighbour)
+    }
+
+    /// Makes a network namespace of this host, with a cable to a bridge, which is made with the first. `number` is the
+    /// last part of its addresses, from 2 on.
+    ///
+    /// # Errors
+    ///
+    /// This process is not root, or `ip` does not do what it is told.
+    pub fn container(&self, number: u8) -> anyhow::Result<Container<'_>> {
+        let address = Ipv4Addr::new(172, 30, 0, number);
+        let container = Container { sandbox: self, netns: network_namespace()?, address };
+        let (host, host6, address6) = (Container::HOST, Container::HOST6, container.address6());
+        if !self.output_of_ip(&["link", "show", "bridge"])? {
+            ip(
+                &self.netns,
+                &format!(
+                    "link add bridge type bridge\naddress add {host}/24 dev bridge\naddress add {host6}/64 dev bridge \
+                     nodad\nlink set bridge up\n"
+                ),
+            )?;
+        }
+        // A device is given to a namespace by a process in it, which is of no part of the subtree.
+        let holder = spawn_in(&container.netns, {
+            let mut command = Command::new("cat");
+            command.stdin(Stdio::piped()).stdout(Stdio::null());
+            command
+        })?;
+        let holder = Killed(holder);
+        let pid = holder.0.id();
+        ip(
+            &self.netns,
+            &format!(
+                "link add cable{number} type veth peer name eth0 netns {pid}\nlink set cable{number} master bridge up\n"
+            ),
+        )?;
+        container.ip(&format!(
+            "link set eth0 up\naddress add {address}/24 dev eth0\naddress add {address6}/64 dev eth0 nodad\n\
+             route add default via {host}\nroute add default via {host6}\n"
+        ))?;
+        Ok(container)
+    }
+
+    /// Whether `ip` does what it is asked.
+    fn output_of_ip(&self, arguments: &[&str]) -> anyhow::Result<bool> {
+        let mut command = Command::new("ip");
+        command.args(arguments);
+        Ok(self.output(command)?.status.success())
+    }
+
+    /// Has `nft` take a rule set in this sandbox's namespace.
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    pub fn nft(&self, rules: &str) -> anyhow::Result<()> {
+        let mut command = Command::new("nft");
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.spawn(command)?;
+        child.stdin.take().context("nft without stdin")?.write_all(rules.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let words = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "run nft: {}: {words}of:\n{rules}", output.status);
+        Ok(())
+    }
+
+    /// Has `ip` do every line of `script` in this sandbox's namespace.
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    pub fn ip(&self, script: &str) -> anyhow::Result<()> {
+        ip(&self.netns, script)
     }
 
     /// A command that runs `program` in the cgroup `name` below the root; to be given to [`Sandbox::spawn`].
@@ -258,6 +332,49 @@ impl Drop for Sandbox {
     }
 }
 
+/// A network namespace of this host at a bridge, as containers have, with cgroups of the sandbox in it.
+pub struct Container<'a> {
+    sandbox: &'a Sandbox,
+    netns: File,
+    address: Ipv4Addr,
+}
+
+impl Container<'_> {
+    /// The sandbox's address on the bridge.
+    pub const HOST: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
+    /// Likewise.
+    pub const HOST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 30, 0, 0, 0, 0, 0, 1);
+
+    /// Its address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Likewise.
+    pub fn address6(&self) -> Ipv6Addr {
+        let [_, _, _, last] = self.address.octets();
+        Ipv6Addr::new(0xfd00, 30, 0, 0, 0, 0, 0, last.into())
+    }
+
+    /// Starts an actor in this namespace, in the cgroup `name` of the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn actor(&self, name: &str) -> anyhow::Result<Actor> {
+        actor_in(&self.netns, &self.sandbox.make_cgroup(name)?)
+    }
+
+    /// Has `ip` do every line of `script` in this namespace.
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    pub fn ip(&self, script: &str) -> anyhow::Result<()> {
+        ip(&self.netns, script)
+    }
+}
+
 /// Another host: a network namespace and a cgroup that are no part of the sandbox, at the other end of a cable.
 pub struct Neighbour {
     cgroup: PathBuf,
@@ -281,6 +398,22 @@ impl Neighbour {
     /// It cannot be started.
     pub fn actor(&self) -> anyhow::Result<Actor> {
         actor_in(&self.netns, &self.cgroup)
+    }
+
+    /// Runs a program on this host to its end.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn output<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        program: &str,
+        arguments: &[S],
+    ) -> anyhow::Result<std::process::Output> {
+        let mut command = Command::new(binary("enforcer-actor")?);
+        command.arg(&self.cgroup).arg("exec").arg(program).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(spawn_in(&self.netns, command)?.wait_with_output()?)
     }
 }
 

@@ -23,12 +23,13 @@ const DENY_VERSION: &str = "0.20.2";
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// What the tests run as real servers and clients, each with the reason for it.
-const FOR_TESTS: [(&str, &str); 6] = [
+const FOR_TESTS: [(&str, &str); 7] = [
     ("nginx", "a server that the tests protect"),
     ("postgresql", "a server that the tests protect"),
     ("postgresql-client", "psql, a caller in the tests"),
     ("curl", "a caller in the tests"),
     ("iproute2", "ip and ss: the tests' network namespaces and sockets"),
+    ("nftables", "translates addresses in the tests' network namespaces"),
     ("bpftool", "what is attached where, told by somebody else than the product"),
 ];
 

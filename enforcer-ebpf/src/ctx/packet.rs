@@ -9,7 +9,7 @@ use enforcer_common::limits::MAX_EXTENSION_HEADERS;
 use enforcer_common::{Address, Port, Protocol};
 
 /// The index that the loopback device has in every network namespace (`LOOPBACK_IFINDEX`).
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// `PACKET_LOOPBACK` of include/uapi/linux/if_packet.h.
 const PACKET_LOOPBACK: u32 = 5;
@@ -113,7 +113,13 @@ impl Packet {
     /// Whether the packet came over the loopback device, as everything does that a host sends to itself.
     #[inline(always)]
     pub(crate) fn is_from_loopback(&self) -> bool {
-        read!(self.skb, ifindex) == LOOPBACK
+        self.device() == LOOPBACK
+    }
+
+    /// The number of the device that the packet came over.
+    #[inline(always)]
+    pub(crate) fn device(&self) -> u32 {
+        read!(self.skb, ifindex)
     }
 
     /// Whether the packet is the sender's own copy of a broadcast or multicast, which comes back over the device that

@@ -3,6 +3,7 @@
 use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockContext;
 use enforcer_common::Protocol;
 
@@ -32,6 +33,8 @@ pub(crate) trait Sock {
     fn protocol(&self) -> Protocol;
     /// Whether its type lets a process write headers of its own.
     fn is_raw(&self) -> bool;
+    /// The cookie of the socket's network namespace (kernel 5.7).
+    fn netns(&self) -> u64;
 }
 
 impl Sock for SockContext {
@@ -44,6 +47,12 @@ impl Sock for SockContext {
     fn is_raw(&self) -> bool {
         // A type nobody has heard of counts as raw.
         !matches!(read!(self.sock, type_), SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET | SOCK_DCCP)
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        // SAFETY: the helper takes this program's own context.
+        unsafe { bpf_get_netns_cookie(self.sock.cast()) }
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 
         decision.reason as u8
     );
     if protocol == Protocol::UDP && decision.admits() && decision.reason != Reason::Reply {
+        let netns = ctx.netns();
         let is_sent = matches!(hook, Hook::Sendmsg4 | Hook::Sendmsg6);
         sockets::remember(ctx.socket().cast(), |note| {
             // The answer will come to a socket that takes datagrams from anyone, so it must be told from a call.
@@ -52,6 +53,7 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 
             if note.owner == 0 {
                 note.owner = task::cgroup();
             }
+            note.netns = netns;
         });
     }
     record(&decision, &attempt, revision, log_allowed() && is_attempt(decision.reason));

@@ -3,7 +3,9 @@
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
-use enforcer_common::{Decision, Facts, Hook, Known, Protocol, Reason, decide, decide_unreadable};
+use enforcer_common::{
+    Decision, Facts, Hook, Known, Protocol, Reason, Tables as _, decide, decide_unreadable,
+};
 
 use super::{PASS, answer};
 use crate::ctx::packet::{Headers, Packet};
@@ -40,8 +42,10 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
     let mut judged_before = false;
     if let Some(tables) = KernelTables::in_force() {
         let answerer = sockets::party(packet.socket);
-        let caller = sockets::caller(packet, headers);
         let note = sockets::note(packet.socket.cast());
+        let is_service =
+            || tables.cgroup(answerer.cgroup_id()).is_some_and(|owner| owner.identity().is_service());
+        let caller = sockets::caller(packet, headers, note.netns, is_service);
         let facts = Facts {
             caller,
             answerer,

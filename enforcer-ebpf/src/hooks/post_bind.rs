@@ -7,7 +7,8 @@ use enforcer_common::Protocol;
 use super::PASS;
 use crate::ctx::sock::Sock as _;
 use crate::ctx::task;
-use crate::sockets::remember;
+use crate::record::tell_namespace;
+use crate::sockets::{is_settled, remember};
 
 #[cgroup_sock(post_bind4)]
 fn post_bind4(ctx: SockContext) -> i32 {
@@ -22,7 +23,14 @@ fn post_bind6(ctx: SockContext) -> i32 {
 #[inline(always)]
 fn stamp(ctx: &SockContext) -> i32 {
     if matches!(ctx.protocol(), Protocol::TCP | Protocol::UDP) {
-        remember(ctx.sock.cast(), |note| note.owner = task::cgroup());
+        let netns = ctx.netns();
+        remember(ctx.sock.cast(), |note| {
+            note.owner = task::cgroup();
+            note.netns = netns;
+        });
+        if !is_settled(netns) {
+            tell_namespace(netns);
+        }
     }
     PASS
 }

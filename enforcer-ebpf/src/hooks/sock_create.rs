@@ -9,6 +9,7 @@ use crate::ctx::sock::Sock as _;
 use crate::ctx::task;
 use crate::maps::KernelTables;
 use crate::record::{Attempt, record};
+use crate::sockets;
 
 #[cgroup_sock(sock_create)]
 fn sock_create(ctx: SockContext) -> i32 {
@@ -25,6 +26,9 @@ fn sock_create(ctx: SockContext) -> i32 {
             return PASS;
         }
         revision = tables.revision();
+        // Such a socket may never be bound, and it must be told from which namespace its packets come.
+        let netns = ctx.netns();
+        sockets::remember(ctx.sock.cast(), |note| note.netns = netns);
     }
     record(&decision, &attempt, revision, false);
     answer(&decision)

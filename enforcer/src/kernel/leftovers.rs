@@ -13,7 +13,7 @@ use enforcer_common::layout::SocketNote;
 use enforcer_common::{Hook, names};
 use thiserror::Error;
 
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 17] = [
     names::ACTIVE,
     names::REVISIONS,
     names::CGROUPS,
@@ -25,6 +25,9 @@ const MAPS: [&str; 14] = [
     names::RESERVED,
     names::PROTOCOLS,
     names::LOCALS,
+    names::DEVICES,
+    names::NEIGHBOURS,
+    names::STRANGERS,
     names::SOCKETS,
     names::EVENTS,
     names::COUNTERS,

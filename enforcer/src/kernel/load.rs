@@ -11,14 +11,15 @@ use aya::programs::{
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use enforcer_common::event::{InvalidEvent, Message};
-use enforcer_common::layout::{Cgroup, Owner};
-use enforcer_common::{Address, Hook, names};
+use enforcer_common::layout::{Cgroup, Owner, SocketNote};
+use enforcer_common::{Hook, names};
 use thiserror::Error;
 
 use super::btf;
 use super::chain;
 use super::feature::{self, Unsupported};
 use super::maps::{self, Counts, MapError, Maps};
+use crate::namespaces::Views;
 use crate::tables::Tables;
 
 /// The object with all programs and maps, as it was built.
@@ -202,31 +203,40 @@ impl Enforcement {
         self.maps.remove_cgroup(id)
     }
 
-    /// Says which cgroup's a socket is that was bound before the hooks were attached.
+    /// Says which cgroup's a socket is, and in which network namespace, that is older than the hooks.
     ///
     /// # Errors
     ///
     /// There is no memory for it; the socket stays unknown then, which admits less.
-    pub fn note_socket(&mut self, socket: &OwnedFd, cgroup: u64) -> Result<(), MapError> {
-        self.maps.note_socket(socket, cgroup)
+    pub fn note_socket(&mut self, socket: &OwnedFd, note: SocketNote) -> Result<(), MapError> {
+        self.maps.note_socket(socket, note)
     }
 
-    /// Adds an address of this host.
+    /// Says what the network namespaces see of each other.
     ///
     /// # Errors
     ///
-    /// The map is full or gone; the address counts as another host's then.
-    pub fn add_local(&mut self, address: Address) -> Result<(), MapError> {
-        self.maps.add_local(self.options.host_netns, address)
+    /// A map is full or gone; what came over a device that could not be added counts as from an unknown peer then.
+    pub fn set_views(&mut self, views: &Views) -> Result<(), MapError> {
+        self.maps.set_views(views)
     }
 
-    /// Removes an address that the host no longer has.
+    /// The network namespaces of which the programs have told, and that are still to be looked at.
     ///
     /// # Errors
     ///
     /// The map is gone.
-    pub fn remove_local(&mut self, address: Address) -> Result<(), MapError> {
-        self.maps.remove_local(self.options.host_netns, address)
+    pub fn strangers(&self) -> Result<Vec<u64>, MapError> {
+        self.maps.strangers()
+    }
+
+    /// Lets the programs tell of these namespaces again, should they still be unknown.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn forget_strangers(&mut self, cookies: &[u64]) -> Result<(), MapError> {
+        self.maps.forget_strangers(cookies)
     }
 
     /// What the programs have counted since they were loaded.

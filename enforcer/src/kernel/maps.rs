@@ -10,13 +10,15 @@ use aya::{Ebpf, Pod};
 use enforcer_common::claims::DEAD;
 use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::layout::{
-    Cgroup, Classes, EdgeKey, EdgeValue, LocalKey, Owner, PortKey, ProtocolKey, SocketNote,
+    Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Owner, Place, PortKey,
+    ProtocolKey, SocketNote,
 };
 use enforcer_common::limits::MAX_CGROUPS;
-use enforcer_common::{Address, Reason, names};
+use enforcer_common::{Reason, names};
 use thiserror::Error;
 
 use super::chain;
+use crate::namespaces::Views;
 use crate::tables::Tables;
 
 /// `BPF_F_NO_PREALLOC`: memory is taken entry by entry, so a map may be declared large.
@@ -105,7 +107,12 @@ pub(super) struct Maps {
     networks: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u32>>,
     reserved: ArrayOfMaps<MapData, Inner<PortKey, Owner>>,
     protocols: ArrayOfMaps<MapData, Inner<ProtocolKey, u32>>,
-    locals: HashMap<MapData, LocalKey, u32>,
+    locals: HashMap<MapData, LocalKey, Place>,
+    devices: HashMap<MapData, DeviceKey, Device>,
+    neighbours: LpmTrie<MapData, NeighbourKey, u32>,
+    strangers: HashMap<MapData, u64, u32>,
+    /// What `locals`, `devices` and `neighbours` hold.
+    views: Views,
     sockets: SkStorage<MapData, SocketNote>,
     counters: PerCpuArray<MapData, u64>,
     /// Which slot is in force.
@@ -130,6 +137,10 @@ impl Maps {
             reserved: take(object, names::RESERVED)?,
             protocols: take(object, names::PROTOCOLS)?,
             locals: take(object, names::LOCALS)?,
+            devices: take(object, names::DEVICES)?,
+            neighbours: take(object, names::NEIGHBOURS)?,
+            strangers: take(object, names::STRANGERS)?,
+            views: Views::default(),
             sockets: take(object, names::SOCKETS)?,
             counters: take(object, names::COUNTERS)?,
             slot: 0,
@@ -204,19 +215,60 @@ impl Maps {
         unless_missing(names::CGROUPS, self.cgroups_in_force.remove(&id))
     }
 
-    /// Adds an address of this host.
-    pub(super) fn add_local(&mut self, netns: u64, address: Address) -> Result<(), MapError> {
-        write(names::LOCALS, self.locals.insert(LocalKey::new(netns, address), 1, 0))
+    /// Says what the network namespaces see of each other. A device is the last thing that is added and the first that
+    /// is removed: through one that is not there comes nobody who could be taken for another host.
+    pub(super) fn set_views(&mut self, next: &Views) -> Result<(), MapError> {
+        let now = &mut self.views;
+        for key in
+            now.devices.keys().copied().filter(|key| !next.devices.contains_key(key)).collect::<Vec<_>>()
+        {
+            unless_missing(names::DEVICES, self.devices.remove(&key))?;
+            now.devices.remove(&key);
+        }
+        for (bits, key) in &next.neighbours {
+            if !now.neighbours.contains(&(*bits, *key)) {
+                write(names::NEIGHBOURS, self.neighbours.insert(&Key::new(*bits, *key), 1, 0))?;
+                now.neighbours.insert((*bits, *key));
+            }
+        }
+        for (key, place) in &next.locals {
+            if now.locals.get(key) != Some(place) {
+                write(names::LOCALS, self.locals.insert(key, place, 0))?;
+                now.locals.insert(*key, *place);
+            }
+        }
+        for (key, device) in &next.devices {
+            if now.devices.get(key) != Some(device) {
+                write(names::DEVICES, self.devices.insert(key, device, 0))?;
+                now.devices.insert(*key, *device);
+            }
+        }
+        for (bits, key) in now.neighbours.difference(&next.neighbours).copied().collect::<Vec<_>>() {
+            unless_missing(names::NEIGHBOURS, self.neighbours.remove(&Key::new(bits, key)))?;
+            now.neighbours.remove(&(bits, key));
+        }
+        for key in now.locals.keys().copied().filter(|key| !next.locals.contains_key(key)).collect::<Vec<_>>()
+        {
+            unless_missing(names::LOCALS, self.locals.remove(&key))?;
+            now.locals.remove(&key);
+        }
+        Ok(())
     }
 
-    /// Removes an address that the host no longer has.
-    pub(super) fn remove_local(&mut self, netns: u64, address: Address) -> Result<(), MapError> {
-        unless_missing(names::LOCALS, self.locals.remove(&LocalKey::new(netns, address)))
+    /// The network namespaces of which the programs have told since [`forget_strangers`](Self::forget_strangers).
+    pub(super) fn strangers(&self) -> Result<Vec<u64>, MapError> {
+        let keys: Result<Vec<u64>, aya::maps::MapError> = self.strangers.keys().collect();
+        keys.map_err(|cause| MapError::Read { map: names::STRANGERS, cause })
+    }
+
+    /// Lets the programs tell of these again.
+    pub(super) fn forget_strangers(&mut self, cookies: &[u64]) -> Result<(), MapError> {
+        cookies.iter().try_for_each(|cookie| unless_missing(names::STRANGERS, self.strangers.remove(cookie)))
     }
 
     /// Says whose a socket is, unless the programs know already.
-    pub(super) fn note_socket(&mut self, socket: &OwnedFd, cgroup: u64) -> Result<(), MapError> {
-        match self.sockets.insert(socket, SocketNote::of(cgroup), NEW_ONLY) {
+    pub(super) fn note_socket(&mut self, socket: &OwnedFd, note: SocketNote) -> Result<(), MapError> {
+        match self.sockets.insert(socket, note, NEW_ONLY) {
             Err(aya::maps::MapError::SyscallError(err)) if err.io_error.raw_os_error() == Some(EEXIST) => {
                 Ok(())
             }

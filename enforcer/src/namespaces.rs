@@ -1,0 +1,375 @@
+//! The network namespaces of this host: what each sees of the others, so that an address is known for whose it is.
+//!
+//! A survey ([`survey`]) reads every namespace's devices and addresses; [`Views::of`] makes of them, without I/O, what
+//! the programs look up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use enforcer_common::Address;
+use enforcer_common::layout::{Device, DeviceKey, LocalKey, NeighbourKey, Place};
+
+pub mod news;
+pub mod route;
+pub mod survey;
+
+/// One network namespace, as a survey found it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Namespace {
+    /// Its cookie, unique until the next boot.
+    pub cookie: u64,
+    /// Its network devices.
+    pub devices: Vec<Link>,
+    /// Its addresses, with the length of their subnet's prefix (of 128 bits) and the number of their device.
+    pub addresses: Vec<Local>,
+    /// The ids by which it knows other namespaces, by their cookies.
+    pub ids: BTreeMap<u64, u32>,
+    /// The address from which it reaches another one's, by that.
+    pub sources: HashMap<Address, Address>,
+}
+
+/// A network device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Whether its kind is one whose packets never leave the host by it: a virtual cable, a bridge, a dummy, loopback.
+    pub is_virtual: bool,
+    /// The device at the other end of a virtual cable, or below this one.
+    pub peer: Option<u32>,
+    /// The id by which its namespace knows the peer's; none if the peer is in the same one.
+    pub peer_netns: Option<u32>,
+    /// The bridge that it is a port of.
+    pub bridge: Option<u32>,
+}
+
+/// An address of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Local {
+    /// The address.
+    pub address: Address,
+    /// Leading bits of its subnet, of the 128 of an [`Address`].
+    pub prefix: u32,
+    /// The number of its device.
+    pub device: u32,
+}
+
+/// What the programs look up: addresses, devices and neighbours as each namespace sees them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Views {
+    /// For `LOCALS`.
+    pub locals: BTreeMap<LocalKey, Place>,
+    /// For `DEVICES`.
+    pub devices: BTreeMap<DeviceKey, Device>,
+    /// For `NEIGHBOURS`: bits of the key that count, and the key.
+    pub neighbours: BTreeSet<(u32, NeighbourKey)>,
+}
+
+impl Views {
+    /// What each namespace sees.
+    ///
+    /// An address that two others have is ambiguous and tells nobody's identity. Namespaces that no cable joins do not
+    /// see each other, so that nobody can claim somebody's address by giving it to a namespace of his own.
+    pub fn of(namespaces: &[Namespace]) -> Self {
+        let graph = Graph::of(namespaces);
+        let mut views = Self::default();
+        for (number, viewer) in namespaces.iter().enumerate() {
+            for local in &viewer.addresses {
+                views.locals.insert(LocalKey::new(viewer.cookie, local.address), Place::HERE);
+            }
+            for (_, other) in namespaces.iter().enumerate().filter(|(other, _)| graph.joins(number, *other)) {
+                views.add_addresses(viewer, other);
+            }
+            for link in &viewer.devices {
+                let is_inside = graph.is_inside(number, link.index);
+                let device = if is_inside { Device::INSIDE } else { Device::OUTSIDE };
+                views.devices.insert(DeviceKey::new(viewer.cookie, link.index), device);
+                if is_inside {
+                    views.add_neighbours(viewer, link.index);
+                }
+            }
+        }
+        views
+    }
+
+    /// The addresses of one namespace as another sees them.
+    fn add_addresses(&mut self, viewer: &Namespace, other: &Namespace) {
+        for local in other.addresses.iter().filter(|local| !local.address.is_loopback_or_unspecified()) {
+            let place = viewer.ids.get(&other.cookie).map(|id| {
+                let unspecified =
+                    if local.address.is_v4() { Address::V4_UNSPECIFIED } else { Address::V6_UNSPECIFIED };
+                Place::namespace(*id, viewer.sources.get(&local.address).copied().unwrap_or(unspecified))
+            });
+            // Without an id its sockets cannot be looked up, so the address is known to be somebody's and not whose.
+            let place = place.unwrap_or(Place::AMBIGUOUS);
+            self.locals
+                .entry(LocalKey::new(viewer.cookie, local.address))
+                .and_modify(|known| {
+                    if !known.is_here() {
+                        *known = Place::AMBIGUOUS;
+                    }
+                })
+                .or_insert(place);
+        }
+    }
+
+    /// The subnets behind a device that leads to this host alone. Link-local ones are told by the device instead.
+    fn add_neighbours(&mut self, viewer: &Namespace, device: u32) {
+        let subnets = viewer.addresses.iter().filter(|local| {
+            local.device == device
+                && !local.address.is_link_local()
+                && !local.address.is_loopback_or_unspecified()
+        });
+        for subnet in subnets {
+            let bits = NeighbourKey::NETNS_BITS + subnet.prefix;
+            self.neighbours
+                .insert((bits, NeighbourKey::new(viewer.cookie, masked(subnet.address, subnet.prefix))));
+        }
+    }
+}
+
+/// The first address of a subnet.
+fn masked(address: Address, prefix: u32) -> Address {
+    let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix)).unwrap_or(0);
+    Address::new((u128::from_be_bytes(address.bytes()) & mask).to_be_bytes())
+}
+
+/// Which namespaces and devices are joined.
+struct Graph {
+    /// Namespaces that cables join, as the smallest number among them.
+    namespaces: Vec<usize>,
+    /// Devices by namespace and number.
+    devices: HashMap<(usize, u32), usize>,
+    /// Segments, as the smallest number of a device in them.
+    segments: Vec<usize>,
+    /// Segments from which a device leads elsewhere.
+    outside: BTreeSet<usize>,
+}
+
+impl Graph {
+    fn of(namespaces: &[Namespace]) -> Self {
+        let numbers: HashMap<u64, usize> =
+            namespaces.iter().enumerate().map(|(number, namespace)| (namespace.cookie, number)).collect();
+        let mut devices = HashMap::new();
+        for (number, namespace) in namespaces.iter().enumerate() {
+            for link in &namespace.devices {
+                let next = devices.len();
+                devices.insert((number, link.index), next);
+            }
+        }
+        let mut joined = Union::new(namespaces.len());
+        let mut segments = Union::new(devices.len());
+        let mut leading_out = Vec::new();
+        for (number, namespace) in namespaces.iter().enumerate() {
+            let of_id: HashMap<u32, usize> =
+                namespace.ids.iter().filter_map(|(cookie, id)| Some((*id, *numbers.get(cookie)?))).collect();
+            for link in &namespace.devices {
+                let Some(this) = devices.get(&(number, link.index)).copied() else { continue };
+                let there = match link.peer_netns {
+                    None => Some(number),
+                    Some(id) => of_id.get(&id).copied(),
+                };
+                if let Some(there) = there {
+                    joined.join(number, there);
+                }
+                let peer = there.zip(link.peer).and_then(|at| devices.get(&at).copied());
+                if let Some(peer) = peer.filter(|_| link.is_virtual) {
+                    segments.join(this, peer);
+                }
+                if let Some(bridge) = link.bridge.and_then(|bridge| devices.get(&(number, bridge)).copied()) {
+                    segments.join(this, bridge);
+                }
+                // At the other end of a cable that was not followed is somebody of this host, of whom no more is known.
+                if !link.is_virtual {
+                    leading_out.push(this);
+                }
+            }
+        }
+        let outside = leading_out.into_iter().map(|device| segments.find(device)).collect();
+        let namespaces = (0..namespaces.len()).map(|number| joined.find(number)).collect();
+        let segments = (0..devices.len()).map(|device| segments.find(device)).collect();
+        Self { namespaces, devices, segments, outside }
+    }
+
+    /// Whether these are two namespaces that cables join, be it over others.
+    fn joins(&self, one: usize, other: usize) -> bool {
+        one != other && self.namespaces.get(one) == self.namespaces.get(other)
+    }
+
+    /// Whether a device leads to namespaces of this host alone.
+    fn is_inside(&self, namespace: usize, device: u32) -> bool {
+        let segment = self.devices.get(&(namespace, device)).and_then(|device| self.segments.get(*device));
+        segment.is_some_and(|segment| !self.outside.contains(segment))
+    }
+}
+
+/// Sets that grow together, each known by its smallest member.
+struct Union(Vec<usize>);
+
+impl Union {
+    fn new(size: usize) -> Self {
+        Self((0..size).collect())
+    }
+
+    fn find(&self, member: usize) -> usize {
+        let mut at = member;
+        while let Some(above) = self.0.get(at).copied().filter(|above| *above != at) {
+            at = above;
+        }
+        at
+    }
+
+    fn join(&mut self, one: usize, other: usize) {
+        let (one, other) = (self.find(one), self.find(other));
+        if let Some(above) = self.0.get_mut(one.max(other)) {
+            *above = one.min(other);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Link, Local, Namespace, Views};
+    use enforcer_common::Address;
+    use enforcer_common::layout::{Device, DeviceKey, LocalKey, NeighbourKey, Place};
+
+    const HOST: u64 = 1;
+    const A: u64 = 101;
+    const B: u64 = 102;
+    /// No cable leads there.
+    const ISLAND: u64 = 103;
+
+    fn v4(last: u8) -> Address {
+        Address::from_v4([172, 17, 0, last])
+    }
+
+    fn lo() -> Link {
+        Link { index: 1, is_virtual: true, peer: None, peer_netns: None, bridge: None }
+    }
+
+    fn cable(index: u32, peer: u32, netns: u32, bridge: Option<u32>) -> Link {
+        Link { index, is_virtual: true, peer: Some(peer), peer_netns: Some(netns), bridge }
+    }
+
+    fn local(address: Address, device: u32) -> Local {
+        Local { address, prefix: 96 + 24, device }
+    }
+
+    /// A host with a network card and a bridge with two containers at it, and a namespace that nothing joins.
+    fn example() -> Vec<Namespace> {
+        let card = Link { index: 2, is_virtual: false, peer: None, peer_netns: None, bridge: None };
+        let bridge = Link { index: 3, ..lo() };
+        let host = Namespace {
+            cookie: HOST,
+            devices: vec![lo(), card, bridge, cable(4, 2, 0, Some(3)), cable(5, 2, 1, Some(3))],
+            addresses: vec![
+                local(Address::V4_LOOPBACK, 1),
+                local(Address::from_v4([192, 0, 2, 9]), 2),
+                local(v4(1), 3),
+            ],
+            ids: [(A, 0), (B, 1)].into(),
+            sources: [(v4(2), v4(1)), (v4(3), v4(1))].into(),
+        };
+        let container = |cookie, other, last, far| Namespace {
+            cookie,
+            devices: vec![lo(), cable(2, far, 0, None)],
+            addresses: vec![local(Address::V4_LOOPBACK, 1), local(v4(last), 2)],
+            ids: [(HOST, 0), (other, 1)].into(),
+            sources: [v4(1), v4(2), v4(3), Address::from_v4([192, 0, 2, 9])].map(|to| (to, v4(last))).into(),
+        };
+        let island = Namespace {
+            cookie: ISLAND,
+            devices: vec![lo()],
+            addresses: vec![local(v4(2), 1), local(Address::from_v4([192, 0, 2, 9]), 1)],
+            ..Namespace::default()
+        };
+        vec![host, container(A, B, 2, 4), container(B, A, 3, 5), island]
+    }
+
+    fn place(views: &Views, netns: u64, address: Address) -> Option<Place> {
+        views.locals.get(&LocalKey::new(netns, address)).copied()
+    }
+
+    #[test]
+    fn each_namespace_sees_those_that_cables_join_to_it() {
+        let views = Views::of(&example());
+        for (viewer, address, expected) in [
+            (HOST, v4(1), Some(Place::HERE)),
+            (HOST, v4(2), Some(Place::namespace(0, v4(1)))),
+            (HOST, v4(3), Some(Place::namespace(1, v4(1)))),
+            (HOST, v4(4), None),
+            (A, v4(2), Some(Place::HERE)),
+            (A, v4(1), Some(Place::namespace(0, v4(2)))),
+            (A, v4(3), Some(Place::namespace(1, v4(2)))),
+            (A, Address::from_v4([192, 0, 2, 9]), Some(Place::namespace(0, v4(2)))),
+            (B, v4(2), Some(Place::namespace(1, v4(3)))),
+            (B, Address::V4_LOOPBACK, Some(Place::HERE)),
+            (ISLAND, v4(2), Some(Place::HERE)),
+            (ISLAND, v4(1), None),
+        ] {
+            assert_eq!(place(&views, viewer, address), expected, "{address:?} from {viewer}");
+        }
+    }
+
+    #[test]
+    fn neighbours_are_the_subnets_of_devices_that_lead_nowhere_else() {
+        let views = Views::of(&example());
+        let subnet = |netns| (64 + 96 + 24, NeighbourKey::new(netns, v4(0)));
+        let device = |netns, index| views.devices.get(&DeviceKey::new(netns, index)).copied();
+        assert_eq!(
+            views.neighbours,
+            [subnet(HOST), subnet(A), subnet(B)]
+                .into_iter()
+                .chain([
+                    (64 + 96 + 24, NeighbourKey::new(ISLAND, v4(0))),
+                    (64 + 96 + 24, NeighbourKey::new(ISLAND, Address::from_v4([192, 0, 2, 0]))),
+                ])
+                .collect()
+        );
+        for (netns, index, expected) in [
+            (HOST, 1, Some(Device::INSIDE)),
+            (HOST, 2, Some(Device::OUTSIDE)),
+            (HOST, 3, Some(Device::INSIDE)),
+            (A, 2, Some(Device::INSIDE)),
+            (A, 3, None),
+        ] {
+            assert_eq!(device(netns, index), expected, "{index} of {netns}");
+        }
+    }
+
+    #[test]
+    fn a_bridge_with_a_network_card_leads_outside_at_every_cable() {
+        let mut namespaces = example();
+        namespaces[0].devices[1].bridge = Some(3);
+        let views = Views::of(&namespaces);
+        for (netns, index) in [(HOST, 2), (HOST, 3), (HOST, 4), (A, 2), (B, 2)] {
+            assert_eq!(views.devices[&DeviceKey::new(netns, index)], Device::OUTSIDE, "{index} of {netns}");
+        }
+        assert!(!views.neighbours.contains(&(64 + 96 + 24, NeighbourKey::new(HOST, v4(0)))));
+        assert_eq!(place(&views, HOST, v4(2)), Some(Place::namespace(0, v4(1))));
+    }
+
+    #[test]
+    fn an_address_of_two_namespaces_is_ambiguous_to_the_others() {
+        let mut namespaces = example();
+        namespaces[2].addresses.push(local(v4(2), 2));
+        let views = Views::of(&namespaces);
+        assert_eq!(place(&views, HOST, v4(2)), Some(Place::AMBIGUOUS));
+        assert_eq!(place(&views, A, v4(2)), Some(Place::HERE));
+        assert_eq!(place(&views, B, v4(2)), Some(Place::HERE));
+    }
+
+    #[test]
+    fn a_namespace_without_an_id_is_somebodys_and_not_whose() {
+        let mut namespaces = example();
+        namespaces[1].ids.remove(&B);
+        let views = Views::of(&namespaces);
+        assert_eq!(place(&views, A, v4(3)), Some(Place::AMBIGUOUS));
+    }
+
+    #[test]
+    fn behind_a_cable_that_was_not_followed_is_an_unknown_of_this_host() {
+        let views = Views::of(&example()[..1]);
+        assert_eq!(views.devices[&DeviceKey::new(HOST, 3)], Device::INSIDE);
+        assert_eq!(place(&views, HOST, v4(2)), None);
+    }
+}

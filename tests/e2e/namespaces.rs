@@ -1,0 +1,223 @@
+//! Services in network namespaces of their own, as containers have: who calls and who answers is told as on the host.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use enforcer_tests::actor::{Reply, Request, Transport};
+use enforcer_tests::sandbox::{Actor, Container, Sandbox};
+use enforcer_tests::slowness::patience;
+use serde_json::Value;
+
+/// Longer than the daemon takes to look at a namespace that it was told of.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The world may call everybody, so that whoever is taken for it gets through.
+const POLICY: &str = "version: 1
+services:
+  web: { match: [{ cgroup: ROOT/web }] }
+  db: { match: [{ cgroup: ROOT/db }] }
+allow:
+  - { name: ledger, from: web, to: db, ports: [5432/tcp, 5353/udp] }
+  - { name: public, from: world, to: [web, db] }
+";
+
+fn serve(at: SocketAddr, transport: Transport) -> Request {
+    Request::Serve { at, transport }
+}
+
+fn connect(to: SocketAddr, transport: Transport) -> Request {
+    Request::Connect { to, transport, mapped: false }
+}
+
+fn send(to: SocketAddr) -> Request {
+    Request::Send { to, mapped: false, from_port: 0 }
+}
+
+/// Asks again and again until the answer is there: what comes from a namespace that was made a moment ago is refused
+/// until the daemon has looked at it.
+fn until_answered(actor: &mut Actor, request: &Request) -> anyhow::Result<Reply> {
+    let start = Instant::now();
+    loop {
+        let reply = actor.ask(request)?;
+        if reply.is_ok() {
+            return Ok(reply);
+        }
+        ensure!(start.elapsed() < patience(DEADLINE), "{request:?}: {reply:?}");
+    }
+}
+
+fn addresses(container: &Container<'_>) -> [IpAddr; 2] {
+    [container.address().into(), container.address6().into()]
+}
+
+/// Has `db` answer at both addresses and transports.
+fn serve_all(db: &mut Actor) -> anyhow::Result<()> {
+    for (at, transport) in [
+        ("0.0.0.0:5432", Transport::Tcp),
+        ("[::]:5432", Transport::Tcp),
+        ("0.0.0.0:5353", Transport::Udp),
+        ("[::]:5353", Transport::Udp),
+    ] {
+        let at: SocketAddr = at.parse()?;
+        // A wildcard of IPv6 takes both families where the caller does not say otherwise.
+        if at.is_ipv6() && transport == Transport::Tcp {
+            continue;
+        }
+        let reply = db.ask(&serve(at, transport))?;
+        ensure!(reply.is_ok() || at.is_ipv6(), "{at}: {reply:?}");
+    }
+    Ok(())
+}
+
+fn denials(records: &[Value]) -> Vec<&Value> {
+    records.iter().filter(|record| record["verdict"] == "deny").collect()
+}
+
+#[test]
+fn two_containers_and_the_host_know_each_other() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("containers")?;
+    let (one, two) = (sandbox.container(2)?, sandbox.container(3)?);
+    // Before the daemon, so that every namespace is looked at before the first attempt.
+    let mut db = one.actor("db")?;
+    serve_all(&mut db)?;
+    let (mut web, mut other) = (two.actor("web")?, two.actor("other")?);
+    let (mut web_at_host, mut other_at_host) = (sandbox.actor("web")?, sandbox.actor("other")?);
+    let daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
+
+    let [v4, _] = addresses(&one);
+    let (tcp, udp) = (SocketAddr::new(v4, 5432), SocketAddr::new(v4, 5353));
+    let mut refused = 0;
+    for caller in [&mut web, &mut web_at_host] {
+        for request in [connect(tcp, Transport::Tcp), connect(udp, Transport::Udp), send(udp)] {
+            let reply = caller.ask(&request)?;
+            assert_eq!(reply.text, "hello", "{request:?}: {reply:?}");
+        }
+    }
+    for caller in [&mut other, &mut other_at_host] {
+        for request in [connect(tcp, Transport::Tcp), connect(udp, Transport::Udp), send(udp)] {
+            let reply = caller.ask(&request)?;
+            assert!(reply.is_refused(), "{request:?}: {reply:?}");
+            refused += 1;
+        }
+    }
+    // Another port of the same service, and the way back.
+    let reply = web.ask(&connect(SocketAddr::new(v4, 5433), Transport::Tcp))?;
+    assert!(!reply.is_ok(), "{reply:?}");
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    let mut seen = 0;
+    for record in finished.attempts().filter(|record| record["destination"]["port"] != 5433) {
+        let (service, cgroup) =
+            if record["verdict"] == "deny" { ("unmanaged", "other") } else { ("web", "web") };
+        assert_eq!(record["source"]["service"], service, "{record}");
+        assert_eq!(record["source"]["cgroup"], sandbox.path_of(cgroup), "{record}");
+        assert_eq!(record["destination"]["service"], "db", "{record}");
+        assert_eq!(record["destination"]["cgroup"], sandbox.path_of("db"), "{record}");
+        seen += 1;
+    }
+    // Each once, by the hook at the caller, which knows both ends.
+    assert_eq!(seen, 12);
+    let denied = denials(&finished.records);
+    assert!(denied.iter().all(|record| record["hook"] != "ingress"), "{denied:?}");
+    assert_eq!(denied.len(), refused + 1, "with the one to another port");
+    Ok(())
+}
+
+#[test]
+fn a_namespace_that_was_made_a_moment_ago_is_never_the_world() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("new-netns")?;
+    let daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
+    let one = sandbox.container(2)?;
+    let mut db = one.actor("db")?;
+    serve_all(&mut db)?;
+    let tcp = SocketAddr::new(one.address().into(), 5432);
+    let udp = SocketAddr::new(one.address().into(), 5353);
+    // Each caller is in a namespace of its own, and calls as the first thing that it does there.
+    for number in 10..20 {
+        let container = sandbox.container(number)?;
+        let mut other = container.actor("other")?;
+        let (tcp_reply, udp_reply) = (other.ask(&connect(tcp, Transport::Tcp))?, other.ask(&send(udp))?);
+        assert!(!tcp_reply.is_ok() && !udp_reply.is_ok(), "{number}: {tcp_reply:?} {udp_reply:?}");
+        let mut web = container.actor("web")?;
+        assert_eq!(until_answered(&mut web, &connect(tcp, Transport::Tcp))?.text, "hello");
+        assert_eq!(until_answered(&mut web, &send(udp))?.text, "hello");
+        // By now it is known, so the refusal is prompt.
+        let reply = other.ask(&connect(tcp, Transport::Tcp))?;
+        assert!(reply.is_refused(), "{number}: {reply:?}");
+    }
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    for record in finished.attempts() {
+        assert_ne!(record["source"]["service"], "world", "{record}");
+        let verdict = if record["source"]["service"] == "web" { "allow" } else { "deny" };
+        // A namespace of the answerer's that is not known yet tells nobody.
+        if record["destination"]["service"] == "db" {
+            assert_eq!(record["verdict"], verdict, "{record}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn translated_addresses_end_in_a_denial_or_in_the_right_name() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("nat")?;
+    let (one, two) = (sandbox.container(2)?, sandbox.container(3)?);
+    let mut db = one.actor("db")?;
+    serve_all(&mut db)?;
+    // As a published port, and as masquerading of what comes from one container to another.
+    sandbox.nft(&format!(
+        "table ip nat {{
+           chain pre {{ type nat hook prerouting priority dstnat; ip daddr {host} tcp dport 15432 dnat to {db}:5432; }}
+           chain out {{ type nat hook output priority -100; ip daddr {host} tcp dport 15432 dnat to {db}:5432; }}
+           chain post {{ type nat hook postrouting priority srcnat; ip saddr {web} tcp dport 5432 masquerade; }}
+         }}",
+        host = Container::HOST,
+        db = one.address(),
+        web = two.address(),
+    ))?;
+    let daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
+    let published = SocketAddr::new(Container::HOST.into(), 15432);
+    let mut answers = Vec::new();
+    for (mut actor, name) in [
+        (two.actor("web")?, "web"),
+        (two.actor("other")?, "other"),
+        (sandbox.actor("web")?, "web at the host"),
+        (sandbox.actor("other")?, "other at the host"),
+    ] {
+        let reply = actor.ask(&connect(published, Transport::Tcp))?;
+        // Only who may call gets through, if anybody does.
+        assert!(name.starts_with("web") || !reply.is_ok(), "{name}: {reply:?}");
+        answers.push((name, reply.is_ok()));
+    }
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    for record in finished.attempts().filter(|record| record["hook"] == "ingress") {
+        assert!(
+            ["unknown", "web", "unmanaged"].iter().any(|name| record["source"]["service"] == *name),
+            "{answers:?}: {record}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn an_address_of_two_namespaces_is_nobodys() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("twice")?;
+    let (one, two, three) = (sandbox.container(2)?, sandbox.container(3)?, sandbox.container(4)?);
+    let mut db = one.actor("db")?;
+    serve_all(&mut db)?;
+    // Somebody who runs a container gives it another one's address too.
+    three.ip(&format!("address add {}/32 dev lo\n", two.address()))?;
+    let mut web = two.actor("web")?;
+    let _third = three.actor("other")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let reply = web.ask(&connect(SocketAddr::new(one.address().into(), 5432), Transport::Tcp))?;
+    assert!(!reply.is_ok(), "{reply:?}");
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    let denied = denials(&finished.records);
+    assert!(!denied.is_empty());
+    assert!(denied.iter().all(|record| record["source"]["service"] == "unknown"), "{denied:?}");
+    Ok(())
+}
