@@ -1,4 +1,4 @@
-//! Goes through the network namespaces of this host, and reads what [`Views`](super::Views) are made of.
+//! Goes through the network namespaces of this host, and reads what [`Views`] are made of.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
