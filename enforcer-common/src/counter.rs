@@ -44,10 +44,11 @@ impl Outcome {
 pub struct Counter(pub u32);
 
 impl Counter {
-    /// Events that were put into the ring buffer.
-    pub const EVENTS_WRITTEN: Self = Self(Reason::COUNT * 3);
+    /// Events that were put into the ring buffer. This one and the next keep their index in every version, so that a
+    /// newer daemon can close the books of an older one.
+    pub const EVENTS_WRITTEN: Self = Self(0);
     /// Events for which the ring buffer had no room.
-    pub const EVENTS_LOST: Self = Self(Reason::COUNT * 3 + 1);
+    pub const EVENTS_LOST: Self = Self(1);
     /// Socket notes that could not be stored for want of memory.
     pub const NOTES_FAILED: Self = Self(Reason::COUNT * 3 + 2);
     /// Cgroups that were made and could not be entered into `CGROUPS`; they stay unknown, which is denied.
@@ -62,7 +63,7 @@ impl Counter {
     /// The counter of decisions with this outcome and reason.
     #[inline(always)]
     pub const fn decisions(outcome: Outcome, reason: Reason) -> Self {
-        Self(reason as u32 * 3 + outcome as u32)
+        Self(reason as u32 * 3 + outcome as u32 + 2)
     }
 }
 

@@ -36,6 +36,8 @@ pub const SOCKETS: &str = "SOCKETS";
 pub const EVENTS: &str = "EVENTS";
 /// Per-CPU counters.
 pub const COUNTERS: &str = "COUNTERS";
+/// What one daemon leaves to the next about the events that it has told of; of the host alone.
+pub const LEDGER: &str = "LEDGER";
 
 /// Global, `u64`: the cookie of the network namespace whose addresses and ports the policy speaks of; 0 where the kernel
 /// (below 5.14) cannot tell it to the host, which then means every namespace.

@@ -130,8 +130,9 @@ fn write(decision: &Decision, attempt: &Attempt, revision: u32) {
     if has_process {
         task::describe(event);
     }
-    entry.submit(0);
+    // Before it can be read, so that whoever reads it finds it counted.
     maps::count(Counter::EVENTS_WRITTEN);
+    entry.submit(0);
 }
 
 /// Tells the host of a cgroup, so that records name it. What does not fit is counted like any other loss.

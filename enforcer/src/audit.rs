@@ -2,15 +2,15 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice, Read as _, Seek as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use enforcer_common::{Address, Direction, Mode, Protocol, Verdict};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One line of the audit log.
 #[derive(Clone, Debug, Serialize)]
@@ -36,7 +36,9 @@ pub enum Body {
     Lost(Lost),
     /// A policy was put in force, or refused.
     Policy(PolicyChange),
-    /// The programs are about to be detached.
+    /// The daemon has taken over from one that ended while enforcement went on.
+    Resume(Resume),
+    /// The daemon ends.
     Stop(Stop),
 }
 
@@ -55,6 +57,8 @@ pub struct Start {
     pub rules: usize,
     /// Services that are in audit mode, by name.
     pub audited: Vec<String>,
+    /// Whether an earlier daemon's policy and programs were found and taken over.
+    pub adopted: bool,
     /// `kernel`: no process ever runs unidentified; `daemon`: it is unknown for the first moment of its cgroup.
     pub cgroups_identified_by: &'static str,
 }
@@ -145,7 +149,27 @@ pub struct PolicyChange {
     pub error: Option<String>,
 }
 
-/// Written last. Of a run that ends well, `events_produced` = attempts written + `events_lost`.
+/// Written when everything that waited for a daemon has been written: closes the books of those that have ended. Of them
+/// together, `events_produced` = `events_written` + `events_lost`, and each event is in one book.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Resume {
+    /// How long nobody listened, in milliseconds; the daemon before is seen alive once a second. None if that is not known.
+    pub unattended_ms: Option<u64>,
+    /// Revision of the policy that was in force meanwhile.
+    pub revision: u32,
+    /// Events that waited and are now written.
+    pub events_recovered: u64,
+    /// Events that are lost and that no `lost` record tells of, so that this one does.
+    pub events_newly_lost: u64,
+    /// Events that the programs wanted to tell of.
+    pub events_produced: u64,
+    /// Attempts written, by whichever daemon.
+    pub events_written: u64,
+    /// Events lost, whatever the cause and whoever told of it.
+    pub events_lost: u64,
+}
+
+/// Written last. `events_produced` = attempts written + `events_lost` + `events_waiting`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Stop {
     /// Decisions that permitted.
@@ -160,6 +184,10 @@ pub struct Stop {
     pub events_written: u64,
     /// Events lost, whatever the cause.
     pub events_lost: u64,
+    /// Events left to the next daemon, since enforcement goes on.
+    pub events_waiting: u64,
+    /// Whether the policy stays in force.
+    pub enforcing: bool,
     /// Cgroups that the kernel's table held.
     pub cgroups: u64,
     /// Cgroups that could not be entered into it when they were made, and so stayed unknown.
@@ -185,6 +213,7 @@ pub struct Log {
     is_cut: bool,
     sequence: u64,
     attempts: u64,
+    losses: u64,
     unwritten: u64,
 }
 
@@ -193,6 +222,38 @@ struct Line {
     bytes: Vec<u8>,
     taken: usize,
     is_attempt: bool,
+    /// Losses that it is the first to tell of.
+    losses: u64,
+}
+
+/// A log that is a file, and how far it has been written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    /// The file's device.
+    pub device: u64,
+    /// The file's inode.
+    pub inode: u64,
+    /// Bytes that are in it.
+    pub length: u64,
+}
+
+/// What an earlier daemon wrote to a log before it ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tail {
+    /// Attempts, each on a line that is whole.
+    pub attempts: u64,
+    /// Losses that were told.
+    pub losses: u64,
+}
+
+impl Body {
+    fn losses(&self) -> u64 {
+        match self {
+            Self::Lost(lost) => lost.count,
+            Self::Resume(resume) => resume.events_newly_lost,
+            Self::Start(_) | Self::Attempt(_) | Self::Policy(_) | Self::Stop(_) => 0,
+        }
+    }
 }
 
 impl Line {
@@ -219,6 +280,7 @@ impl Log {
             is_cut: false,
             sequence: 0,
             attempts: 0,
+            losses: 0,
             unwritten: 0,
         }
     }
@@ -247,9 +309,71 @@ impl Log {
         self.attempts
     }
 
+    /// Losses that the file tells of.
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// How far the file is written; all zeros if the log is no file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be asked.
+    pub fn place(&self) -> io::Result<Place> {
+        let metadata = self.sink.metadata()?;
+        if !metadata.is_file() {
+            return Ok(Place::default());
+        }
+        // A line of which the file has a part may yet be ended.
+        let cut = self.waiting.front().map_or(0, |line| u64::try_from(line.taken).unwrap_or(u64::MAX));
+        let length = metadata.len().saturating_sub(cut);
+        Ok(Place { device: metadata.dev(), inode: metadata.ino(), length })
+    }
+
+    /// Reads what an earlier daemon wrote beyond `place`, where it last said how far it had come; nothing if the file is
+    /// another one. A line that it did not come to end is not counted, and the next one begins on a line of its own.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn tail(&mut self, path: &Path, place: Place) -> io::Result<Tail> {
+        let now = self.place()?;
+        let mut tail = Tail::default();
+        if now.inode == 0 || (now.device, now.inode) != (place.device, place.inode) {
+            return Ok(tail);
+        }
+        let mut file = File::open(path)?;
+        file.seek(io::SeekFrom::Start(place.length.min(now.length)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        self.is_cut = bytes.last().is_some_and(|last| *last != b'\n');
+        #[derive(Deserialize)]
+        struct Told {
+            kind: String,
+            count: Option<u64>,
+            events_newly_lost: Option<u64>,
+        }
+        for line in bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            // What is no record was cut by an earlier end.
+            let Ok(told) = serde_json::from_slice::<Told>(line) else { continue };
+            tail.attempts += u64::from(told.kind == "attempt");
+            tail.losses += match told.kind.as_str() {
+                "lost" => told.count.unwrap_or(0),
+                "resume" => told.events_newly_lost.unwrap_or(0),
+                _ => 0,
+            };
+        }
+        Ok(tail)
+    }
+
     /// Attempts that could not be written.
     pub fn unwritten(&self) -> u64 {
         self.unwritten
+    }
+
+    /// Whether the file has taken everything.
+    pub fn is_written(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Adds a record; it is on its way to the file after [`flush`](Self::flush).
@@ -258,7 +382,7 @@ impl Log {
     ///
     /// The file takes nothing, and too much waits for it already. If the record is an attempt it is counted as unwritten.
     pub fn write(&mut self, time: SystemTime, body: Body) -> io::Result<()> {
-        let is_attempt = matches!(body, Body::Attempt(_));
+        let (is_attempt, losses) = (matches!(body, Body::Attempt(_)), body.losses());
         if self.size >= BATCH
             && let Err(err) = self.flush()
             && self.size >= MOST_WAITING
@@ -276,7 +400,7 @@ impl Log {
         bytes.push(b'\n');
         self.is_cut = false;
         self.size += bytes.len();
-        self.waiting.push_back(Line { bytes, taken: 0, is_attempt });
+        self.waiting.push_back(Line { bytes, taken: 0, is_attempt, losses });
         self.sequence += 1;
         Ok(())
     }
@@ -310,6 +434,7 @@ impl Log {
             taken -= rest;
             self.size -= line.bytes.len();
             self.attempts += u64::from(line.is_attempt);
+            self.losses += line.losses;
             self.waiting.pop_front();
         }
     }

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::check::Query;
-use crate::daemon::{self, Settings};
+use crate::daemon::{self, Settings, Staying};
 use crate::identities::Identities;
 use crate::policy;
 use crate::tables::Tables;
-use crate::{check, validate};
+use crate::{check, detach, validate};
 
 /// Exit code for input that cannot be used (`EX_USAGE` of sysexits.h).
 const BAD_INPUT: u8 = 64;
@@ -26,8 +26,10 @@ pub struct Command {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Enforce a policy until SIGTERM; SIGHUP reloads it
+    /// Enforce a policy; SIGHUP reloads it, and after SIGTERM it stays in force
     Run(Run),
+    /// End enforcement: remove every program and map of enforcer from the kernel, and nothing else
+    Detach(Detach),
     /// Tell everything that is wrong with a policy
     Validate(Validate),
     /// Ask a policy about one attempt, as the kernel would
@@ -51,6 +53,34 @@ struct Run {
     /// Let the programs in the kernel log, down to this level
     #[arg(long, value_name = "LEVEL", default_value = "off")]
     kernel_log: KernelLog,
+    #[command(flatten)]
+    directories: Directories,
+    /// Replace what an earlier daemon has left and this one cannot use; enforcement goes on meanwhile
+    #[arg(long)]
+    takeover: bool,
+    /// Pin nothing: enforcement ends with this process, however it ends
+    #[arg(long, conflicts_with_all = ["pin_dir", "state_dir", "takeover"])]
+    detach_on_exit: bool,
+}
+
+/// Where that is which outlives the daemon.
+#[derive(clap::Args)]
+struct Directories {
+    /// Where programs and maps are pinned, on a BPF file system
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/enforcer")]
+    pin_dir: PathBuf,
+    /// Where names and the policy in force are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/enforcer")]
+    state_dir: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct Detach {
+    #[command(flatten)]
+    directories: Directories,
+    /// How to answer
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -100,6 +130,7 @@ enum Output {
 pub fn run(command: Command) -> ExitCode {
     let result = match command.verb {
         Verb::Run(args) => run_daemon(args),
+        Verb::Detach(args) => run_detach(&args),
         Verb::Validate(args) => run_validate(&args),
         Verb::Check(args) => run_check(&args),
     };
@@ -135,12 +166,28 @@ fn run_daemon(args: Run) -> Result<ExitCode, Failure> {
         audit: args.audit,
         log_allowed: args.log_allowed,
         kernel_log: args.kernel_log as u8,
+        staying: (!args.detach_on_exit).then_some(Staying {
+            pin_dir: args.directories.pin_dir,
+            state_dir: args.directories.state_dir,
+            takeover: args.takeover,
+        }),
     };
     match daemon::run(&settings) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(err) if daemon::is_bad_input(&err) => Err(Failure::BadInput(format!("{err:#}"))),
         Err(err) => Err(Failure::Other(err)),
     }
+}
+
+fn run_detach(args: &Detach) -> Result<ExitCode, Failure> {
+    let Directories { pin_dir, state_dir } = &args.directories;
+    let answer = detach::run(pin_dir, state_dir).map_err(Failure::Other)?;
+    let mut out = io::stdout().lock();
+    match args.output {
+        Output::Text => writeln!(out, "{answer}")?,
+        Output::Json => writeln!(out, "{}", serde_json::to_string(&answer).map_err(io::Error::from)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_validate(args: &Validate) -> Result<ExitCode, Failure> {

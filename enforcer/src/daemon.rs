@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use enforcer_common::counter::{Counter, Outcome};
-use enforcer_common::event::{CgroupEvent, Event, Message};
+use enforcer_common::event::{CgroupEvent, Event, InvalidEvent, Message};
 use enforcer_common::layout::{Cgroup, SocketNote};
 use enforcer_common::{Address, Identity, Mode, Port};
 use nix::time::{ClockId, clock_gettime};
@@ -20,17 +20,21 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
-use crate::audit::{self, Attempt, Body, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop};
+use crate::audit::{
+    self, Attempt, Body, End, Log, Lost, Place, PolicyChange, Process, Resume, Rule, Start, Stop,
+};
 use crate::cgroups::{self, Names, Subtree, Watch};
 use crate::existing;
+use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::feature::{self, Unsupported};
-use crate::kernel::{Enforcement, Options};
+use crate::kernel::{Enforcement, Ledger, Options, Pins};
 use crate::namespaces::Views;
 use crate::namespaces::news::News;
 use crate::namespaces::survey::Surveyor;
 use crate::netns;
-use crate::policy::{self, Policy};
+use crate::policy::{self, Document, Policy};
+use crate::state::{self, State, StateError};
 use crate::tables::{RuleName, Tables};
 
 /// Revisions whose rules are remembered, so that an event that waited across a reload still names its rule.
@@ -38,6 +42,9 @@ const REVISIONS_REMEMBERED: usize = 8;
 
 /// Events that are written between two looks at the other inputs.
 const EVENTS_AT_ONCE: usize = 4096;
+
+/// How often the next daemon can tell from the ledger that this one was alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How long a change of the network that nobody told of stays unseen.
 const TICK: Duration = Duration::from_secs(10);
@@ -55,6 +62,19 @@ pub struct Settings {
     pub log_allowed: bool,
     /// The most verbose level that the programs log at; 0 for none.
     pub kernel_log: u8,
+    /// How enforcement outlives the daemon; none if it ends with it.
+    pub staying: Option<Staying>,
+}
+
+/// Where that is kept which outlives the daemon.
+#[derive(Clone, Debug)]
+pub struct Staying {
+    /// A directory on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// A directory on a disk.
+    pub state_dir: PathBuf,
+    /// Whether maps and state of an earlier daemon that cannot be used are replaced.
+    pub takeover: bool,
 }
 
 /// The policy that was given cannot be used; every finding of it is in the text.
@@ -86,6 +106,7 @@ enum Input {
     Network,
     Surveyed(Box<Surveyed>),
     Tick,
+    Heartbeat,
     Reload,
     Stop,
 }
@@ -96,6 +117,23 @@ struct Surveyed {
     views: std::io::Result<Views>,
     /// Namespaces that the programs had told of before it.
     strangers: Vec<u64>,
+}
+
+/// What is on the disk for the next daemon.
+struct Kept {
+    directory: state::Directory,
+    state: State,
+    /// Attempts and losses in the open books that the log has told of before this daemon began to write.
+    told_before: (u64, u64),
+    /// Attempts and losses that this daemon had written when the books of earlier ones were closed.
+    told_at_closing: (u64, u64),
+    /// Whether books of earlier daemons are open.
+    is_behind: bool,
+    recovered: u64,
+    /// How long nobody listened.
+    unattended: Option<Duration>,
+    /// The revision that was in force meanwhile.
+    revision: u32,
 }
 
 struct Daemon {
@@ -116,6 +154,7 @@ struct Daemon {
     /// Whether something has changed since the survey that is under way began.
     survey_again: bool,
     log: Log,
+    kept: Option<Kept>,
     /// Losses that were already told of.
     lost_in_ring: u64,
     lost_in_writing: u64,
@@ -127,28 +166,73 @@ struct Daemon {
 impl Daemon {
     fn start(settings: &Settings, surveyed: mpsc::Sender<Box<Surveyed>>) -> anyhow::Result<Self> {
         feature::require()?;
-        let mut identities = Identities::default();
-        let tables = compile(settings, &mut identities, 1)
-            .with_context(|| format!("read policy {}", settings.policy.display()))?;
+        let reading = || format!("read policy {}", settings.policy.display());
+        let on_disk = read_policy(settings);
         let mount = feature::cgroup2_mount()?;
         let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.clone());
         let path = feature::cgroup_path(&mount, &root)?;
         let whole_tree = path.as_os_str() == "/";
+        let kept = settings.staying.as_ref().map(open_kept).transpose()?;
+        let (mut state, directory, pins) = match kept {
+            Some((state, directory, pins)) => (state, Some(directory), Some(pins)),
+            None => (State::new(), None, None),
+        };
+        let (adopting, replacing) =
+            pins.as_ref().map_or((false, false), |pins| (pins.is_adoptable(), pins.is_in_use()));
+        if !(adopting || replacing && state.latest() > 0)
+            && let Err(err) = on_disk
+        {
+            return Err(err).with_context(reading);
+        }
         let mut log = Log::open(&settings.audit)
             .with_context(|| format!("open audit log {}", settings.audit.display()))?;
-        let mut enforcement = Enforcement::load(Options {
+        let options = Options {
             cgroup_root: root.clone(),
             whole_tree,
             host_netns: netns::cookie().context("tell the network namespace")?,
             log_allowed: settings.log_allowed,
             kernel_log: settings.kernel_log,
-        })?;
+        };
+        let mut enforcement = Enforcement::load(options, pins)?;
+        let mut identities = state.identities.clone();
+        // First that which is in force already, so that programs of two daemons never judge by two policies.
+        let in_force = match (adopting, replacing) {
+            (true, _) => Some(enforcement.revision()?),
+            (false, true) => Some(state.latest()),
+            (false, false) => None,
+        };
+        let documents = in_force.and_then(|revision| Some((revision, state.documents(revision)?)));
+        let (tables, on_disk) = match (documents, on_disk) {
+            (Some((revision, documents)), on_disk) => {
+                let loaded = policy::compile_documents(&documents);
+                let policy = loaded.policy.with_context(|| format!("read revision {revision} of the state"))?;
+                (compile(&policy, &mut identities, revision)?, Some(on_disk))
+            }
+            (None, _) if adopting => bail!(
+                "adopt pins: revision {} is in force, and its text is not in the state\n\
+                 hint: `enforcer run --takeover` puts the policy of --policy in its place",
+                enforcement.revision()?
+            ),
+            (None, on_disk) => {
+                let (policy, documents) = on_disk.with_context(reading)?;
+                let same = state.is_text_of(state.latest(), &documents);
+                let revision = state.latest() + u32::from(!same);
+                let tables = compile(&policy, &mut identities, revision).with_context(reading)?;
+                state.remember(revision, &documents, &tables.rules, &identities);
+                (tables, None)
+            }
+        };
+        if let Some(directory) = &directory {
+            directory.write(&state)?;
+        }
         let news = News::subscribe().context("watch addresses")?;
         let mut surveyor = Surveyor::new(&path);
         enforcement.set_views(&surveyor.views().context("survey network namespaces")?)?;
+        failpoint::pass("addresses-told");
         let subtree = Subtree { directory: root, path: path.clone() };
         let mut names = Names::default();
         install(&mut enforcement, &tables, &subtree, &mut names)?;
+        failpoint::pass("installed");
         let mut watch = None;
         if !enforcement.identifies_cgroups() {
             warn!(
@@ -172,8 +256,12 @@ impl Daemon {
             services = tables.services.len(),
             rules = tables.rules.len(),
             cgroup_root = %path.display(),
+            adopted = in_force.is_some(),
             "enforcing"
         );
+        let ledger = enforcement.ledger()?.unwrap_or_default();
+        let place = Place { device: ledger.device, inode: ledger.inode, length: ledger.length };
+        let tail = log.tail(&settings.audit, place).context("read audit log")?;
         let start = Start {
             version: env!("CARGO_PKG_VERSION"),
             revision: tables.revision,
@@ -181,11 +269,28 @@ impl Daemon {
             services: tables.services.len(),
             rules: tables.rules.len(),
             audited,
+            adopted: in_force.is_some(),
             cgroups_identified_by: if watch.is_none() { "kernel" } else { "daemon" },
         };
         log.write(SystemTime::now(), Body::Start(start)).context("write audit log")?;
         log.flush().context("write audit log")?;
-        let rules = VecDeque::from([(tables.revision, tables.rules.clone())]);
+        let mut rules: VecDeque<(u32, Vec<RuleName>)> =
+            state.revisions().filter_map(|revision| Some((revision, state.rules(revision)?))).collect();
+        if directory.is_none() {
+            rules = VecDeque::from([(tables.revision, tables.rules.clone())]);
+        }
+        let kept = directory.map(|directory| Kept {
+            directory,
+            state,
+            told_before: (ledger.written + tail.attempts, ledger.lost + tail.losses),
+            told_at_closing: (0, 0),
+            is_behind: true,
+            recovered: 0,
+            unattended: (ledger.heard_at > 0)
+                .then(|| since_boot().ok()?.checked_sub(Duration::from_nanos(ledger.heard_at)))
+                .flatten(),
+            revision: tables.revision,
+        });
         let mut daemon = Self {
             settings: settings.clone(),
             enforcement,
@@ -200,14 +305,115 @@ impl Daemon {
             surveyed,
             survey_again: false,
             log,
+            kept,
             lost_in_ring: 0,
             lost_in_writing: 0,
             unreadable: 0,
             complained: false,
         };
+        daemon.close_books()?;
+        if let Some(on_disk) = on_disk {
+            daemon.catch_up(on_disk);
+        }
         // A namespace that came between the first survey and the hooks told nobody.
         daemon.survey();
+        failpoint::pass("started");
         Ok(daemon)
+    }
+
+    /// Puts the policy on the disk in force where it is another than the one that was adopted.
+    fn catch_up(&mut self, on_disk: anyhow::Result<(Policy, Vec<Document>)>) {
+        let revision = self.tables.revision;
+        let is_same = |documents: &[Document]| {
+            self.kept.as_ref().is_some_and(|kept| kept.state.is_text_of(revision, documents))
+        };
+        match on_disk {
+            Ok((_, documents)) if is_same(&documents) => {}
+            on_disk => {
+                let result = on_disk.and_then(|read| self.put_in_force(revision + 1, read));
+                self.tell_change(revision + 1, result);
+            }
+        }
+    }
+
+    /// Writes what earlier daemons have left in their rings and then, once the log has it all, one record that closes their
+    /// books. Returns whether they are closed.
+    fn close_books(&mut self) -> anyhow::Result<bool> {
+        if !self.kept.as_ref().is_some_and(|kept| kept.is_behind) {
+            return Ok(true);
+        }
+        let clock = Clock::now()?;
+        while let Some(message) = self.enforcement.next_left_message() {
+            let is_event = matches!(message, Ok(Message::Decision(_)));
+            self.take(message, &clock);
+            if let Some(kept) = self.kept.as_mut().filter(|_| is_event) {
+                kept.recovered += 1;
+            }
+        }
+        self.flush();
+        failpoint::pass("old-events-read");
+        let left = self.enforcement.left_events()?;
+        if let (Some((in_ring, lost)), Some(kept)) = (left, &self.kept) {
+            if !self.log.is_written() {
+                return Ok(false);
+            }
+            let produced = in_ring + lost;
+            let written = kept.told_before.0 + self.log.attempts();
+            let told = kept.told_before.1 + self.log.losses();
+            let newly_lost = produced.saturating_sub(written + told);
+            let resume = Resume {
+                unattended_ms: kept.unattended.and_then(|time| u64::try_from(time.as_millis()).ok()),
+                revision: kept.revision,
+                events_recovered: kept.recovered,
+                events_newly_lost: newly_lost,
+                events_produced: produced,
+                events_written: written,
+                events_lost: told + newly_lost,
+            };
+            info!(
+                unattended_ms = resume.unattended_ms,
+                events_recovered = resume.events_recovered,
+                events_newly_lost = newly_lost,
+                "took over from an earlier daemon"
+            );
+            self.write(SystemTime::now(), Body::Resume(resume));
+            self.flush();
+            failpoint::pass("resume-written");
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.is_behind = false;
+            kept.told_before = (0, 0);
+            kept.told_at_closing = (self.log.attempts(), self.log.losses());
+        }
+        let ledger = self.told().context("read audit log")?;
+        self.enforcement.close_books(ledger)?;
+        Ok(true)
+    }
+
+    /// What the next daemon has to know of what this one has told.
+    fn told(&self) -> anyhow::Result<Ledger> {
+        let Some(kept) = &self.kept else { return Ok(Ledger::default()) };
+        let place = self.log.place()?;
+        let told = |before: u64, now: u64, at_closing: u64| before + now.saturating_sub(at_closing);
+        Ok(Ledger {
+            first_open: self.enforcement.ledger()?.map_or(0, |ledger| ledger.first_open),
+            written: told(kept.told_before.0, self.log.attempts(), kept.told_at_closing.0),
+            lost: told(kept.told_before.1, self.log.losses(), kept.told_at_closing.1),
+            heard_at: u64::try_from(since_boot()?.as_nanos()).unwrap_or(u64::MAX),
+            device: place.device,
+            inode: place.inode,
+            length: place.length,
+        })
+    }
+
+    fn keep_ledger(&mut self) {
+        if self.kept.is_none() {
+            return;
+        }
+        let kept = self.told().and_then(|ledger| Ok(self.enforcement.set_ledger(ledger)?));
+        if let Err(err) = kept {
+            error!("keep the ledger: {err:#}");
+        }
     }
 
     async fn serve(mut self, signals: Signals, surveys: mpsc::Receiver<Box<Surveyed>>) -> anyhow::Result<()> {
@@ -225,6 +431,11 @@ impl Daemon {
                 }
                 Input::Surveyed(surveyed) => self.take_survey(*surveyed),
                 Input::Tick => self.survey(),
+                Input::Heartbeat => {
+                    // What could not be written before is tried again.
+                    self.write_events()?;
+                    self.keep_ledger();
+                }
                 Input::Reload => self.reload(),
                 Input::Stop => return self.stop(),
             }
@@ -272,8 +483,15 @@ impl Daemon {
         if let Err(err) = self.log.reopen(&self.settings.audit) {
             error!("open audit log {}: {err}", self.settings.audit.display());
         }
+        failpoint::pass("reload-begun");
         let next = self.tables.revision + 1;
-        let change = match self.put_in_force(next) {
+        let result = read_policy(&self.settings).and_then(|read| self.put_in_force(next, read));
+        self.tell_change(next, result);
+        failpoint::pass("reloaded");
+    }
+
+    fn tell_change(&mut self, next: u32, result: anyhow::Result<()>) {
+        let change = match result {
             Ok(()) => {
                 info!(revision = next, services = self.tables.services.len(), "policy reloaded");
                 PolicyChange { result: "applied", revision: next, error: None }
@@ -288,11 +506,22 @@ impl Daemon {
         self.flush();
     }
 
-    fn put_in_force(&mut self, revision: u32) -> anyhow::Result<()> {
-        let tables = compile(&self.settings, &mut self.identities, revision)?;
+    fn put_in_force(
+        &mut self,
+        revision: u32,
+        (policy, documents): (Policy, Vec<Document>),
+    ) -> anyhow::Result<()> {
+        let tables = compile(&policy, &mut self.identities, revision)?;
+        failpoint::pass("reload-compiled");
+        // Before the kernel knows of it, so that a number that it uses always has a name.
+        if let Some(kept) = &mut self.kept {
+            kept.state.remember(revision, &documents, &tables.rules, &self.identities);
+            kept.directory.write(&kept.state)?;
+        }
+        failpoint::pass("reload-state-written");
         install(&mut self.enforcement, &tables, &self.subtree, &mut self.names)?;
         self.rules.push_back((revision, tables.rules.clone()));
-        if self.rules.len() > REVISIONS_REMEMBERED {
+        while self.rules.len() > REVISIONS_REMEMBERED {
             self.rules.pop_front();
         }
         self.tables = tables;
@@ -346,42 +575,54 @@ impl Daemon {
     }
 
     fn write_events(&mut self) -> anyhow::Result<()> {
+        // What is older is written first, so that each event is in one book.
+        if !self.close_books()? {
+            return Ok(());
+        }
         let clock = Clock::now()?;
         loop {
             for _ in 0..EVENTS_AT_ONCE {
                 match self.enforcement.next_message() {
-                    Some(Ok(Message::Cgroup(event))) => self.take_cgroup(&event),
-                    Some(Ok(Message::Namespace(event))) => {
-                        debug!(cookie = event.cookie, pid = event.pid, "network namespace is not known yet");
-                        self.survey();
-                    }
-                    Some(Ok(Message::Decision(event))) => {
-                        // An event may name a cgroup whose coming has not been read yet.
-                        if [event.caller_cgroup(), event.answerer_cgroup()]
-                            .into_iter()
-                            .flatten()
-                            .any(|id| self.names.path(id).is_none())
-                        {
-                            self.update_cgroups();
-                        }
-                        let attempt = self.attempt(&event);
-                        self.write(clock.wall(event.at), Body::Attempt(Box::new(attempt)));
-                    }
-                    Some(Err(err)) => {
-                        error!("{err}");
-                        self.unreadable += 1;
-                        let lost = Lost { cause: "unreadable", count: 1 };
-                        self.write(SystemTime::now(), Body::Lost(lost));
-                    }
+                    Some(message) => self.take(message, &clock),
                     None => {
                         self.tell_losses()?;
                         self.flush();
+                        failpoint::pass("events-written");
                         return Ok(());
                     }
                 }
             }
             self.tell_losses()?;
             self.flush();
+        }
+    }
+
+    /// Takes in what the programs tell, and writes it if it is a decision.
+    fn take(&mut self, message: Result<Message, InvalidEvent>, clock: &Clock) {
+        match message {
+            Ok(Message::Cgroup(event)) => self.take_cgroup(&event),
+            Ok(Message::Namespace(event)) => {
+                debug!(cookie = event.cookie, pid = event.pid, "network namespace is not known yet");
+                self.survey();
+            }
+            Ok(Message::Decision(event)) => {
+                // An event may name a cgroup whose coming has not been read yet.
+                if [event.caller_cgroup(), event.answerer_cgroup()]
+                    .into_iter()
+                    .flatten()
+                    .any(|id| self.names.path(id).is_none())
+                {
+                    self.update_cgroups();
+                }
+                let attempt = self.attempt(&event);
+                self.write(clock.wall(event.at), Body::Attempt(Box::new(attempt)));
+            }
+            Err(err) => {
+                error!("{err}");
+                self.unreadable += 1;
+                let lost = Lost { cause: "unreadable", count: 1 };
+                self.write(SystemTime::now(), Body::Lost(lost));
+            }
         }
     }
 
@@ -423,6 +664,7 @@ impl Daemon {
             Ok(()) => {}
             Err(err) => self.complain(&err),
         }
+        self.keep_ledger();
     }
 
     /// Says once that the audit log takes nothing, and not for every record.
@@ -473,20 +715,28 @@ impl Daemon {
         self.identities.name(identity).map_or_else(|| format!("identity {}", identity.raw()), str::to_owned)
     }
 
-    /// Detaches, then writes what still waited and what it all came to.
+    /// Detaches what is not to outlive the daemon, then writes what still waited and what it all came to.
     fn stop(mut self) -> anyhow::Result<()> {
+        failpoint::pass("stop-begun");
         self.enforcement.detach();
         self.write_events()?;
+        failpoint::pass("stop-events-written");
+        let enforcing = self.enforcement.outlives_us();
         self.log.give_up();
         let counts = self.enforcement.counts()?;
+        // Of those that this daemon has written, these were left by earlier ones.
+        let recovered = self.kept.as_ref().map_or(0, |kept| kept.told_at_closing.0);
+        let told = (self.log.attempts() + self.log.unwritten() + self.unreadable).saturating_sub(recovered);
         let events_lost = counts.get(Counter::EVENTS_LOST) + self.unreadable + self.log.unwritten();
         let stop = Stop {
             allowed: counts.outcome(Outcome::Allowed),
             denied: counts.outcome(Outcome::Denied),
             would_deny: counts.outcome(Outcome::WouldDeny),
-            events_produced: counts.get(Counter::EVENTS_WRITTEN) + counts.get(Counter::EVENTS_LOST),
+            events_produced: recovered + counts.get(Counter::EVENTS_WRITTEN) + counts.get(Counter::EVENTS_LOST),
             events_written: self.log.attempts(),
             events_lost,
+            events_waiting: counts.get(Counter::EVENTS_WRITTEN).saturating_sub(told),
+            enforcing,
             cgroups: self.enforcement.cgroups()?,
             cgroups_failed: counts.get(Counter::CGROUPS_FAILED),
         };
@@ -495,15 +745,48 @@ impl Daemon {
             denied = stop.denied,
             would_deny = stop.would_deny,
             events_lost,
-            "stopped: nothing is enforced any longer"
+            "{}",
+            if enforcing {
+                "stopped: the policy stays in force until `enforcer detach`"
+            } else {
+                "stopped: nothing is enforced any longer"
+            }
         );
         self.write(SystemTime::now(), Body::Stop(stop));
-        self.log.flush().context("write audit log")
+        let flushed = self.log.flush();
+        self.keep_ledger();
+        failpoint::pass("stopped");
+        flushed.context("write audit log")
     }
 }
 
-/// Reads the policy and compiles it to tables; says every warning, and every error if there is one.
-fn compile(settings: &Settings, identities: &mut Identities, revision: u32) -> anyhow::Result<Tables> {
+/// Opens what an earlier daemon has left, or makes room for what this one will.
+fn open_kept(staying: &Staying) -> anyhow::Result<(State, state::Directory, Pins)> {
+    let directory = state::Directory::open(&staying.state_dir)?;
+    let mut pins = Pins::open(&staying.pin_dir)?;
+    let read = match directory.read() {
+        Err(err @ StateError::Damaged { .. }) if staying.takeover => {
+            warn!("start afresh: {err}");
+            None
+        }
+        read => read?,
+    };
+    failpoint::pass("state-read");
+    if staying.takeover {
+        pins.start_afresh();
+    } else if read.is_none() && (pins.is_adoptable() || pins.is_in_use()) {
+        bail!(
+            "adopt pins in {}: {} has no state that tells what their numbers mean\n\
+             hint: give the --state-dir that they were made with, or `enforcer run --takeover` to start afresh",
+            staying.pin_dir.display(),
+            staying.state_dir.display()
+        );
+    }
+    Ok((read.unwrap_or_default(), directory, pins))
+}
+
+/// Reads the policy; says every warning, and every error if there is one.
+fn read_policy(settings: &Settings) -> anyhow::Result<(Policy, Vec<Document>)> {
     let loaded = policy::load(std::slice::from_ref(&settings.policy));
     let findings: Vec<String> = loaded.findings.iter().map(policy::Finding::render).collect();
     let policy: Policy = match loaded.policy {
@@ -513,7 +796,11 @@ fn compile(settings: &Settings, identities: &mut Identities, revision: u32) -> a
     for finding in findings {
         warn!("{finding}");
     }
-    Tables::compile(&policy, identities, revision).map_err(|err| InvalidPolicy(err.to_string()).into())
+    Ok((policy, loaded.documents))
+}
+
+fn compile(policy: &Policy, identities: &mut Identities, revision: u32) -> anyhow::Result<Tables> {
+    Tables::compile(policy, identities, revision).map_err(|err| InvalidPolicy(err.to_string()).into())
 }
 
 /// Puts tables in force with every cgroup of the subtree identified.
@@ -569,6 +856,11 @@ fn process(pid: u32, uid: u32, comm: &[u8]) -> Process {
     Process { pid, uid, comm: String::from_utf8_lossy(comm).into_owned(), exe }
 }
 
+/// Time since the machine was started, when it slept included.
+fn since_boot() -> anyhow::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_BOOTTIME).context("read the clock")?.into())
+}
+
 /// The two clocks at one moment: programs have only the one that counts from boot.
 struct Clock {
     wall: SystemTime,
@@ -598,6 +890,7 @@ struct Inputs {
     network: AsyncFd<OwnedFd>,
     surveys: mpsc::Receiver<Box<Surveyed>>,
     ticks: Interval,
+    heartbeat: Interval,
     signals: Signals,
 }
 
@@ -627,6 +920,8 @@ impl Inputs {
     ) -> anyhow::Result<Self> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             events: readable(daemon.enforcement.events_fd())?,
             kernel_log: daemon.enforcement.log_fd().map(readable).transpose()?,
@@ -634,6 +929,7 @@ impl Inputs {
             network: readable(daemon.news.fd())?,
             surveys,
             ticks,
+            heartbeat,
             signals,
         })
     }
@@ -655,6 +951,7 @@ impl Inputs {
             _ = self.signals.hangup.recv() => Input::Reload,
             ready = self.events.readable() => { ready?.clear_ready(); Input::Events }
             ready = if_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
+            _ = self.heartbeat.tick() => Input::Heartbeat,
         };
         Ok(input)
     }

@@ -9,10 +9,13 @@ pub mod feature;
 pub mod leftovers;
 pub mod load;
 pub mod maps;
+pub mod pins;
+mod sys;
 
 pub use feature::Unsupported;
 pub use load::{Enforcement, LoadError, OBJECT, Options};
 pub use maps::{Counts, MapError};
+pub use pins::{Ledger, PinError, Pins, Removed};
 
 /// An error with its causes, each once.
 fn chain(error: &dyn std::error::Error) -> String {

@@ -1,18 +1,22 @@
 //! The host side of enforcer, in reading order: a [`policy`] is read, compiled to [`tables`], put into the
 //! [`kernel`], and served by the [`daemon`], which writes the [`audit`] log. [`validate`] and [`check`] answer
 //! without a kernel.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod audit;
 pub mod cgroups;
 pub mod check;
 pub mod cli;
 pub mod daemon;
+pub mod detach;
 pub mod existing;
+pub mod failpoint;
 pub mod identities;
 pub mod kernel;
+pub mod lock;
 pub mod namespaces;
 pub mod netns;
 pub mod policy;
+pub mod state;
 pub mod tables;
 pub mod validate;

@@ -29,6 +29,8 @@ pub struct Loaded {
     pub findings: Vec<Finding>,
     /// The files that were read, in the order of their paths.
     pub files: Vec<Arc<Path>>,
+    /// What is in them.
+    pub documents: Vec<Document>,
 }
 
 /// Reads the files and directories at `paths` as one policy.
@@ -41,7 +43,8 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
         findings.add(finding);
     }
     let policy = compile(&sources.documents, complete, &mut findings);
-    Loaded { policy, findings: findings.into_sorted(), files: sources.files }
+    let (files, documents) = (sources.files, sources.documents);
+    Loaded { policy, findings: findings.into_sorted(), files, documents }
 }
 
 /// Compiles documents that have been read already as one policy; does no I/O.
@@ -49,7 +52,7 @@ pub fn compile_documents(documents: &[Document]) -> Loaded {
     let mut findings = Findings::default();
     let policy = compile(documents, true, &mut findings);
     let files = documents.iter().map(|document| document.file.clone()).collect();
-    Loaded { policy, findings: findings.into_sorted(), files }
+    Loaded { policy, findings: findings.into_sorted(), files, documents: documents.to_vec() }
 }
 
 fn compile(documents: &[Document], complete: bool, findings: &mut Findings) -> Option<Policy> {

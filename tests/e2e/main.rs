@@ -11,6 +11,7 @@ mod identity;
 mod leftovers;
 mod log;
 mod namespaces;
+mod pins;
 mod reload;
 mod servers;
 mod start;

@@ -72,7 +72,7 @@ fn a_root_that_is_no_cgroup_is_told_by_its_path() -> anyhow::Result<()> {
     let policy = sandbox.write_policy(POLICY)?;
     for root in ["/proc", "/no/such/directory"] {
         let mut command = std::process::Command::new(binary("enforcer")?);
-        command.arg("run").arg("--policy").arg(&policy).args(["--cgroup-root", root]);
+        command.arg("run").arg("--policy").arg(&policy).args(["--cgroup-root", root, "--detach-on-exit"]);
         fails(&sandbox.output(command)?, 64, &[&format!("use cgroup root {root}: not a cgroup below")]);
     }
     Ok(())
@@ -89,7 +89,7 @@ fn without_privilege_it_says_what_is_missing() -> anyhow::Result<()> {
     let mut command = std::process::Command::new(program);
     let policy = sandbox.write_policy(POLICY)?;
     command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(sandbox.cgroup());
-    command.uid(NOBODY).gid(NOBODY);
+    command.arg("--detach-on-exit").uid(NOBODY).gid(NOBODY);
     fails(&sandbox.output(command)?, 1, &["CAP_BPF", "hint: run enforcer as root"]);
     assert_eq!(bpftool::programs(sandbox.cgroup())?, [""; 0]);
     Ok(())

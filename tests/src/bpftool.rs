@@ -77,6 +77,36 @@ pub fn detach(link: u64) -> anyhow::Result<()> {
     ask(&["link", "detach", "id", &link.to_string()]).map(drop)
 }
 
+/// Makes a small map and pins it.
+///
+/// # Errors
+///
+/// `bpftool` says why.
+pub fn pin_new_map(at: &Path) -> anyhow::Result<()> {
+    let path = at.to_str().context("a pin without a printable path")?;
+    ask(&["map", "create", path, "type", "array", "key", "4", "value", "4", "entries", "1", "name", "theirs"]).map(drop)
+}
+
+/// The id of the link that is pinned at a path.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or there is none.
+pub fn pinned_link(at: &Path) -> anyhow::Result<u64> {
+    let path = at.to_str().context("a pin without a printable path")?;
+    let shown = ask(&["link", "show", "pinned", path])?;
+    shown["id"].as_u64().with_context(|| format!("no link is pinned at {path}: {shown}"))
+}
+
+/// Whether there is a link with this id.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or its answer not be understood.
+pub fn has_link(id: u64) -> anyhow::Result<bool> {
+    Ok(list(&ask(&["link", "show"])?).iter().any(|link| link["id"].as_u64() == Some(id)))
+}
+
 fn ask(arguments: &[&str]) -> anyhow::Result<Value> {
     let text = run(&[&["--json"], arguments].concat())?;
     if text.trim().is_empty() {

@@ -296,7 +296,31 @@ impl Sandbox {
         let policy = self.write_policy(policy)?;
         let mut command = Command::new(binary("enforcer")?);
         command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(&self.cgroup);
+        command.arg("--detach-on-exit");
         Ok(command)
+    }
+
+    /// The command of a daemon whose enforcement outlives it, until the sandbox is dropped. `policy` may be what is there
+    /// already.
+    ///
+    /// # Errors
+    ///
+    /// The policy cannot be written.
+    pub fn staying_command(&self, policy: &Path) -> anyhow::Result<Command> {
+        let mut command = Command::new(binary("enforcer")?);
+        command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(&self.cgroup);
+        command.arg("--pin-dir").arg(self.pins()).arg("--state-dir").arg(self.state());
+        Ok(command)
+    }
+
+    /// Where such a daemon pins.
+    pub fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(self.path.trim_start_matches('/'))
+    }
+
+    /// Where such a daemon keeps its state.
+    pub fn state(&self) -> PathBuf {
+        self.directory().join("state")
     }
 
     /// Starts the daemon by a command, and waits until it enforces. Its audit log must be its standard output.
@@ -325,6 +349,13 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        // The pins first: a link would outlive its cgroup.
+        let pins = self.pins();
+        if pins.exists()
+            && let Err(err) = fs::remove_dir_all(&pins)
+        {
+            tracing::error!("remove {}: {err}", pins.display());
+        }
         if let Err(err) = remove_tree(&self.cgroup) {
             // A panic in here would hide the failure that is being unwound; the log of the run keeps the word.
             tracing::error!("remove {}: {err:#}", self.cgroup.display());

@@ -13,7 +13,7 @@ use enforcer_common::layout::SocketNote;
 use enforcer_common::{Hook, names};
 use thiserror::Error;
 
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 19] = [
     names::ACTIVE,
     names::REVISIONS,
     names::CGROUPS,
@@ -31,6 +31,8 @@ const MAPS: [&str; 17] = [
     names::SOCKETS,
     names::EVENTS,
     names::COUNTERS,
+    names::SCRATCH,
+    names::LEDGER,
 ];
 
 /// Why the kernel could not be asked.
@@ -103,7 +105,8 @@ fn is_ours(program: &ProgramInfo, name: &str) -> Result<bool, InspectError> {
     if !named && ![names::CGROUP_MKDIR, names::CGROUP_RELEASE].contains(&name) {
         return Ok(false);
     }
-    let ids = program.map_ids().map_err(|err| InspectError(err.to_string()))?.unwrap_or_default();
+    // One that has ended meanwhile tells nothing.
+    let ids = program.map_ids().ok().flatten().unwrap_or_default();
     let maps: Vec<MapInfo> = ids.into_iter().filter_map(|id| MapInfo::from_id(id).ok()).collect();
     Ok(maps.iter().any(is_telling))
 }
@@ -150,7 +153,8 @@ fn open_files(process: &Path) -> BTreeMap<PathBuf, String> {
     files.filter_map(|file| text(file.ok()?.path())).collect()
 }
 
-fn field(info: &str, name: &str) -> Option<u64> {
+/// A number in what the kernel says of an open file.
+pub(super) fn field(info: &str, name: &str) -> Option<u64> {
     let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.trim().parse().ok()
 }

@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use aya::maps::{MapData, RingBuf};
+use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
+    ProgramError,
 };
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -19,6 +22,9 @@ use super::btf;
 use super::chain;
 use super::feature::{self, Unsupported};
 use super::maps::{self, Counts, MapError, Maps};
+use super::pins::{Book, Ledger, LedgerMap, PinError, Pins};
+use super::sys;
+use crate::failpoint;
 use crate::namespaces::Views;
 use crate::tables::Tables;
 
@@ -81,9 +87,24 @@ pub enum LoadError {
     /// A map could not be used.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// What is to outlive the daemon could not be pinned, or what an earlier one has pinned not be used.
+    #[error(transparent)]
+    Pin(#[from] PinError),
 }
 
-/// Programs and maps in the kernel. Dropping it detaches.
+/// What is pinned, and so stays when the value is dropped.
+struct Pinned {
+    pins: Pins,
+    ledger: LedgerMap,
+    /// Rings of earlier daemons, oldest first.
+    books: Vec<Book>,
+    /// Those on the cgroup tracepoints, attached and not yet pinned.
+    tracepoints: Vec<(&'static str, FdLink)>,
+    /// Held so that tools can tell whose the links are.
+    links: Vec<OwnedFd>,
+}
+
+/// Programs and maps in the kernel. Dropping it detaches what is not pinned.
 pub struct Enforcement {
     object: Ebpf,
     maps: Maps,
@@ -91,20 +112,28 @@ pub struct Enforcement {
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     options: Options,
     identifies_cgroups: bool,
+    pinned: Option<Pinned>,
 }
 
 impl Enforcement {
-    /// Puts programs and maps into the kernel, with an empty policy in force and nothing attached.
+    /// Puts programs and maps into the kernel, with an empty policy in force and nothing attached. With `pins`, the maps of
+    /// an earlier daemon are taken where they are [adoptable](Pins::is_adoptable), with its policy in force, and its
+    /// programs stay attached.
     ///
     /// # Errors
     ///
-    /// What the host lacks or the kernel refuses; nothing is left in the kernel then.
-    pub fn load(options: Options) -> Result<Self, LoadError> {
+    /// What the host lacks or the kernel refuses; nothing is left in the kernel then but what was there before.
+    pub fn load(options: Options, pins: Option<Pins>) -> Result<Self, LoadError> {
         feature::require()?;
         let offsets = btf::running_kernel().map_err(|err| err.to_string());
         let known = offsets.clone().unwrap_or_default();
         let (log_allowed, whole_tree) = (u8::from(options.log_allowed), u8::from(options.whole_tree));
-        let mut object = EbpfLoader::new()
+        let paths = pins.as_ref().map(Pins::map_paths).transpose()?.unwrap_or_default();
+        let mut loader = EbpfLoader::new();
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path);
+        }
+        let mut object = loader
             .override_global(names::HOST_NETNS, &options.host_netns, true)
             .override_global(names::LOG_ALLOWED, &log_allowed, true)
             .override_global(names::WHOLE_TREE, &whole_tree, true)
@@ -119,16 +148,38 @@ impl Enforcement {
             0 => None,
             _ => Some(EbpfLogger::init(&mut object).map_err(|err| LoadError::Object(chain(&err)))?),
         };
-        let maps = Maps::take(&mut object)?;
+        failpoint::pass("programs-loaded");
+        let maps = match &pins {
+            Some(pins) if pins.is_adoptable() => Maps::adopt(&mut object)?,
+            Some(_) | None => Maps::take(&mut object)?,
+        };
         let ring = maps::ring(&mut object)?;
-        let identifies_cgroups = match offsets.and_then(|_| attach_tracepoints(&mut object)) {
-            Ok(()) => true,
+        let attached = offsets.and_then(|_| attach_tracepoints(&mut object, pins.is_some()));
+        let (identifies_cgroups, tracepoints) = match attached {
+            Ok(tracepoints) => (true, tracepoints),
             Err(cause) => {
                 log::warn!("identify cgroups in the kernel: {cause}");
-                false
+                (false, Vec::new())
             }
         };
-        Ok(Self { object, maps, ring, logger, options, identifies_cgroups })
+        let pinned = match pins {
+            None => None,
+            Some(pins) => {
+                let ledger = pins.ledger()?;
+                let books = pins.books(ledger.get()?.first_open)?;
+                Some(Pinned { pins, ledger, books, tracepoints, links: Vec::new() })
+            }
+        };
+        Ok(Self { object, maps, ring, logger, options, identifies_cgroups, pinned })
+    }
+
+    /// The revision of the policy in force.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn revision(&self) -> Result<u32, MapError> {
+        self.maps.revision()
     }
 
     /// Puts a policy in force with one store; if it fails, the one before stays in force. `enter_cgroups` enters every
@@ -151,26 +202,124 @@ impl Enforcement {
         self.identifies_cgroups
     }
 
-    /// Attaches every hook, or none.
+    /// Attaches every hook, or none. Where they are pinned, the programs take the places of those of an earlier daemon, each
+    /// in one store; when this returns, none of the earlier ones runs any longer.
     ///
     /// # Errors
     ///
-    /// Which hook could not be attached; those before it are detached again when the value is dropped.
+    /// Which hook could not be attached; those before it are detached again when the value is dropped, unless they are
+    /// pinned: then they stay, and judge by the policy in force.
     pub fn attach(&mut self) -> Result<(), LoadError> {
         let path = &self.options.cgroup_root;
-        let cgroup = File::open(path).map_err(|cause| LoadError::Cgroup { cgroup: path.clone(), cause })?;
+        let opened = File::open(path).and_then(|cgroup| Ok((cgroup.metadata()?.ino(), cgroup)));
+        let (id, cgroup) = opened.map_err(|cause| LoadError::Cgroup { cgroup: path.clone(), cause })?;
+        if let Some(pinned) = &mut self.pinned {
+            pinned.pins.complete()?;
+            // Beside those of the earlier daemon, which go on filling its maps while its hooks read these.
+            for (name, link) in pinned.tracepoints.drain(..) {
+                pinned.links.push(pinned.pins.stage_link(name, link)?);
+            }
+        }
+        // All links before the first pin: what fails or ends before that leaves nothing attached that was not before.
+        let mut fresh = Vec::new();
         for hook in Hook::ALL {
-            attach_program(&mut self.object, hook, &cgroup).map_err(|cause| LoadError::Attach {
-                program: hook.name(),
-                cgroup: path.clone(),
-                cause,
-            })?;
+            let failed = |cause| LoadError::Attach { program: hook.name(), cgroup: path.clone(), cause };
+            let old = self.pinned.as_ref().map(|pinned| pinned.pins.link(hook.name(), id)).transpose()?.flatten();
+            if let Some(link) = old {
+                let program = self.object.program(hook.name()).ok_or_else(|| failed(undefined()))?;
+                let program = program.fd().map_err(|err| failed(chain(&err)))?;
+                match sys::replace_program(link.as_fd(), program.as_fd()) {
+                    Ok(()) => {
+                        if let Some(pinned) = &mut self.pinned {
+                            pinned.links.push(link);
+                        }
+                        failpoint::pass("links-updated");
+                        continue;
+                    }
+                    // It was detached by somebody.
+                    Err(err) => log::warn!("replace program {}: {err}", hook.name()),
+                }
+            }
+            let link = attach_program(&mut self.object, hook, &cgroup, self.pinned.is_some()).map_err(failed)?;
+            fresh.extend(link.map(|link| (hook, link)));
+            failpoint::pass("link-attached");
+        }
+        if let Some(pinned) = &mut self.pinned {
+            for (hook, link) in fresh {
+                pinned.links.push(pinned.pins.stage_link(hook.name(), link)?);
+                pinned.pins.place_link(hook.name())?;
+            }
+            for name in [names::CGROUP_MKDIR, names::CGROUP_RELEASE] {
+                pinned.pins.place_link(name)?;
+            }
+            self.maps.await_programs()?;
+            pinned.pins.remove_old_maps()?;
+            failpoint::pass("swapped");
         }
         Ok(())
     }
 
-    /// Detaches every hook; maps and events stay readable.
+    /// Whether the programs stay attached when this process ends.
+    pub fn outlives_us(&self) -> bool {
+        self.pinned.is_some()
+    }
+
+    /// The next message that waits in the ring of an earlier daemon, oldest first.
+    pub fn next_left_message(&mut self) -> Option<Result<Message, InvalidEvent>> {
+        self.pinned.as_mut()?.books.iter_mut().find_map(Book::next)
+    }
+
+    /// Events that the programs of earlier daemons put into their rings, and events for which these had no room: of all
+    /// books that are open. None of these programs runs any longer, so it is final. `None` if there is no such book.
+    ///
+    /// # Errors
+    ///
+    /// A map is gone.
+    pub fn left_events(&self) -> Result<Option<(u64, u64)>, PinError> {
+        let Some(pinned) = self.pinned.as_ref().filter(|pinned| !pinned.books.is_empty()) else { return Ok(None) };
+        let mut sums = (0, 0);
+        for book in &pinned.books {
+            let (written, lost) = book.produced()?;
+            sums = (sums.0 + written, sums.1 + lost);
+        }
+        Ok(Some(sums))
+    }
+
+    /// What has been told of the events in open books; `None` where nothing outlives the daemon.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn ledger(&self) -> Result<Option<Ledger>, PinError> {
+        self.pinned.as_ref().map(|pinned| pinned.ledger.get()).transpose()
+    }
+
+    /// Writes down what has been told.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn set_ledger(&mut self, ledger: Ledger) -> Result<(), PinError> {
+        self.pinned.as_mut().map_or(Ok(()), |pinned| pinned.ledger.set(ledger))
+    }
+
+    /// Closes the books of earlier daemons: everything in them has been told of. `ledger` is what is told of this daemon's.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be removed; they count as closed none the less.
+    pub fn close_books(&mut self, ledger: Ledger) -> Result<(), PinError> {
+        let Some(pinned) = &mut self.pinned else { return Ok(()) };
+        pinned.ledger.set(Ledger { first_open: u64::from(pinned.pins.number()), ..ledger })?;
+        failpoint::pass("books-closed");
+        pinned.books.drain(..).try_for_each(Book::remove)
+    }
+
+    /// Detaches every hook that is not pinned; maps and events stay readable.
     pub fn detach(&mut self) {
+        if self.pinned.is_some() {
+            return;
+        }
         for hook in Hook::ALL {
             // An unloaded program takes its links with it.
             let unloaded = match self.object.program_mut(hook.name()) {
@@ -295,10 +444,9 @@ impl Enforcement {
 }
 
 fn load_program(object: &mut Ebpf, hook: Hook) -> Result<(), LoadError> {
-    let program = object.program_mut(hook.name()).ok_or_else(|| LoadError::Program {
-        program: hook.name(),
-        cause: String::from("the object does not define it"),
-    })?;
+    let program = object
+        .program_mut(hook.name())
+        .ok_or_else(|| LoadError::Program { program: hook.name(), cause: undefined() })?;
     let loaded = match hook {
         Hook::Connect4 | Hook::Connect6 | Hook::Sendmsg4 | Hook::Sendmsg6 | Hook::Bind4 | Hook::Bind6 => {
             <&mut CgroupSockAddr>::try_from(program).and_then(CgroupSockAddr::load)
@@ -311,9 +459,17 @@ fn load_program(object: &mut Ebpf, hook: Hook) -> Result<(), LoadError> {
     loaded.map_err(|err| LoadError::Program { program: hook.name(), cause: shortened(&chain(&err)) })
 }
 
+fn undefined() -> String {
+    String::from("the object does not define it")
+}
+
 /// Loads and attaches the programs that identify cgroups. They are attached before the tree is scanned, so that a
-/// cgroup is seen by the scan or by them.
-fn attach_tracepoints(object: &mut Ebpf) -> Result<(), String> {
+/// cgroup is seen by the scan or by them. Returns their links if these are to be `taken` from the object.
+///
+/// The program of such a link cannot be replaced, so those of an earlier daemon run beside these until the hooks are
+/// replaced; where the maps are the same, both enter the same.
+fn attach_tracepoints(object: &mut Ebpf, taken: bool) -> Result<Vec<(&'static str, FdLink)>, String> {
+    let mut links = Vec::new();
     let types = Btf::from_sys_fs().map_err(|err| chain(&err))?;
     for tracepoint in [names::CGROUP_MKDIR, names::CGROUP_RELEASE] {
         let program = object
@@ -324,28 +480,44 @@ fn attach_tracepoints(object: &mut Ebpf) -> Result<(), String> {
         program
             .load(tracepoint, &types)
             .map_err(|err| format!("load {tracepoint}: {}", shortened(&chain(&err))))?;
-        program.attach().map_err(|err| format!("attach {tracepoint}: {}", chain(&err)))?;
+        let failed = |err: ProgramError| format!("attach {tracepoint}: {}", chain(&err));
+        let link = program.attach().map_err(failed)?;
+        if taken {
+            links.push((tracepoint, program.take_link(link).map_err(failed)?.into()));
+        }
+        failpoint::pass("tracepoint-attached");
     }
-    Ok(())
+    Ok(links)
 }
 
-fn attach_program(object: &mut Ebpf, hook: Hook, cgroup: &File) -> Result<(), String> {
-    let program: &mut Program =
-        object.program_mut(hook.name()).ok_or_else(|| String::from("the object does not define it"))?;
+/// Attaches a program; returns its link if that is to be `taken` from the object, which else detaches it when dropped.
+fn attach_program(object: &mut Ebpf, hook: Hook, cgroup: &File, taken: bool) -> Result<Option<FdLink>, String> {
+    let program: &mut Program = object.program_mut(hook.name()).ok_or_else(undefined)?;
     // A link is always of the "multi" kind: programs of others on the same hook go on running.
     let mode = CgroupAttachMode::Single;
+    let failed = |err: ProgramError| chain(&err);
     match hook {
         Hook::Connect4 | Hook::Connect6 | Hook::Sendmsg4 | Hook::Sendmsg6 | Hook::Bind4 | Hook::Bind6 => {
-            <&mut CgroupSockAddr>::try_from(program)
-                .and_then(|program| program.attach(cgroup, mode).map(drop))
+            let program = <&mut CgroupSockAddr>::try_from(program).map_err(failed)?;
+            let link = program.attach(cgroup, mode).map_err(failed)?;
+            taken.then(|| of_its_own(program.take_link(link))).transpose()
         }
         Hook::PostBind4 | Hook::PostBind6 | Hook::SockCreate => {
-            <&mut CgroupSock>::try_from(program).and_then(|program| program.attach(cgroup, mode).map(drop))
+            let program = <&mut CgroupSock>::try_from(program).map_err(failed)?;
+            let link = program.attach(cgroup, mode).map_err(failed)?;
+            taken.then(|| of_its_own(program.take_link(link))).transpose()
         }
-        Hook::Ingress => <&mut CgroupSkb>::try_from(program)
-            .and_then(|program| program.attach(cgroup, CgroupSkbAttachType::Ingress, mode).map(drop)),
+        Hook::Ingress => {
+            let program = <&mut CgroupSkb>::try_from(program).map_err(failed)?;
+            let link = program.attach(cgroup, CgroupSkbAttachType::Ingress, mode).map_err(failed)?;
+            taken.then(|| of_its_own(program.take_link(link))).transpose()
+        }
     }
-    .map_err(|err| chain(&err))
+}
+
+/// A link that was taken from its program, so that it can be pinned.
+fn of_its_own<L: TryInto<FdLink, Error = LinkError>>(taken: Result<L, ProgramError>) -> Result<FdLink, String> {
+    taken.map_err(|err| chain(&err))?.try_into().map_err(|err| chain(&err))
 }
 
 /// The last lines of a long message, and how many were left out.

@@ -18,6 +18,7 @@ use enforcer_common::{Reason, names};
 use thiserror::Error;
 
 use super::chain;
+use crate::failpoint;
 use crate::namespaces::Views;
 use crate::tables::Tables;
 
@@ -125,7 +126,18 @@ impl Maps {
     /// Takes the maps out of a loaded object and fills both slots with an empty policy, so that no program ever
     /// finds a slot without tables.
     pub(super) fn take(object: &mut Ebpf) -> Result<Self, MapError> {
-        let mut maps = Self {
+        let mut maps = Self::open(object)?;
+        let empty = Tables::default();
+        drop(maps.fill(0, &empty)?);
+        maps.cgroups_in_force = maps.fill(1, &empty)?;
+        maps.slot = 1;
+        write(names::ACTIVE, maps.active.set(0, 1, 0))?;
+        failpoint::pass("maps-emptied");
+        Ok(maps)
+    }
+
+    fn open(object: &mut Ebpf) -> Result<Self, MapError> {
+        Ok(Self {
             active: take(object, names::ACTIVE)?,
             revisions: take(object, names::REVISIONS)?,
             cgroups: take(object, names::CGROUPS)?,
@@ -145,13 +157,47 @@ impl Maps {
             counters: take(object, names::COUNTERS)?,
             slot: 0,
             cgroups_in_force: sparse(names::CGROUPS, 1)?,
-        };
-        let empty = Tables::default();
-        drop(maps.fill(0, &empty)?);
-        maps.cgroups_in_force = maps.fill(1, &empty)?;
-        maps.slot = 1;
-        write(names::ACTIVE, maps.active.set(0, 1, 0))?;
-        Ok(maps)
+        })
+    }
+
+    /// Takes the maps that an earlier daemon has left, with its policy in force. The cgroups of that policy cannot be
+    /// changed before a policy is [installed](Self::install).
+    pub(super) fn adopt(object: &mut Ebpf) -> Result<Self, MapError> {
+        let mut maps = Self::open(object)?;
+        let map = names::ACTIVE;
+        maps.slot = maps.active.get(&0, 0).map_err(|cause| MapError::Read { map, cause })?;
+        match maps.slot {
+            0 | 1 => {
+                maps.views = maps.read_views()?;
+                Ok(maps)
+            }
+            slot => Err(MapError::Open { map, cause: format!("slot {slot} is in force, and there are two") }),
+        }
+    }
+
+    fn read_views(&self) -> Result<Views, MapError> {
+        let failed = |map| move |cause| MapError::Read { map, cause };
+        let locals: Result<_, _> = self.locals.iter().collect();
+        let devices: Result<_, _> = self.devices.iter().collect();
+        let neighbours: Result<_, _> =
+            self.neighbours.keys().map(|key| key.map(|key| (key.prefix_len(), key.data()))).collect();
+        Ok(Views {
+            locals: locals.map_err(failed(names::LOCALS))?,
+            devices: devices.map_err(failed(names::DEVICES))?,
+            neighbours: neighbours.map_err(failed(names::NEIGHBOURS))?,
+        })
+    }
+
+    /// The revision of the policy in force.
+    pub(super) fn revision(&self) -> Result<u32, MapError> {
+        self.revisions.get(&self.slot, 0).map_err(|cause| MapError::Read { map: names::REVISIONS, cause })
+    }
+
+    /// Waits until no program runs any longer that ran before the call: a change of an outer map does
+    /// (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c, since 4.20).
+    pub(super) fn await_programs(&mut self) -> Result<(), MapError> {
+        // It is replaced by itself.
+        write(names::CGROUPS, self.cgroups.set(self.slot, &self.cgroups_in_force, 0))
     }
 
     /// Puts `tables` in force: fills the idle slot, reads it back, and flips `ACTIVE` with one store. Until that
@@ -167,12 +213,15 @@ impl Maps {
     ) -> Result<(), E> {
         let idle = 1 - self.slot;
         let mut cgroups = self.fill(idle, tables)?;
+        failpoint::pass("slot-filled");
         enter_cgroups(&mut |id, cgroup| {
             write(names::CGROUPS, cgroups.insert(id, cgroup, 0))?;
             let found = cgroups.get(&id, 0).map_err(|cause| MapError::Read { map: names::CGROUPS, cause })?;
             if found == cgroup { Ok(()) } else { Err(MapError::Cgroup { id }) }
         })?;
+        failpoint::pass("cgroups-entered");
         write(names::ACTIVE, self.active.set(0, idle, 0))?;
+        failpoint::pass("flipped");
         self.slot = idle;
         self.cgroups_in_force = cgroups;
         Ok(())
@@ -182,6 +231,7 @@ impl Maps {
         // The automaton comes before the cgroups: the programs begin to use a slot with its first cgroup.
         let no_cgroups = sparse(names::CGROUPS, MAX_CGROUPS)?;
         write(names::CGROUPS, self.cgroups.set(slot, &no_cgroups, 0))?;
+        failpoint::pass("slot-emptied");
         let claims = &tables.claims;
         let classes = array(names::CLASSES, std::slice::from_ref(&claims.classes))?;
         write(names::CLASSES, self.classes.set(slot, &classes, 0))?;
@@ -189,8 +239,10 @@ impl Maps {
         write(names::TRANSITIONS, self.transitions.set(slot, &transitions, 0))?;
         let claimants = filled(names::CLAIMANTS, capacity(claims.claimants.len()), claims.claimants.iter())?;
         write(names::CLAIMANTS, self.claimants.set(slot, &claimants, 0))?;
+        failpoint::pass("slot-automaton");
         let edges = filled(names::EDGES, capacity(tables.edges.len()), tables.edges.iter())?;
         write(names::EDGES, self.edges.set(slot, &edges, 0))?;
+        failpoint::pass("slot-edges");
         let networks = networks(tables)?;
         write(names::NETWORKS, self.networks.set(slot, &networks, 0))?;
         let reserved = filled(names::RESERVED, capacity(tables.reserved.len()), tables.reserved.iter())?;

@@ -1,0 +1,87 @@
+//! `enforcer detach`: the one way off for enforcement that outlives the daemon.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::failpoint;
+use crate::kernel::{Pins, Removed};
+use crate::state;
+
+/// What was removed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Answer {
+    /// Whether anything was enforced.
+    pub detached: bool,
+    /// Programs that were attached, by name.
+    pub programs: Vec<String>,
+    /// Other pins that were removed.
+    pub pins: usize,
+    /// What is in the directory of pins and not of enforcer: it is still there.
+    pub left_alone: Vec<PathBuf>,
+    /// Whether a state was there and is removed.
+    pub state: bool,
+}
+
+/// Detaches the programs that are pinned in `pin_dir`, removes every other pin of ours in it, and then the state.
+///
+/// # Errors
+///
+/// A daemon is running, or something cannot be removed. What was removed before that stays removed, and another call
+/// goes on from there.
+pub fn run(pin_dir: &Path, state_dir: &Path) -> anyhow::Result<Answer> {
+    // Its lock is taken first, as a start does, so that the two never wait for each other.
+    let state = state_dir.exists().then(|| state::Directory::open(state_dir)).transpose()?;
+    let removed: Removed = Pins::detach(pin_dir)?.unwrap_or_default();
+    let had_state = state.is_some();
+    if let Some(state) = state {
+        state.remove()?;
+    }
+    failpoint::pass("detach-state-removed");
+    Ok(Answer {
+        detached: !removed.links.is_empty(),
+        programs: removed.links,
+        pins: removed.pins,
+        left_alone: removed.foreign,
+        state: had_state,
+    })
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.detached {
+            write!(f, "detached {} programs: nothing is enforced any longer", self.programs.len())?;
+        } else {
+            f.write_str("nothing was attached")?;
+        }
+        for path in &self.left_alone {
+            write!(f, "\nleft alone {}: not of enforcer", path.display())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Answer;
+
+    #[test]
+    fn the_answer_says_what_is_no_longer_and_what_still_is() {
+        let mut answer = Answer {
+            detached: true,
+            programs: vec!["bind4".to_owned(), "connect4".to_owned()],
+            pins: 15,
+            left_alone: vec!["/sys/fs/bpf/enforcer/theirs".into()],
+            state: true,
+        };
+        assert_eq!(
+            answer.to_string(),
+            "detached 2 programs: nothing is enforced any longer\n\
+             left alone /sys/fs/bpf/enforcer/theirs: not of enforcer"
+        );
+        answer.detached = false;
+        answer.left_alone.clear();
+        assert_eq!(answer.to_string(), "nothing was attached");
+    }
+}

@@ -1,0 +1,478 @@
+//! Enforcement outlives the daemon: however that ends, the kernel goes on by the last policy, and the next daemon takes over.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use enforcer::failpoint;
+use enforcer_common::{Hook, names};
+use enforcer_tests::actor::{Reply, Request, Transport};
+use enforcer_tests::bpftool;
+use enforcer_tests::sandbox::{Actor, Sandbox, binary};
+use enforcer_tests::slowness::patience;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// How long a daemon may take to get ready or to end. Reached only when a test fails.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+const SERVICES: &str = "version: 1
+services:
+  web: { match: [{ cgroup: ROOT/web }] }
+  orders: { match: [{ cgroup: ROOT/orders }] }
+";
+
+/// Permits the one of two ports that [`EVEN`] does not.
+const ODD: &str = "allow:
+  - { name: odd, from: web, to: orders, ports: [8081/tcp] }
+";
+
+const EVEN: &str = "allow:
+  - { name: even, from: web, to: orders, ports: [8080/tcp] }
+";
+
+fn policy(rules: &str) -> String {
+    format!("{SERVICES}{rules}")
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A sandbox with a caller and an answerer on two ports, and one audit log for all daemons that run in it.
+struct Scene {
+    sandbox: Sandbox,
+    web: Actor,
+    _orders: Actor,
+}
+
+impl Scene {
+    fn new(name: &str, rules: &str) -> anyhow::Result<Self> {
+        let sandbox = Sandbox::new(name)?;
+        let (web, mut orders) = (sandbox.actor("web")?, sandbox.actor("orders")?);
+        for port in [8080, 8081] {
+            let serve = Request::Serve { at: address(port), transport: Transport::Tcp };
+            ensure!(orders.ask(&serve)?.is_ok(), "serve {port}");
+        }
+        sandbox.write_policy(&policy(rules))?;
+        Ok(Self { sandbox, web, _orders: orders })
+    }
+
+    fn command(&self) -> anyhow::Result<Command> {
+        let mut command = self.sandbox.staying_command(&self.sandbox.directory().join("policy"))?;
+        command.arg("--audit").arg(self.log());
+        Ok(command)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.sandbox.directory().join("audit.jsonl")
+    }
+
+    /// Every whole line of the audit log.
+    fn records(&self) -> anyhow::Result<Vec<Value>> {
+        let text = fs::read_to_string(self.log())?;
+        // A daemon that was killed may have left half a line.
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    fn last(&self, kind: &str) -> anyhow::Result<Value> {
+        let records = self.records()?;
+        records.into_iter().rfind(|record| record["kind"] == kind).with_context(|| format!("no {kind} record"))
+    }
+
+    fn start(&self) -> anyhow::Result<Run> {
+        Run::spawn(&self.sandbox, self.command()?)?.ready()
+    }
+
+    fn call(&mut self, port: u16) -> anyhow::Result<Reply> {
+        call(&mut self.web, port)
+    }
+
+    /// Which of the two policies decides, from the outside.
+    fn in_force(&mut self) -> anyhow::Result<&'static str> {
+        let (even, odd) = (self.call(8080)?, self.call(8081)?);
+        match ((even.is_ok(), even.is_refused()), (odd.is_ok(), odd.is_refused())) {
+            ((true, false), (false, true)) => Ok("even"),
+            ((false, true), (true, false)) => Ok("odd"),
+            ((true, false), (true, false)) => Ok("none"),
+            _ => bail!("a mixture: {even:?} and {odd:?}"),
+        }
+    }
+
+    fn detach(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(binary("enforcer")?);
+        command.arg("detach").arg("--pin-dir").arg(self.sandbox.pins());
+        command.arg("--state-dir").arg(self.sandbox.state()).args(arguments);
+        Ok(command.output()?)
+    }
+
+    fn attached(&self) -> anyhow::Result<Vec<String>> {
+        bpftool::programs(self.sandbox.cgroup())
+    }
+}
+
+fn call(web: &mut Actor, port: u16) -> anyhow::Result<Reply> {
+    web.ask(&Request::Connect { to: address(port), transport: Transport::Tcp, mapped: false })
+}
+
+fn hooks() -> Vec<String> {
+    let mut names: Vec<String> = Hook::ALL.iter().map(|hook| hook.name().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A daemon whose audit log is a file; killed when it is dropped.
+struct Run {
+    child: Child,
+    stderr: Option<BufReader<ChildStderr>>,
+    words: String,
+    started: Instant,
+    /// How long it took to enforce.
+    ready_in: Duration,
+}
+
+impl Run {
+    fn spawn(sandbox: &Sandbox, mut command: Command) -> anyhow::Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let started = Instant::now();
+        let mut child = sandbox.spawn(command)?;
+        let stderr = child.stderr.take().map(BufReader::new);
+        Ok(Self { child, stderr, words: String::new(), started, ready_in: Duration::ZERO })
+    }
+
+    /// Waits until it enforces.
+    fn ready(mut self) -> anyhow::Result<Self> {
+        self.read_until(" enforcing")?;
+        self.ready_in = self.started.elapsed();
+        Ok(self)
+    }
+
+    /// Reads what it says up to a line with these words; the daemon's end ends the reading too.
+    fn read_until(&mut self, words: &str) -> anyhow::Result<()> {
+        let stderr = self.stderr.as_mut().context("a daemon without words")?;
+        loop {
+            let mut line = String::new();
+            if stderr.read_line(&mut line)? == 0 {
+                bail!("wait for `{words}`: the daemon has ended; it said:\n{}", self.words);
+            }
+            self.words += &line;
+            if line.contains(words) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
+    /// Ends it by a signal, and returns whether it ended well.
+    fn end(mut self, signal: Signal) -> anyhow::Result<bool> {
+        self.signal(signal)?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.success());
+            }
+            ensure!(start.elapsed() < patience(DEADLINE), "end the daemon: it goes on; it said:\n{}", self.words);
+            thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // It may have ended, which is as good.
+        let ended = self.child.kill().and_then(|()| self.child.wait());
+        if let Err(err) = ended {
+            tracing::error!("end process {}: {err}", self.child.id());
+        }
+    }
+}
+
+/// Permitted and forbidden calls, one after the other, as fast as they go.
+struct Load {
+    stop: Arc<AtomicBool>,
+    refused: Arc<AtomicU64>,
+    thread: JoinHandle<anyhow::Result<(Actor, u64)>>,
+}
+
+impl Load {
+    /// `permitted` must always be answered and `forbidden` always be refused, or the load ends with an error.
+    fn new(mut web: Actor, permitted: u16, forbidden: u16) -> Self {
+        let (stop, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&refused));
+        let thread = thread::spawn(move || {
+            let mut answered = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let reply = call(&mut web, permitted)?;
+                ensure!(reply.text == "hello", "call number {answered} that is permitted: {reply:?}");
+                answered += 1;
+                let reply = call(&mut web, forbidden)?;
+                ensure!(reply.is_refused(), "a call that is forbidden: {reply:?}");
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok((web, answered))
+        });
+        Self { stop, refused, thread }
+    }
+
+    fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more calls have been refused.
+    fn wait_for(&self, more: u64) -> anyhow::Result<()> {
+        let (start, first) = (Instant::now(), self.refused());
+        while self.refused() < first + more {
+            ensure!(!self.thread.is_finished(), "the load has ended");
+            ensure!(start.elapsed() < patience(DEADLINE), "the load does not go on");
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Returns the caller, how many calls were answered, and how many were refused.
+    fn end(self) -> anyhow::Result<(Actor, u64, u64)> {
+        self.stop.store(true, Ordering::Relaxed);
+        let (web, answered) = self.thread.join().map_err(|_panic| anyhow!("the load panicked"))??;
+        Ok((web, answered, self.refused.load(Ordering::Relaxed)))
+    }
+}
+
+/// Fails unless each of the `refused` calls is a record or is told to be lost.
+fn check_books(records: &[Value], refused: u64) -> anyhow::Result<(u64, u64)> {
+    let (mut written, mut lost) = (0, 0);
+    for record in records {
+        match record["kind"].as_str().unwrap_or_default() {
+            "attempt" if record["verdict"] == "deny" => written += 1,
+            "lost" => lost += record["count"].as_u64().context("a loss without a number")?,
+            "resume" => {
+                let field = |name: &str| record[name].as_u64().with_context(|| format!("no {name} in {record}"));
+                lost += field("events_newly_lost")?;
+                ensure!(field("events_produced")? == field("events_written")? + field("events_lost")?, "{record}");
+            }
+            _ => {}
+        }
+    }
+    ensure!(refused == written + lost, "{refused} refused, {written} written, {lost} lost");
+    Ok((written, lost))
+}
+
+/// A sequence of numbers that looks random and is the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        // The constants of Knuth's MMIX.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// How often something is done: `usual`, or what the variable says.
+fn times(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).map_or(usual, |told| told.parse().expect("a number of times"))
+}
+
+#[test]
+fn killed_at_random_moments_under_load_it_admits_and_refuses_as_before_and_loses_no_event_unseen() -> anyhow::Result<()>
+{
+    let kills = times("ENFORCER_TEST_KILLS", 10);
+    let Scene { sandbox, web, _orders } = Scene::new("killed", EVEN)?;
+    let policy = sandbox.directory().join("policy");
+    let log = sandbox.directory().join("audit.jsonl");
+    let command = || {
+        let mut command = sandbox.staying_command(&policy)?;
+        command.arg("--audit").arg(&log);
+        anyhow::Ok(command)
+    };
+    let first = Run::spawn(&sandbox, command()?)?.ready()?;
+    let load = Load::new(web, 8080, 8081);
+    load.wait_for(10)?;
+    assert!(!first.end(Signal::SIGKILL)?);
+    let mut dice = Dice(kills);
+    let mut ready = Vec::new();
+    for round in 0..kills {
+        let mut run = Run::spawn(&sandbox, command()?)?;
+        // Every other one is let start; the others are killed wherever they are by then.
+        if round % 2 == 0 {
+            run = run.ready()?;
+            ready.push(run.ready_in);
+        }
+        load.wait_for(dice.below(100))?;
+        run.end(Signal::SIGKILL)?;
+        load.wait_for(dice.below(20))?;
+    }
+    let (_web, answered, refused) = load.end()?;
+    assert!(Run::spawn(&sandbox, command()?)?.ready()?.end(Signal::SIGTERM)?);
+
+    let text = fs::read_to_string(&log)?;
+    let records: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let (written, lost) = check_books(&records, refused)?;
+    ready.sort();
+    let at = |percent: usize| ready[(ready.len() - 1) * percent / 100].as_millis();
+    println!(
+        "{kills} kills: {answered} permitted answered, {refused} forbidden refused, {written} written, {lost} lost; \
+         ready after {} ms (median), {} ms (p99)",
+        at(50),
+        at(99)
+    );
+    Ok(())
+}
+
+#[test]
+fn after_sigterm_it_goes_on_and_the_next_one_adopts_it_with_revision_identities_and_events() -> anyhow::Result<()> {
+    let mut scene = Scene::new("adopted", ODD)?;
+    let mut command = scene.command()?;
+    command.arg("--log-allowed");
+    let mut run = Run::spawn(&scene.sandbox, command)?.ready()?;
+    assert_eq!(scene.in_force()?, "odd");
+    scene.sandbox.write_policy(&policy(EVEN))?;
+    run.signal(Signal::SIGHUP)?;
+    run.read_until("policy reloaded revision=2")?;
+    assert_eq!(scene.in_force()?, "even");
+    let before = fs::read_to_string(scene.sandbox.state().join("state.json"))?;
+    assert!(run.end(Signal::SIGTERM)?);
+    let stop = scene.last("stop")?;
+    assert_eq!(stop["enforcing"], true, "{stop}");
+
+    // Nobody listens, and a cgroup that is made now is identified none the less.
+    assert_eq!(scene.attached()?, hooks());
+    assert_eq!(scene.in_force()?, "even");
+    let mut late = scene.sandbox.actor("web/late")?;
+    assert!(call(&mut late, 8081)?.is_refused());
+    let waited = scene.records()?.len();
+
+    let mut command = scene.command()?;
+    command.arg("--log-allowed");
+    let mut run = Run::spawn(&scene.sandbox, command)?.ready()?;
+    run.read_until("took over")?;
+    let records = scene.records()?;
+    let [start, left @ .., resume] = records.split_at(waited).1 else { bail!("{records:?}") };
+    assert_eq!((&start["kind"], &start["adopted"], &start["revision"]), (&"start".into(), &true.into(), &2.into()));
+    // A permitted call is judged at both ends.
+    let refused = left.iter().filter(|record| record["verdict"] == "deny").count();
+    assert_eq!((left.len(), refused), (4, 2), "{left:?}");
+    for record in left {
+        assert_eq!((&record["kind"], &record["revision"]), (&"attempt".into(), &2.into()), "{record}");
+        assert_eq!((&record["source"]["service"], &record["destination"]["service"]), (&"web".into(), &"orders".into()));
+        let rule = if record["verdict"] == "allow" { "even".into() } else { Value::Null };
+        assert_eq!(record["rule"]["name"], rule, "{record}");
+    }
+    let late = left.iter().find(|record| record["source"]["cgroup"] == scene.sandbox.path_of("web/late"));
+    assert!(late.is_some(), "{left:?}");
+    assert_eq!((&resume["kind"], &resume["revision"]), (&"resume".into(), &2.into()), "{resume}");
+    assert_eq!((&resume["events_recovered"], &resume["events_newly_lost"]), (&4.into(), &0.into()), "{resume}");
+    assert!(resume["unattended_ms"].as_u64().is_some_and(|time| time < 60_000), "{resume}");
+    assert_eq!(fs::read_to_string(scene.sandbox.state().join("state.json"))?, before, "no number has changed");
+
+    // The reload that comes is the next revision.
+    scene.sandbox.write_policy(&policy(ODD))?;
+    run.signal(Signal::SIGHUP)?;
+    run.read_until("policy reloaded revision=3")?;
+    assert_eq!(scene.in_force()?, "odd");
+    assert!(run.end(Signal::SIGTERM)?);
+    Ok(())
+}
+
+#[test]
+fn a_policy_that_changed_meanwhile_is_put_in_force_and_one_that_is_invalid_is_not() -> anyhow::Result<()> {
+    let mut scene = Scene::new("changed", ODD)?;
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    scene.sandbox.write_policy(&policy(EVEN))?;
+    let mut run = scene.start()?;
+    run.read_until("policy reloaded revision=2")?;
+    assert_eq!(scene.in_force()?, "even");
+    assert!(run.end(Signal::SIGKILL).is_ok());
+
+    scene.sandbox.write_policy("version: 1\nservicse: {}\n")?;
+    let mut run = scene.start()?;
+    run.read_until("reload refused, the policy in force stays")?;
+    assert_eq!(scene.in_force()?, "even");
+    assert!(run.end(Signal::SIGTERM)?);
+    let record = scene.last("policy")?;
+    assert_eq!((&record["result"], &record["revision"]), (&"refused".into(), &2.into()), "{record}");
+    assert!(record["error"].as_str().is_some_and(|error| error.contains("servicse")), "{record}");
+    Ok(())
+}
+
+#[test]
+fn a_second_daemon_and_a_detach_are_refused_while_one_runs() -> anyhow::Result<()> {
+    let mut scene = Scene::new("second", EVEN)?;
+    let run = scene.start()?;
+    let holder = format!("process {} holds it", run.child.id());
+    let second = scene.sandbox.output(scene.command()?)?;
+    let mut elsewhere = scene.sandbox.staying_command(&scene.sandbox.directory().join("policy"))?;
+    elsewhere.arg("--audit").arg(scene.log());
+    for output in [second, scene.detach(&[])?] {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&holder), "{said}");
+    }
+    assert_eq!(scene.attached()?, hooks());
+    assert_eq!(scene.in_force()?, "even");
+    assert!(run.end(Signal::SIGTERM)?);
+    Ok(())
+}
+
+#[test]
+fn detach_removes_what_is_ours_and_nothing_else() -> anyhow::Result<()> {
+    let mut scene = Scene::new("detached", EVEN)?;
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    // Somebody else's map among our pins, and somebody else's file among our state.
+    let pins = scene.sandbox.pins();
+    let theirs = pins.join("links").join("theirs");
+    bpftool::pin_new_map(&theirs)?;
+    let note = scene.sandbox.state().join("note");
+    fs::write(&note, "theirs")?;
+    // The links that do not hang on the cgroup are found by what is pinned.
+    let tracing: Vec<u64> = [names::CGROUP_MKDIR, names::CGROUP_RELEASE]
+        .iter()
+        .map(|name| bpftool::pinned_link(&pins.join("links").join(name)))
+        .collect::<anyhow::Result<_>>()?;
+    assert_eq!(scene.attached()?, hooks());
+
+    let output = scene.detach(&["-o", "json"])?;
+    let answer: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    assert_eq!(answer["detached"], true, "{answer}");
+    assert_eq!(answer["programs"].as_array().map(Vec::len), Some(Hook::ALL.len() + 2), "{answer}");
+    assert_eq!(answer["left_alone"], serde_json::json!([theirs]), "{answer}");
+    assert_eq!(scene.attached()?, [""; 0]);
+    assert_eq!(bpftool::links(scene.sandbox.cgroup())?, []);
+    for link in tracing {
+        assert!(!bpftool::has_link(link)?, "link {link} is still attached");
+    }
+    assert!(theirs.exists() && note.exists());
+    assert_eq!(left_below(&pins)?, [theirs.clone()]);
+    assert_eq!(left_below(&scene.sandbox.state())?, [note]);
+    assert_eq!(scene.in_force()?, "none");
+    // Once more it finds nothing, and says so.
+    fs::remove_file(&theirs)?;
+    let output = scene.detach(&[])?;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "nothing was attached\n");
+    assert!(!pins.exists());
+    Ok(())
+}
+
+fn left_below(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(left_below(&path)?);
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
