@@ -205,7 +205,8 @@ impl Daemon {
         let (tables, on_disk) = match (documents, on_disk) {
             (Some((revision, documents)), on_disk) => {
                 let loaded = policy::compile_documents(&documents);
-                let policy = loaded.policy.with_context(|| format!("read revision {revision} of the state"))?;
+                let policy =
+                    loaded.policy.with_context(|| format!("read revision {revision} of the state"))?;
                 (compile(&policy, &mut identities, revision)?, Some(on_disk))
             }
             (None, _) if adopting => bail!(
@@ -345,7 +346,7 @@ impl Daemon {
         let clock = Clock::now()?;
         while let Some(message) = self.enforcement.next_left_message() {
             let is_event = matches!(message, Ok(Message::Decision(_)));
-            self.take(message, &clock);
+            self.take(&message, &clock);
             if let Some(kept) = self.kept.as_mut().filter(|_| is_event) {
                 kept.recovered += 1;
             }
@@ -370,15 +371,16 @@ impl Daemon {
                 events_written: written,
                 events_lost: told + newly_lost,
             };
-            info!(
-                unattended_ms = resume.unattended_ms,
-                events_recovered = resume.events_recovered,
-                events_newly_lost = newly_lost,
-                "took over from an earlier daemon"
-            );
+            let (unattended_ms, events_recovered) = (resume.unattended_ms, resume.events_recovered);
             self.write(SystemTime::now(), Body::Resume(resume));
             self.flush();
             failpoint::pass("resume-written");
+            info!(
+                unattended_ms,
+                events_recovered,
+                events_newly_lost = newly_lost,
+                "took over from an earlier daemon"
+            );
         }
         if let Some(kept) = &mut self.kept {
             kept.is_behind = false;
@@ -583,7 +585,7 @@ impl Daemon {
         loop {
             for _ in 0..EVENTS_AT_ONCE {
                 match self.enforcement.next_message() {
-                    Some(message) => self.take(message, &clock),
+                    Some(message) => self.take(&message, &clock),
                     None => {
                         self.tell_losses()?;
                         self.flush();
@@ -598,9 +600,9 @@ impl Daemon {
     }
 
     /// Takes in what the programs tell, and writes it if it is a decision.
-    fn take(&mut self, message: Result<Message, InvalidEvent>, clock: &Clock) {
+    fn take(&mut self, message: &Result<Message, InvalidEvent>, clock: &Clock) {
         match message {
-            Ok(Message::Cgroup(event)) => self.take_cgroup(&event),
+            Ok(Message::Cgroup(event)) => self.take_cgroup(event),
             Ok(Message::Namespace(event)) => {
                 debug!(cookie = event.cookie, pid = event.pid, "network namespace is not known yet");
                 self.survey();
@@ -614,7 +616,7 @@ impl Daemon {
                 {
                     self.update_cgroups();
                 }
-                let attempt = self.attempt(&event);
+                let attempt = self.attempt(event);
                 self.write(clock.wall(event.at), Body::Attempt(Box::new(attempt)));
             }
             Err(err) => {
@@ -732,7 +734,9 @@ impl Daemon {
             allowed: counts.outcome(Outcome::Allowed),
             denied: counts.outcome(Outcome::Denied),
             would_deny: counts.outcome(Outcome::WouldDeny),
-            events_produced: recovered + counts.get(Counter::EVENTS_WRITTEN) + counts.get(Counter::EVENTS_LOST),
+            events_produced: recovered
+                + counts.get(Counter::EVENTS_WRITTEN)
+                + counts.get(Counter::EVENTS_LOST),
             events_written: self.log.attempts(),
             events_lost,
             events_waiting: counts.get(Counter::EVENTS_WRITTEN).saturating_sub(told),

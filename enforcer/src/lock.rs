@@ -51,7 +51,9 @@ impl Lock {
         let inode = file.metadata().map_err(failed)?.ino();
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(Self { _file: file }),
-            Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Held { path: path.to_path_buf(), pid: owner(inode) }),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                Err(LockError::Held { path: path.to_path_buf(), pid: owner(inode) })
+            }
             Err((_, errno)) => Err(failed(errno.into())),
         }
     }

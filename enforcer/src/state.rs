@@ -158,7 +158,8 @@ impl Directory {
     pub fn write(&self, state: &State) -> Result<(), StateError> {
         let (path, fresh) = (self.path.join(FILE), self.path.join(FRESH));
         let result = (|| {
-            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
             file.write_all(&serde_json::to_vec(state)?)?;
             file.sync_all()?;
             failpoint::pass("state-staged");
@@ -186,7 +187,11 @@ impl Directory {
         }
         match fs::remove_dir(&self.path) {
             // Somebody else's files are in it, or it is a mount point.
-            Err(err) if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy].contains(&err.kind()) => Ok(()),
+            Err(err)
+                if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy].contains(&err.kind()) =>
+            {
+                Ok(())
+            }
             other => other.map_err(|cause| StateError::Io { what: "remove", path: self.path, cause }),
         }
     }
@@ -209,17 +214,28 @@ impl State {
             format: u32,
             written_by: String,
         }
-        let damaged = |err: serde_json::Error| StateError::Damaged { path: path.to_path_buf(), cause: err.to_string() };
+        let damaged =
+            |err: serde_json::Error| StateError::Damaged { path: path.to_path_buf(), cause: err.to_string() };
         let head: Head = serde_json::from_slice(text).map_err(damaged)?;
         if head.format > FORMAT {
-            return Err(StateError::Newer { path: path.to_path_buf(), by: head.written_by, format: head.format });
+            return Err(StateError::Newer {
+                path: path.to_path_buf(),
+                by: head.written_by,
+                format: head.format,
+            });
         }
         serde_json::from_slice(text).map_err(damaged)
     }
 
     /// Remembers a policy as one that is about to be put in force. One of the same revision, which then was not, is
     /// forgotten.
-    pub fn remember(&mut self, revision: u32, documents: &[Document], rules: &[RuleName], identities: &Identities) {
+    pub fn remember(
+        &mut self,
+        revision: u32,
+        documents: &[Document],
+        rules: &[RuleName],
+        identities: &Identities,
+    ) {
         self.written_by = env!("CARGO_PKG_VERSION").to_owned();
         self.identities = identities.clone();
         self.revisions.retain(|known| known.revision != revision);
@@ -252,7 +268,10 @@ impl State {
         let known = self.revisions.iter().find(|known| known.revision == revision);
         known.and_then(|known| known.documents.as_ref()).is_some_and(|texts| {
             texts.len() == documents.len()
-                && texts.iter().zip(documents).all(|(text, now)| *text.file == *now.file && text.text == now.text)
+                && texts
+                    .iter()
+                    .zip(documents)
+                    .all(|(text, now)| *text.file == *now.file && text.text == now.text)
         })
     }
 

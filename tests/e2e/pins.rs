@@ -11,7 +11,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use enforcer::failpoint;
 use enforcer_common::{Hook, names};
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::bpftool;
@@ -85,7 +84,10 @@ impl Scene {
 
     fn last(&self, kind: &str) -> anyhow::Result<Value> {
         let records = self.records()?;
-        records.into_iter().rfind(|record| record["kind"] == kind).with_context(|| format!("no {kind} record"))
+        records
+            .into_iter()
+            .rfind(|record| record["kind"] == kind)
+            .with_context(|| format!("no {kind} record"))
     }
 
     fn start(&self) -> anyhow::Result<Run> {
@@ -182,7 +184,11 @@ impl Run {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status.success());
             }
-            ensure!(start.elapsed() < patience(DEADLINE), "end the daemon: it goes on; it said:\n{}", self.words);
+            ensure!(
+                start.elapsed() < patience(DEADLINE),
+                "end the daemon: it goes on; it said:\n{}",
+                self.words
+            );
             thread::yield_now();
         }
     }
@@ -256,9 +262,13 @@ fn check_books(records: &[Value], refused: u64) -> anyhow::Result<(u64, u64)> {
             "attempt" if record["verdict"] == "deny" => written += 1,
             "lost" => lost += record["count"].as_u64().context("a loss without a number")?,
             "resume" => {
-                let field = |name: &str| record[name].as_u64().with_context(|| format!("no {name} in {record}"));
+                let field =
+                    |name: &str| record[name].as_u64().with_context(|| format!("no {name} in {record}"));
                 lost += field("events_newly_lost")?;
-                ensure!(field("events_produced")? == field("events_written")? + field("events_lost")?, "{record}");
+                ensure!(
+                    field("events_produced")? == field("events_written")? + field("events_lost")?,
+                    "{record}"
+                );
             }
             _ => {}
         }
@@ -284,8 +294,9 @@ fn times(variable: &str, usual: u64) -> u64 {
 }
 
 #[test]
-fn killed_at_random_moments_under_load_it_admits_and_refuses_as_before_and_loses_no_event_unseen() -> anyhow::Result<()>
-{
+#[expect(clippy::print_stdout, reason = "the figures of a run are what its reader wants")]
+fn killed_at_random_moments_under_load_it_admits_and_refuses_as_before_and_loses_no_event_unseen()
+-> anyhow::Result<()> {
     let kills = times("ENFORCER_TEST_KILLS", 10);
     let Scene { sandbox, web, _orders } = Scene::new("killed", EVEN)?;
     let policy = sandbox.directory().join("policy");
@@ -330,7 +341,8 @@ fn killed_at_random_moments_under_load_it_admits_and_refuses_as_before_and_loses
 }
 
 #[test]
-fn after_sigterm_it_goes_on_and_the_next_one_adopts_it_with_revision_identities_and_events() -> anyhow::Result<()> {
+fn after_sigterm_it_goes_on_and_the_next_one_adopts_it_with_revision_identities_and_events()
+-> anyhow::Result<()> {
     let mut scene = Scene::new("adopted", ODD)?;
     let mut command = scene.command()?;
     command.arg("--log-allowed");
@@ -358,22 +370,35 @@ fn after_sigterm_it_goes_on_and_the_next_one_adopts_it_with_revision_identities_
     run.read_until("took over")?;
     let records = scene.records()?;
     let [start, left @ .., resume] = records.split_at(waited).1 else { bail!("{records:?}") };
-    assert_eq!((&start["kind"], &start["adopted"], &start["revision"]), (&"start".into(), &true.into(), &2.into()));
-    // A permitted call is judged at both ends.
+    assert_eq!(
+        (&start["kind"], &start["adopted"], &start["revision"]),
+        (&"start".into(), &true.into(), &2.into())
+    );
     let refused = left.iter().filter(|record| record["verdict"] == "deny").count();
-    assert_eq!((left.len(), refused), (4, 2), "{left:?}");
+    assert_eq!((left.len(), refused), (3, 2), "{left:?}");
     for record in left {
         assert_eq!((&record["kind"], &record["revision"]), (&"attempt".into(), &2.into()), "{record}");
-        assert_eq!((&record["source"]["service"], &record["destination"]["service"]), (&"web".into(), &"orders".into()));
+        assert_eq!(
+            (&record["source"]["service"], &record["destination"]["service"]),
+            (&"web".into(), &"orders".into())
+        );
         let rule = if record["verdict"] == "allow" { "even".into() } else { Value::Null };
         assert_eq!(record["rule"]["name"], rule, "{record}");
     }
     let late = left.iter().find(|record| record["source"]["cgroup"] == scene.sandbox.path_of("web/late"));
     assert!(late.is_some(), "{left:?}");
     assert_eq!((&resume["kind"], &resume["revision"]), (&"resume".into(), &2.into()), "{resume}");
-    assert_eq!((&resume["events_recovered"], &resume["events_newly_lost"]), (&4.into(), &0.into()), "{resume}");
+    assert_eq!(
+        (&resume["events_recovered"], &resume["events_newly_lost"]),
+        (&3.into(), &0.into()),
+        "{resume}"
+    );
     assert!(resume["unattended_ms"].as_u64().is_some_and(|time| time < 60_000), "{resume}");
-    assert_eq!(fs::read_to_string(scene.sandbox.state().join("state.json"))?, before, "no number has changed");
+    assert_eq!(
+        fs::read_to_string(scene.sandbox.state().join("state.json"))?,
+        before,
+        "no number has changed"
+    );
 
     // The reload that comes is the next revision.
     scene.sandbox.write_policy(&policy(ODD))?;
@@ -453,7 +478,7 @@ fn detach_removes_what_is_ours_and_nothing_else() -> anyhow::Result<()> {
         assert!(!bpftool::has_link(link)?, "link {link} is still attached");
     }
     assert!(theirs.exists() && note.exists());
-    assert_eq!(left_below(&pins)?, [theirs.clone()]);
+    assert_eq!(left_below(&pins)?, std::slice::from_ref(&theirs));
     assert_eq!(left_below(&scene.sandbox.state())?, [note]);
     assert_eq!(scene.in_force()?, "none");
     // Once more it finds nothing, and says so.

@@ -84,7 +84,8 @@ pub fn detach(link: u64) -> anyhow::Result<()> {
 /// `bpftool` says why.
 pub fn pin_new_map(at: &Path) -> anyhow::Result<()> {
     let path = at.to_str().context("a pin without a printable path")?;
-    ask(&["map", "create", path, "type", "array", "key", "4", "value", "4", "entries", "1", "name", "theirs"]).map(drop)
+    ask(&["map", "create", path, "type", "array", "key", "4", "value", "4", "entries", "1", "name", "theirs"])
+        .map(drop)
 }
 
 /// The id of the link that is pinned at a path.

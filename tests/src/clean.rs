@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The cgroups that sandboxes make; the number of the process that made it ends the name.
 const SANDBOXES: [&str; 2] = ["enforcer-test-", "enforcer-demo-"];
 
-/// Where our pins are, in every BPF file system.
+/// Where an enforcer pins that is told nothing else, in every BPF file system.
 const PINS: &str = "enforcer";
 
 /// Removes pins that no process holds and cgroups whose maker has ended; with `all`, stops running enforcers first and
@@ -50,8 +50,18 @@ pub fn run(out: &mut impl Write, all: bool) -> anyhow::Result<()> {
     for mount in leftovers::bpf_mounts()? {
         for entry in fs::read_dir(&mount).with_context(|| format!("list {}", mount.display()))? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(PINS) {
-                removed += remove_pins(out, &entry.path(), &attachments)?;
+            let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+            // What no process holds may be enforcement that goes on as it is meant to.
+            if name == PINS && !all {
+                writeln!(out, "left alone pins {}: `enforcer detach` ends enforcement", path.display())?;
+            } else if let Some(maker) = maker(&name).filter(|maker| !all && is_alive(*maker)) {
+                writeln!(
+                    out,
+                    "left alone pins {}: process {maker}, which made them, is alive",
+                    path.display()
+                )?;
+            } else if name == PINS || SANDBOXES.iter().any(|prefix| name.starts_with(prefix)) {
+                removed += remove_pins(out, &path, &attachments)?;
             }
         }
     }
@@ -129,9 +139,15 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>
     Ok(())
 }
 
+/// The process that made the sandbox of this name.
+fn maker(name: &str) -> Option<u32> {
+    let is_sandbox = SANDBOXES.iter().any(|prefix| name.starts_with(prefix));
+    name.rsplit('-').next().filter(|_| is_sandbox)?.parse().ok()
+}
+
 /// Why the sandbox at `cgroup` is somebody's, if it is.
 fn in_use(cgroup: &Path, name: &str, attachments: &[Attachment]) -> anyhow::Result<Option<String>> {
-    let Some(maker) = name.rsplit('-').next().and_then(|pid| pid.parse::<u32>().ok()) else {
+    let Some(maker) = maker(name) else {
         return Ok(Some(String::from("its name does not end in a process")));
     };
     if is_alive(maker) {

@@ -224,7 +224,8 @@ impl Enforcement {
         let mut fresh = Vec::new();
         for hook in Hook::ALL {
             let failed = |cause| LoadError::Attach { program: hook.name(), cgroup: path.clone(), cause };
-            let old = self.pinned.as_ref().map(|pinned| pinned.pins.link(hook.name(), id)).transpose()?.flatten();
+            let old =
+                self.pinned.as_ref().map(|pinned| pinned.pins.link(hook.name(), id)).transpose()?.flatten();
             if let Some(link) = old {
                 let program = self.object.program(hook.name()).ok_or_else(|| failed(undefined()))?;
                 let program = program.fd().map_err(|err| failed(chain(&err)))?;
@@ -240,7 +241,8 @@ impl Enforcement {
                     Err(err) => log::warn!("replace program {}: {err}", hook.name()),
                 }
             }
-            let link = attach_program(&mut self.object, hook, &cgroup, self.pinned.is_some()).map_err(failed)?;
+            let link =
+                attach_program(&mut self.object, hook, &cgroup, self.pinned.is_some()).map_err(failed)?;
             fresh.extend(link.map(|link| (hook, link)));
             failpoint::pass("link-attached");
         }
@@ -276,7 +278,9 @@ impl Enforcement {
     ///
     /// A map is gone.
     pub fn left_events(&self) -> Result<Option<(u64, u64)>, PinError> {
-        let Some(pinned) = self.pinned.as_ref().filter(|pinned| !pinned.books.is_empty()) else { return Ok(None) };
+        let Some(pinned) = self.pinned.as_ref().filter(|pinned| !pinned.books.is_empty()) else {
+            return Ok(None);
+        };
         let mut sums = (0, 0);
         for book in &pinned.books {
             let (written, lost) = book.produced()?;
@@ -491,7 +495,12 @@ fn attach_tracepoints(object: &mut Ebpf, taken: bool) -> Result<Vec<(&'static st
 }
 
 /// Attaches a program; returns its link if that is to be `taken` from the object, which else detaches it when dropped.
-fn attach_program(object: &mut Ebpf, hook: Hook, cgroup: &File, taken: bool) -> Result<Option<FdLink>, String> {
+fn attach_program(
+    object: &mut Ebpf,
+    hook: Hook,
+    cgroup: &File,
+    taken: bool,
+) -> Result<Option<FdLink>, String> {
     let program: &mut Program = object.program_mut(hook.name()).ok_or_else(undefined)?;
     // A link is always of the "multi" kind: programs of others on the same hook go on running.
     let mode = CgroupAttachMode::Single;
@@ -516,7 +525,9 @@ fn attach_program(object: &mut Ebpf, hook: Hook, cgroup: &File, taken: bool) -> 
 }
 
 /// A link that was taken from its program, so that it can be pinned.
-fn of_its_own<L: TryInto<FdLink, Error = LinkError>>(taken: Result<L, ProgramError>) -> Result<FdLink, String> {
+fn of_its_own<L: TryInto<FdLink, Error = LinkError>>(
+    taken: Result<L, ProgramError>,
+) -> Result<FdLink, String> {
     taken.map_err(|err| chain(&err))?.try_into().map_err(|err| chain(&err))
 }
 

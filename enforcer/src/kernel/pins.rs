@@ -76,7 +76,7 @@ pub enum PinError {
 }
 
 impl PinError {
-    fn io(what: &'static str, path: &Path, cause: impl ToString) -> Self {
+    fn io(what: &'static str, path: &Path, cause: &dyn std::fmt::Display) -> Self {
         Self::Io { what, path: path.to_path_buf(), cause: cause.to_string() }
     }
 }
@@ -134,7 +134,9 @@ impl Pins {
         let entries = pins.entries()?;
         let made: Vec<(Made, &str)> = entries
             .iter()
-            .filter_map(|name| Made::parse(MAPS, name).or(Made::parse(EVENTS, name)).map(|made| (made, &**name)))
+            .filter_map(|name| {
+                Made::parse(MAPS, name).or(Made::parse(EVENTS, name)).map(|made| (made, &**name))
+            })
             .collect();
         let newest = made.iter().map(|(made, _)| made.abi).max();
         if let Some(found) = newest.filter(|found| *found > abi()) {
@@ -153,17 +155,24 @@ impl Pins {
         }
         let links = pins.directory.join(LINKS);
         make_directory(&links)?;
-        pins.in_use = fs::read_dir(&links).map_err(|err| PinError::io("list", &links, err))?.next().is_some();
+        pins.in_use =
+            fs::read_dir(&links).map_err(|err| PinError::io("list", &links, &err))?.next().is_some();
         Ok(pins)
     }
 
     fn lock(directory: &Path) -> Result<Self, PinError> {
         mount(directory)?;
         make_directory(directory)?;
-        let opened = File::open(directory).map_err(|err| PinError::io("open", directory, err))?;
+        let opened = File::open(directory).map_err(|err| PinError::io("open", directory, &err))?;
         let lock = Lock::take(directory, opened)?;
         failpoint::pass("locked");
-        Ok(Self { directory: directory.to_path_buf(), _lock: lock, number: 0, adoptable: None, in_use: false })
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            _lock: lock,
+            number: 0,
+            adoptable: None,
+            in_use: false,
+        })
     }
 
     /// Whether an earlier daemon's maps are there and can be used as they are.
@@ -212,7 +221,8 @@ impl Pins {
     pub(super) fn complete(&self) -> Result<(), PinError> {
         if self.adoptable.is_none() {
             let (name, path) = (self.own().name(MAPS), self.directory.join(self.own().name(MAPS)));
-            fs::rename(self.directory.join(name + NEW), &path).map_err(|err| PinError::io("rename", &path, err))?;
+            fs::rename(self.directory.join(name + NEW), &path)
+                .map_err(|err| PinError::io("rename", &path, &err))?;
         }
         failpoint::pass("maps-complete");
         Ok(())
@@ -225,9 +235,9 @@ impl Pins {
         let link = match sys::open_pin(&path) {
             Ok(link) => link,
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(err) => return Err(PinError::io("open pin", &path, err)),
+            Err(err) => return Err(PinError::io("open pin", &path, &err)),
         };
-        let info = description(link.as_fd()).map_err(|err| PinError::io("read", &path, err))?;
+        let info = description(link.as_fd()).map_err(|err| PinError::io("read", &path, &err))?;
         Ok((leftovers::field(&info, "cgroup_id") == Some(cgroup)).then_some(link))
     }
 
@@ -235,9 +245,9 @@ impl Pins {
     pub(super) fn stage_link(&self, program: &str, link: FdLink) -> Result<OwnedFd, PinError> {
         self.place_link(program)?;
         let new = self.new_link_path(program);
-        drop(link.pin(&new).map_err(|err| PinError::io("pin", &new, chain(&err)))?);
+        drop(link.pin(&new).map_err(|err| PinError::io("pin", &new, &chain(&err)))?);
         failpoint::pass("link-pinned");
-        sys::open_pin(&new).map_err(|err| PinError::io("open pin", &new, err))
+        sys::open_pin(&new).map_err(|err| PinError::io("open pin", &new, &err))
     }
 
     /// Gives the link that was [staged](Self::stage_link) its place, if one was, also by a daemon that ended before it came
@@ -247,7 +257,7 @@ impl Pins {
         match fs::rename(&new, &path) {
             Ok(()) => failpoint::pass("link-renamed"),
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-            Err(err) => return Err(PinError::io("rename", &path, err)),
+            Err(err) => return Err(PinError::io("rename", &path, &err)),
         }
         Ok(())
     }
@@ -301,14 +311,15 @@ impl Pins {
     /// The ledger, made if it is not there.
     pub(super) fn ledger(&self) -> Result<LedgerMap, PinError> {
         let path = self.directory.join(names::LEDGER);
-        let failed = |err: aya::maps::MapError| PinError::io("use pin", &path, chain(&err));
+        let failed = |err: aya::maps::MapError| PinError::io("use pin", &path, &chain(&err));
         let data = if path.exists() {
             MapData::from_pin(&path).map_err(failed)?
         } else {
             let bytes = u32::try_from(size_of::<[u64; Ledger::FIELDS]>()).unwrap_or(u32::MAX);
-            let shape = aya_obj::Map::new_from_params(bpf_map_type::BPF_MAP_TYPE_ARRAY as u32, 4, bytes, 1, 0);
+            let shape =
+                aya_obj::Map::new_from_params(bpf_map_type::BPF_MAP_TYPE_ARRAY as u32, 4, bytes, 1, 0);
             let data = MapData::create(shape, names::LEDGER, None).map_err(failed)?;
-            data.pin(&path).map_err(|err| PinError::io("pin", &path, chain(&err)))?;
+            data.pin(&path).map_err(|err| PinError::io("pin", &path, &chain(&err)))?;
             data
         };
         let map = Array::try_from(Map::Array(data)).map_err(failed)?;
@@ -364,7 +375,7 @@ impl Pins {
             let hidden = if name.starts_with(MAPS) && !name.ends_with(NEW) {
                 // So that half of them are never taken for all.
                 let hidden = directory.join(name + NEW);
-                fs::rename(&path, &hidden).map_err(|err| PinError::io("rename", &path, err))?;
+                fs::rename(&path, &hidden).map_err(|err| PinError::io("rename", &path, &err))?;
                 failpoint::pass("detach-maps-hidden");
                 hidden
             } else {
@@ -381,7 +392,11 @@ impl Pins {
         if ledger.exists() && remove_if_ours(&ledger, &mut removed)? {
             removed.pins += 1;
         }
-        for name in pins.entries()?.into_iter().filter(|name| name != LINKS && !name.starts_with(MAPS) && !name.starts_with(EVENTS)) {
+        for name in pins
+            .entries()?
+            .into_iter()
+            .filter(|name| name != LINKS && !name.starts_with(MAPS) && !name.starts_with(EVENTS))
+        {
             removed.foreign.push(directory.join(name));
         }
         failpoint::pass("detach-maps-removed");
@@ -391,19 +406,19 @@ impl Pins {
 }
 
 fn remove_if_ours(path: &Path, removed: &mut Removed) -> Result<bool, PinError> {
-    let pinned = leftovers::pinned(path).map_err(|err| PinError::io("look at pin", path, err))?;
+    let pinned = leftovers::pinned(path).map_err(|err| PinError::io("look at pin", path, &err))?;
     if pinned == leftovers::Pinned::Foreign {
         removed.foreign.push(path.to_path_buf());
         return Ok(false);
     }
-    fs::remove_file(path).map_err(|err| PinError::io("remove pin", path, err))?;
+    fs::remove_file(path).map_err(|err| PinError::io("remove pin", path, &err))?;
     Ok(true)
 }
 
 /// Removes a directory unless something is still in it.
 fn remove_if_empty(path: &Path) -> Result<(), PinError> {
     match fs::remove_dir(path) {
-        Err(err) if err.kind() != io::ErrorKind::DirectoryNotEmpty => Err(PinError::io("remove", path, err)),
+        Err(err) if err.kind() != io::ErrorKind::DirectoryNotEmpty => Err(PinError::io("remove", path, &err)),
         Err(_) | Ok(()) => Ok(()),
     }
 }
@@ -421,9 +436,9 @@ impl Book {
     fn open(path: PathBuf, is_readable: bool) -> Result<Self, PinError> {
         let open = |name: &str| {
             let pin = path.join(name);
-            MapData::from_pin(&pin).map_err(|err| PinError::io("open pin", &pin, chain(&err)))
+            MapData::from_pin(&pin).map_err(|err| PinError::io("open pin", &pin, &chain(&err)))
         };
-        let failed = |err: aya::maps::MapError| PinError::io("use pins", &path, chain(&err));
+        let failed = |err: aya::maps::MapError| PinError::io("use pins", &path, &chain(&err));
         let ring = RingBuf::try_from(Map::RingBuf(open(names::EVENTS)?)).map_err(failed)?;
         let counters = PerCpuArray::try_from(Map::PerCpuArray(open(names::COUNTERS)?)).map_err(failed)?;
         Ok(Self { path, is_readable, ring, counters })
@@ -444,7 +459,7 @@ impl Book {
     pub(super) fn produced(&self) -> Result<(u64, u64), PinError> {
         let sum = |counter: Counter| {
             let values = self.counters.get(&counter.0, 0);
-            let values = values.map_err(|err| PinError::io("read counters", &self.path, chain(&err)))?;
+            let values = values.map_err(|err| PinError::io("read counters", &self.path, &chain(&err)))?;
             Ok::<u64, PinError>(values.iter().sum())
         };
         Ok((sum(Counter::EVENTS_WRITTEN)?, sum(Counter::EVENTS_LOST)?))
@@ -496,11 +511,11 @@ pub(super) struct LedgerMap {
 impl LedgerMap {
     pub(super) fn get(&self) -> Result<Ledger, PinError> {
         let fields = self.map.get(&0, 0);
-        Ok(Ledger::of(fields.map_err(|err| PinError::io("read pin", &self.path, chain(&err)))?))
+        Ok(Ledger::of(fields.map_err(|err| PinError::io("read pin", &self.path, &chain(&err)))?))
     }
 
     pub(super) fn set(&mut self, ledger: Ledger) -> Result<(), PinError> {
-        self.map.set(0, ledger.fields(), 0).map_err(|err| PinError::io("write pin", &self.path, chain(&err)))
+        self.map.set(0, ledger.fields(), 0).map_err(|err| PinError::io("write pin", &self.path, &chain(&err)))
     }
 }
 
@@ -508,7 +523,8 @@ impl LedgerMap {
 fn kept_maps() -> Vec<(String, aya_obj::Map)> {
     // What was built into this program was parsed by its build already.
     let maps = aya_obj::Object::parse(OBJECT).map(|object| object.maps).unwrap_or_default();
-    let is_kept = |name: &str| !name.starts_with('.') && !OWN_BOOKS.contains(&name) && !NOT_KEPT.contains(&name);
+    let is_kept =
+        |name: &str| !name.starts_with('.') && !OWN_BOOKS.contains(&name) && !NOT_KEPT.contains(&name);
     maps.into_iter().filter(|(name, _)| is_kept(name)).collect()
 }
 
@@ -542,24 +558,25 @@ fn mount(directory: &Path) -> Result<(), PinError> {
     if !directory.starts_with(top) || is_bpf(top)? {
         return Err(PinError::NotBpf { path: directory.to_path_buf() });
     }
-    let flags = nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
+    let flags =
+        nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
     nix::mount::mount(Some("bpf"), top, Some("bpf"), flags, Some("mode=700"))
-        .map_err(|err| PinError::io("mount BPF file system on", top, err))
+        .map_err(|err| PinError::io("mount BPF file system on", top, &err))
 }
 
 /// Whether `path`, or what of it is there, lies on a BPF file system.
 fn is_bpf(path: &Path) -> Result<bool, PinError> {
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let found = nix::sys::statfs::statfs(there).map_err(|err| PinError::io("look at", there, err))?;
+    let found = nix::sys::statfs::statfs(there).map_err(|err| PinError::io("look at", there, &err))?;
     Ok(found.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 
 fn make_directory(path: &Path) -> Result<(), PinError> {
-    fs::create_dir_all(path).map_err(|err| PinError::io("create directory", path, err))
+    fs::create_dir_all(path).map_err(|err| PinError::io("create directory", path, &err))
 }
 
 fn list(path: &Path) -> Result<Vec<String>, PinError> {
-    let failed = |err: io::Error| PinError::io("list", path, err);
+    let failed = |err: io::Error| PinError::io("list", path, &err);
     let entries = fs::read_dir(path).map_err(failed)?;
     let mut names = entries
         .map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned()))
@@ -570,7 +587,7 @@ fn list(path: &Path) -> Result<Vec<String>, PinError> {
 
 /// Removes a directory of pins.
 fn remove_directory(path: &Path) -> Result<(), PinError> {
-    fs::remove_dir_all(path).map_err(|err| PinError::io("remove", path, err))
+    fs::remove_dir_all(path).map_err(|err| PinError::io("remove", path, &err))
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The two calls of bpf(2) that pinned links need and aya 0.14 has no public function for.
-#![expect(unsafe_code, reason = "aya opens a pinned link without giving out its descriptor, and updates links of XDP and tcx only")]
+#![expect(
+    unsafe_code,
+    reason = "aya opens a pinned link without giving out its descriptor, and updates links of XDP and tcx only"
+)]
 
 use std::ffi::CString;
 use std::io;
@@ -64,6 +67,7 @@ pub(super) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
     let attributes = LinkUpdate { link: number(link)?, program: number(program)?, flags: 0, old_program: 0 };
     // SAFETY: the kernel reads `attributes`, of the size that is given, and writes nothing; both descriptors are borrowed
     // and so open.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, LINK_UPDATE, &raw const attributes, size_of::<LinkUpdate>()) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, LINK_UPDATE, &raw const attributes, size_of::<LinkUpdate>()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
