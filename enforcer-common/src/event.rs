@@ -2,6 +2,9 @@
 
 use crate::{Address, Hook, Identity, Mode, Port, Protocol, Reason, RuleId, Verdict};
 
+/// Changes with every change to a layout in this file, so that a newer host knows which rings it can read.
+pub const EVENT_LAYOUT: u32 = 1;
+
 /// One decision, as a program writes it. What a hook does not know is marked in `flags`, never by a magic value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]

@@ -18,6 +18,8 @@ pub struct Answer {
     pub programs: Vec<String>,
     /// Other pins that were removed.
     pub pins: usize,
+    /// Events that waited for a daemon, and that no record tells of.
+    pub events_untold: u64,
     /// What is in the directory of pins and not of enforcer: it is still there.
     pub left_alone: Vec<PathBuf>,
     /// Whether a state was there and is removed.
@@ -43,6 +45,7 @@ pub fn run(pin_dir: &Path, state_dir: &Path) -> anyhow::Result<Answer> {
         detached: !removed.links.is_empty(),
         programs: removed.links,
         pins: removed.pins,
+        events_untold: removed.untold,
         left_alone: removed.foreign,
         state: had_state,
     })
@@ -54,6 +57,9 @@ impl fmt::Display for Answer {
             write!(f, "detached {} programs: nothing is enforced any longer", self.programs.len())?;
         } else {
             f.write_str("nothing was attached")?;
+        }
+        if self.events_untold > 0 {
+            write!(f, "\nlost {} events that no record tells of", self.events_untold)?;
         }
         for path in &self.left_alone {
             write!(f, "\nleft alone {}: not of enforcer", path.display())?;
@@ -72,16 +78,19 @@ mod tests {
             detached: true,
             programs: vec!["bind4".to_owned(), "connect4".to_owned()],
             pins: 15,
+            events_untold: 3,
             left_alone: vec!["/sys/fs/bpf/enforcer/theirs".into()],
             state: true,
         };
         assert_eq!(
             answer.to_string(),
             "detached 2 programs: nothing is enforced any longer\n\
+             lost 3 events that no record tells of\n\
              left alone /sys/fs/bpf/enforcer/theirs: not of enforcer"
         );
         answer.detached = false;
         answer.left_alone.clear();
+        answer.events_untold = 0;
         assert_eq!(answer.to_string(), "nothing was attached");
     }
 }

@@ -3,14 +3,17 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
+use enforcer::failpoint;
+use enforcer_common::layout::ABI_VERSION;
 use enforcer_common::{Hook, names};
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::bpftool;
@@ -177,12 +180,16 @@ impl Run {
     }
 
     /// Ends it by a signal, and returns whether it ended well.
-    fn end(mut self, signal: Signal) -> anyhow::Result<bool> {
+    fn end(self, signal: Signal) -> anyhow::Result<bool> {
         self.signal(signal)?;
+        Ok(self.wait()?.success())
+    }
+
+    fn wait(mut self) -> anyhow::Result<ExitStatus> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
-                return Ok(status.success());
+                return Ok(status);
             }
             ensure!(
                 start.elapsed() < patience(DEADLINE),
@@ -466,10 +473,11 @@ fn detach_removes_what_is_ours_and_nothing_else() -> anyhow::Result<()> {
         .collect::<anyhow::Result<_>>()?;
     assert_eq!(scene.attached()?, hooks());
 
+    assert_eq!(scene.in_force()?, "even");
     let output = scene.detach(&["-o", "json"])?;
     let answer: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-    assert_eq!(answer["detached"], true, "{answer}");
+    assert_eq!((&answer["detached"], &answer["events_untold"]), (&true.into(), &1.into()), "{answer}");
     assert_eq!(answer["programs"].as_array().map(Vec::len), Some(Hook::ALL.len() + 2), "{answer}");
     assert_eq!(answer["left_alone"], serde_json::json!([theirs]), "{answer}");
     assert_eq!(scene.attached()?, [""; 0]);
@@ -500,4 +508,208 @@ fn left_below(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+/// Looks at what is attached over and over, and fails if a hook is ever without a program.
+struct Lookout {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<u64>>,
+}
+
+impl Lookout {
+    fn new(cgroup: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut looks = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let found = bpftool::programs(&cgroup)?;
+                for hook in hooks() {
+                    ensure!(found.contains(&hook), "look number {looks}: no {hook} in {found:?}");
+                }
+                looks += 1;
+            }
+            Ok(looks)
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) -> anyhow::Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_panic| anyhow!("the lookout panicked"))?
+    }
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the figures of a run are what its reader wants")]
+fn a_newer_layout_takes_over_under_load_without_a_gap_and_an_older_one_refuses() -> anyhow::Result<()> {
+    let upgrades = times("ENFORCER_TEST_UPGRADES", 4);
+    let scene = Scene::new("upgraded", EVEN)?;
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    let before = fs::read_to_string(scene.sandbox.state().join("state.json"))?;
+    let (command, log, cgroup) = (|| scene.command(), scene.log(), scene.sandbox.cgroup().to_path_buf());
+    let load = Load::new(scene.sandbox.actor("web")?, 8080, 8081);
+    let lookout = Lookout::new(cgroup);
+    for upgrade in 0..upgrades {
+        let mut newer = command()?;
+        newer.env("ENFORCER_ABI", (1000 + upgrade).to_string());
+        let run = Run::spawn(&scene.sandbox, newer)?.ready()?;
+        ensure!(run.words.contains("revision=1") && run.words.contains("adopted=true"), "{}", run.words);
+        load.wait_for(20)?;
+        // One that is killed leaves as much as one that is told to end.
+        run.end(if upgrade % 2 == 0 { Signal::SIGTERM } else { Signal::SIGKILL })?;
+        load.wait_for(20)?;
+    }
+    let older = scene.sandbox.output(command()?)?;
+    let said = String::from_utf8_lossy(&older.stderr);
+    assert_eq!(older.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(&format!("they have layout {}, and this enforcer knows {ABI_VERSION}", 999 + upgrades)),
+        "{said}"
+    );
+    let looks = lookout.end()?;
+    let (_web, answered, refused) = load.end()?;
+    assert_eq!(
+        fs::read_to_string(scene.sandbox.state().join("state.json"))?,
+        before,
+        "no number has changed"
+    );
+
+    let mut last = command()?;
+    last.env("ENFORCER_ABI", (999 + upgrades).to_string());
+    assert!(Run::spawn(&scene.sandbox, last)?.ready()?.end(Signal::SIGTERM)?);
+    let text = fs::read_to_string(log)?;
+    let records: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let (written, lost) = check_books(&records, refused)?;
+    println!(
+        "{upgrades} upgrades: {answered} permitted answered, {refused} forbidden refused, {written} written, {lost} \
+         lost; every hook attached at each of {looks} looks"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_half_or_damaged_is_refused_until_it_is_taken_over() -> anyhow::Result<()> {
+    let mut scene = Scene::new("takeover", ODD)?;
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    scene.sandbox.write_policy(&policy(EVEN))?;
+    let state = scene.sandbox.state().join("state.json");
+    let whole = fs::read(&state)?;
+    for (half, words) in [(Some(whole.split_at(whole.len() / 2).0), "read state"), (None, "has no state")] {
+        match half {
+            Some(half) => fs::write(&state, half)?,
+            None => fs::remove_file(&state)?,
+        }
+        let output = scene.sandbox.output(scene.command()?)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(words) && said.contains("--takeover"), "{said}");
+        assert_eq!(scene.in_force()?, "odd", "the policy in force stays");
+    }
+    let mut command = scene.command()?;
+    command.arg("--takeover");
+    let run = Run::spawn(&scene.sandbox, command)?.ready()?;
+    assert_eq!(scene.in_force()?, "even");
+    assert_eq!(scene.attached()?, hooks());
+    assert!(run.end(Signal::SIGTERM)?);
+    // From then on it is like any other.
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    assert_eq!(scene.in_force()?, "even");
+    Ok(())
+}
+
+/// Points that only a start with nothing there passes.
+const FIRST_START: [&str; 6] =
+    ["maps-staged", "maps-emptied", "maps-complete", "link-attached", "link-pinned", "link-renamed"];
+
+/// Runs a daemon that is to crash at `point`, through a reload and an end if it gets there. Returns whether it crashed.
+fn crashes(scene: &Scene, point: &str, next: &str) -> anyhow::Result<bool> {
+    let mut command = scene.command()?;
+    command.env(failpoint::VARIABLE, point);
+    // What is on the disk is put in force when it is another policy than the one that was adopted.
+    let ready = if scene.sandbox.pins().exists() { "policy reloaded" } else { " enforcing" };
+    let mut run = Run::spawn(&scene.sandbox, command)?;
+    if run.read_until(ready).is_ok() {
+        scene.sandbox.write_policy(&policy(next))?;
+        // It may end at any moment now; then there is nobody to be told.
+        for (signal, words) in [(Signal::SIGHUP, "policy reloaded"), (Signal::SIGTERM, "stopped: ")] {
+            if run.child.try_wait()?.is_none() {
+                run.signal(signal)?;
+                if run.read_until(words).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    let status = run.wait()?;
+    ensure!(status.success() || status.signal() == Some(nix::libc::SIGABRT), "{point}: {status}");
+    Ok(!status.success())
+}
+
+#[test]
+fn after_a_crash_at_any_point_the_old_policy_or_the_new_one_is_in_force() -> anyhow::Result<()> {
+    let mut scene = Scene::new("failpoints", ODD)?;
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    let (mut now, mut next) = (ODD, EVEN);
+    let mut refused = 0;
+    for point in failpoint::ALL {
+        if point.starts_with("detach") || ["maps-emptied", "link-attached"].contains(point) {
+            continue;
+        }
+        // Twice: the policy on the disk is another than that in force, and it is reloaded to the first again.
+        scene.sandbox.write_policy(&policy(next))?;
+        ensure!(crashes(&scene, point, now)?, "{point} is not passed");
+        let in_force = scene.in_force().with_context(|| format!("after a crash at {point}"))?;
+        ensure!(in_force != "none", "after a crash at {point} nothing is enforced");
+        refused += 1;
+        scene.sandbox.write_policy(&policy(next))?;
+        let mut run = scene.start().with_context(|| format!("start after a crash at {point}"))?;
+        run.read_until("took over")?;
+        assert!(run.end(Signal::SIGTERM)?);
+        let wanted = if next == EVEN { "even" } else { "odd" };
+        ensure!(scene.in_force()? == wanted, "after a crash at {point} and a start");
+        refused += 1;
+        ensure!(scene.attached()? == hooks(), "after a crash at {point}: {:?}", scene.attached()?);
+        (now, next) = (next, now);
+    }
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    check_books(&scene.records()?, refused)?;
+    Ok(())
+}
+
+#[test]
+fn a_crash_of_the_first_start_or_of_a_detach_is_mended_by_the_next() -> anyhow::Result<()> {
+    let mut scene = Scene::new("first-start", ODD)?;
+    for point in FIRST_START {
+        ensure!(crashes(&scene, point, ODD)?, "{point} is not passed");
+        assert!(
+            scene.start().with_context(|| format!("start after a crash at {point}"))?.end(Signal::SIGTERM)?
+        );
+        ensure!(scene.in_force()? == "odd" && scene.attached()? == hooks(), "after a crash at {point}");
+        let output = scene.detach(&[])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(scene.in_force()? == "none" && !scene.sandbox.pins().exists(), "after a crash at {point}");
+    }
+    for point in failpoint::ALL.iter().filter(|point| point.starts_with("detach")) {
+        assert!(scene.start().with_context(|| format!("start before {point}"))?.end(Signal::SIGTERM)?);
+        let mut command = Command::new(binary("enforcer")?);
+        command
+            .arg("detach")
+            .arg("--pin-dir")
+            .arg(scene.sandbox.pins())
+            .arg("--state-dir")
+            .arg(scene.sandbox.state());
+        let status = command.env(failpoint::VARIABLE, point).stderr(Stdio::null()).status()?;
+        ensure!(status.signal() == Some(nix::libc::SIGABRT), "{point} is not passed: {status}");
+        // Either way on is open.
+        let mut run = scene.start().with_context(|| format!("start after a crash at {point}"))?;
+        ensure!(scene.in_force()? == "odd" && scene.attached()? == hooks(), "after a crash at {point}");
+        run.signal(Signal::SIGTERM)?;
+        run.read_until("stopped: ")?;
+        run.wait()?;
+        let output = scene.detach(&[])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(scene.attached()?.is_empty() && !scene.sandbox.pins().exists(), "after a crash at {point}");
+    }
+    Ok(())
 }

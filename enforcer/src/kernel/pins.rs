@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/maps-ABI-N/MAP       what decisions read; put there by daemon number N, under its layout
 //! DIR/maps-ABI-N-new/MAP   the same while they are being filled: no program that is attached uses them
-//! DIR/events-ABI-N/MAP     ring and counters of daemon number N alone, so that its books can be closed for good
+//! DIR/events-LAYOUT-N/MAP  ring and counters of daemon number N alone, so that its books can be closed for good
 //! DIR/links/HOOK           what is attached
 //! DIR/links/HOOK-new       a link that is about to take the place of HOOK
 //! DIR/LEDGER               which events of the open books have been told of
@@ -21,7 +21,7 @@ use aya::maps::{Array, Map, MapData, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::FdLink;
 use aya_obj::generated::bpf_map_type;
 use enforcer_common::counter::Counter;
-use enforcer_common::event::{InvalidEvent, Message};
+use enforcer_common::event::{EVENT_LAYOUT, InvalidEvent, Message};
 use enforcer_common::layout::ABI_VERSION;
 use enforcer_common::names;
 use thiserror::Error;
@@ -103,22 +103,22 @@ pub struct Pins {
     in_use: bool,
 }
 
-/// A directory of maps: its layout and the daemon that made it.
+/// A directory of maps: the layout of these, or of events, and the daemon that made it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Made {
     number: u32,
-    abi: u32,
+    layout: u32,
 }
 
 impl Made {
-    /// Reads `ABI-N` behind `prefix`.
+    /// Reads `LAYOUT-N` behind `prefix`.
     fn parse(prefix: &str, name: &str) -> Option<Self> {
-        let (abi, number) = name.strip_prefix(prefix)?.split_once('-')?;
-        Some(Self { abi: abi.parse().ok()?, number: number.parse().ok()? })
+        let (layout, number) = name.strip_prefix(prefix)?.split_once('-')?;
+        Some(Self { layout: layout.parse().ok()?, number: number.parse().ok()? })
     }
 
     fn name(self, prefix: &str) -> String {
-        format!("{prefix}{}-{}", self.abi, self.number)
+        format!("{prefix}{}-{}", self.layout, self.number)
     }
 }
 
@@ -138,7 +138,8 @@ impl Pins {
                 Made::parse(MAPS, name).or(Made::parse(EVENTS, name)).map(|made| (made, &**name))
             })
             .collect();
-        let newest = made.iter().map(|(made, _)| made.abi).max();
+        let newest =
+            made.iter().filter(|(_, name)| name.starts_with(MAPS)).map(|(made, _)| made.layout).max();
         if let Some(found) = newest.filter(|found| *found > abi()) {
             return Err(PinError::Newer { path: directory.to_path_buf(), found });
         }
@@ -148,7 +149,7 @@ impl Pins {
         }
         let in_force = made.iter().filter(|(_, name)| name.starts_with(MAPS)).max();
         if let Some((made, name)) = in_force
-            && made.abi == abi()
+            && made.layout == abi()
             && has_this_layout(&pins.directory.join(name))
         {
             pins.adoptable = Some(pins.directory.join(name));
@@ -195,17 +196,21 @@ impl Pins {
         self.number
     }
 
-    fn own(&self) -> Made {
-        Made { number: self.number, abi: abi() }
+    fn own_maps(&self) -> String {
+        Made { number: self.number, layout: abi() }.name(MAPS)
+    }
+
+    fn own_events(&self) -> String {
+        Made { number: self.number, layout: EVENT_LAYOUT }.name(EVENTS)
     }
 
     /// Where each map is pinned that outlives the programs; makes the directories.
     pub(super) fn map_paths(&self) -> Result<BTreeMap<String, PathBuf>, PinError> {
         let maps = match &self.adoptable {
             Some(adopted) => adopted.clone(),
-            None => self.directory.join(self.own().name(MAPS) + NEW),
+            None => self.directory.join(self.own_maps() + NEW),
         };
-        let events = self.directory.join(self.own().name(EVENTS));
+        let events = self.directory.join(self.own_events());
         make_directory(&maps)?;
         make_directory(&events)?;
         failpoint::pass("maps-staged");
@@ -220,7 +225,7 @@ impl Pins {
     /// Says that the maps hold a whole policy: from now on programs may use them.
     pub(super) fn complete(&self) -> Result<(), PinError> {
         if self.adoptable.is_none() {
-            let (name, path) = (self.own().name(MAPS), self.directory.join(self.own().name(MAPS)));
+            let (name, path) = (self.own_maps(), self.directory.join(self.own_maps()));
             fs::rename(self.directory.join(name + NEW), &path)
                 .map_err(|err| PinError::io("rename", &path, &err))?;
         }
@@ -282,7 +287,7 @@ impl Pins {
             if u64::from(made.number) < first_open || !OWN_BOOKS.iter().all(|map| path.join(map).exists()) {
                 remove_directory(&path)?;
             } else {
-                books.push(Book::open(path, made.abi == abi())?);
+                books.push(Book::open(path, made.layout == EVENT_LAYOUT)?);
             }
         }
         Ok(books)
@@ -292,7 +297,7 @@ impl Pins {
     pub(super) fn remove_old_maps(&self) -> Result<(), PinError> {
         let in_force = match &self.adoptable {
             Some(adopted) => adopted.clone(),
-            None => self.directory.join(self.own().name(MAPS)),
+            None => self.directory.join(self.own_maps()),
         };
         for name in self.entries()?.iter().filter(|name| name.starts_with(MAPS)) {
             let path = self.directory.join(name);
@@ -302,6 +307,20 @@ impl Pins {
         }
         failpoint::pass("old-removed");
         Ok(())
+    }
+
+    /// Events of open books that no daemon has told of.
+    fn untold(&self) -> Result<u64, PinError> {
+        if !self.directory.join(names::LEDGER).exists() {
+            return Ok(0);
+        }
+        let ledger = self.ledger()?.get()?;
+        let mut produced = 0;
+        for book in self.books(ledger.first_open)? {
+            let (written, lost) = book.produced()?;
+            produced += written + lost;
+        }
+        Ok(produced.saturating_sub(ledger.written + ledger.lost))
     }
 
     fn entries(&self) -> Result<Vec<String>, PinError> {
@@ -334,6 +353,8 @@ pub struct Removed {
     pub links: Vec<String>,
     /// How many other pins.
     pub pins: usize,
+    /// Events that no daemon has told of.
+    pub untold: u64,
     /// What is in the directory and not of enforcer, and so is still there.
     pub foreign: Vec<PathBuf>,
 }
@@ -366,6 +387,7 @@ impl Pins {
             remove_if_empty(&links)?;
         }
         failpoint::pass("detach-links-removed");
+        removed.untold = pins.untold()?;
         // Links first: without its maps a policy would be none, and not the one that is in force.
         for name in pins.entries()? {
             let path = directory.join(&name);
@@ -598,8 +620,8 @@ mod tests {
     #[test]
     fn directories_are_told_apart_by_their_names() {
         for (prefix, name, made) in [
-            (MAPS, "maps-1-7", Some(Made { abi: 1, number: 7 })),
-            (EVENTS, "events-12-3", Some(Made { abi: 12, number: 3 })),
+            (MAPS, "maps-1-7", Some(Made { layout: 1, number: 7 })),
+            (EVENTS, "events-12-3", Some(Made { layout: 12, number: 3 })),
             (MAPS, "maps-1-7-new", None),
             (MAPS, "maps-1", None),
             (MAPS, "events-1-7", None),
@@ -607,14 +629,14 @@ mod tests {
         ] {
             assert_eq!(Made::parse(prefix, name), made, "{name}");
         }
-        let made = Made { abi: 2, number: 5 };
+        let made = Made { layout: 2, number: 5 };
         assert_eq!(Made::parse(MAPS, &made.name(MAPS)), Some(made));
     }
 
     #[test]
     fn the_newest_maps_are_those_of_the_latest_daemon() {
-        let older = Made { abi: 9, number: 1 };
-        assert!(older < Made { abi: 1, number: 2 });
+        let older = Made { layout: 9, number: 1 };
+        assert!(older < Made { layout: 1, number: 2 });
     }
 
     #[test]
