@@ -38,6 +38,8 @@ pub enum Body {
     Policy(PolicyChange),
     /// The daemon has taken over from one that ended while enforcement went on.
     Resume(Resume),
+    /// Somebody has taken away what keeps enforcement up, or added to it.
+    Tamper(Tamper),
     /// The daemon ends.
     Stop(Stop),
 }
@@ -149,6 +151,19 @@ pub struct PolicyChange {
     pub error: Option<String>,
 }
 
+/// Written when it is noticed, which takes up to a second.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tamper {
+    /// `link-detached`, `pin-removed`, `directory-gone` or `foreign-program`.
+    pub deed: &'static str,
+    /// To what: pins by their paths, hooks by their names.
+    pub objects: Vec<String>,
+    /// Whether everything is again as it was. A foreign program is left alone: it can refuse more, not permit more.
+    pub repaired: bool,
+    /// Why not.
+    pub error: Option<String>,
+}
+
 /// Written when everything that waited for a daemon has been written: closes the books of those that have ended. Of them
 /// together, `events_produced` = `events_written` + `events_lost`, and each event is in one book.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -251,7 +266,7 @@ impl Body {
         match self {
             Self::Lost(lost) => lost.count,
             Self::Resume(resume) => resume.events_newly_lost,
-            Self::Start(_) | Self::Attempt(_) | Self::Policy(_) | Self::Stop(_) => 0,
+            Self::Start(_) | Self::Attempt(_) | Self::Policy(_) | Self::Tamper(_) | Self::Stop(_) => 0,
         }
     }
 }

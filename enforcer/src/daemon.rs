@@ -21,13 +21,14 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
 use crate::audit::{
-    self, Attempt, Body, End, Log, Lost, Place, PolicyChange, Process, Resume, Rule, Start, Stop,
+    self, Attempt, Body, End, Log, Lost, Place, PolicyChange, Process, Resume, Rule, Start, Stop, Tamper,
 };
 use crate::cgroups::{self, Names, Subtree, Watch};
 use crate::existing;
 use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::feature::{self, Unsupported};
+use crate::kernel::watch::{Deed, Tampering};
 use crate::kernel::{Enforcement, Ledger, Options, Pins};
 use crate::namespaces::Views;
 use crate::namespaces::news::News;
@@ -155,6 +156,8 @@ struct Daemon {
     survey_again: bool,
     log: Log,
     kept: Option<Kept>,
+    /// What was found by the last look and could not be put back.
+    tampering: Vec<Tampering>,
     /// Losses that were already told of.
     lost_in_ring: u64,
     lost_in_writing: u64,
@@ -307,6 +310,7 @@ impl Daemon {
             survey_again: false,
             log,
             kept,
+            tampering: Vec::new(),
             lost_in_ring: 0,
             lost_in_writing: 0,
             unreadable: 0,
@@ -408,6 +412,28 @@ impl Daemon {
         })
     }
 
+    /// Tells of what somebody has done to programs and pins.
+    fn look(&mut self) {
+        let found = self.enforcement.look();
+        // What could not be put back is told once, and not every second.
+        let told = std::mem::take(&mut self.tampering);
+        for tampering in found.iter().filter(|tampering| !told.contains(tampering)) {
+            let Tampering { deed, objects, error } = tampering;
+            let repaired = error.is_none() && *deed != Deed::ForeignProgram;
+            warn!(
+                deed = deed.code(),
+                objects = objects.join(", "),
+                repaired,
+                error,
+                "somebody tampers with enforcement"
+            );
+            let (deed, objects, error) = (deed.code(), objects.clone(), error.clone());
+            self.write(SystemTime::now(), Body::Tamper(Tamper { deed, objects, repaired, error }));
+        }
+        self.tampering = found.into_iter().filter(|tampering| tampering.error.is_some()).collect();
+        self.flush();
+    }
+
     fn keep_ledger(&mut self) {
         if self.kept.is_none() {
             return;
@@ -436,6 +462,7 @@ impl Daemon {
                 Input::Heartbeat => {
                     // What could not be written before is tried again.
                     self.write_events()?;
+                    self.look();
                     self.keep_ledger();
                 }
                 Input::Reload => self.reload(),

@@ -11,11 +11,13 @@ pub mod load;
 pub mod maps;
 pub mod pins;
 mod sys;
+pub mod watch;
 
 pub use feature::Unsupported;
 pub use load::{Enforcement, LoadError, OBJECT, Options};
 pub use maps::{Counts, MapError};
 pub use pins::{Ledger, PinError, Pins, Removed};
+pub use watch::Tampering;
 
 /// An error with its causes, each once.
 fn chain(error: &dyn std::error::Error) -> String {

@@ -713,3 +713,98 @@ fn a_crash_of_the_first_start_or_of_a_detach_is_mended_by_the_next() -> anyhow::
     }
     Ok(())
 }
+
+/// Waits for a record that was not there before.
+fn wait_for(
+    scene: &Scene,
+    seen: usize,
+    wanted: impl Fn(&Value) -> bool,
+) -> anyhow::Result<(Value, Duration)> {
+    let start = Instant::now();
+    loop {
+        let records = scene.records()?;
+        if let Some(found) = records.iter().skip(seen).find(|record| wanted(record)) {
+            return Ok((found.clone(), start.elapsed()));
+        }
+        ensure!(start.elapsed() < patience(DEADLINE), "it does not come after:\n{records:?}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn what_is_taken_away_is_noticed_put_back_and_recorded() -> anyhow::Result<()> {
+    // Twice the second that it looks after, so that a busy machine is no finding.
+    const SOON: Duration = Duration::from_secs(2);
+    let mut scene = Scene::new("tampered", EVEN)?;
+    let run = scene.start()?;
+    let pins = scene.sandbox.pins();
+    let links = bpftool::links(scene.sandbox.cgroup())?;
+    for round in 0..times("ENFORCER_TEST_TAMPERINGS", 2) {
+        for (deed, object) in
+            [("link-detached", "connect4"), ("link-detached", "ingress"), ("pin-removed", "connect4")]
+        {
+            let seen = scene.records()?.len();
+            if deed == "link-detached" {
+                let links = bpftool::links(scene.sandbox.cgroup())?;
+                let link = links.iter().find(|link| link.name == object).context("no such link")?;
+                bpftool::detach(link.link)?;
+            } else {
+                fs::remove_file(pins.join("links").join(object))?;
+            }
+            let (record, time) = wait_for(&scene, seen, |record| record["kind"] == "tamper")?;
+            assert_eq!((&record["deed"], &record["repaired"]), (&deed.into(), &true.into()), "{record}");
+            assert_eq!(record["objects"], serde_json::json!([object]), "{record}");
+            assert!(time < patience(SOON), "round {round}: {deed} was noticed after {time:?}");
+            assert_eq!(scene.attached()?, hooks());
+            assert!(pins.join("links").join(object).exists());
+            assert_eq!(scene.in_force()?, "even");
+        }
+    }
+    // Everything at once, maps and all.
+    let seen = scene.records()?.len();
+    fs::remove_dir_all(&pins)?;
+    let (record, _) = wait_for(&scene, seen, |record| record["deed"] == "pin-removed")?;
+    assert_eq!(record["repaired"], true, "{record}");
+    assert_eq!(scene.attached()?, hooks());
+
+    // A program of somebody else is told of and left alone.
+    let seen = scene.records()?.len();
+    let theirs = SomebodyElses::attach(scene.sandbox.cgroup())?;
+    let (record, _) = wait_for(&scene, seen, |record| record["deed"] == "foreign-program")?;
+    assert_eq!((&record["repaired"], &record["error"]), (&false.into(), &Value::Null), "{record}");
+    assert_eq!(
+        record["objects"],
+        serde_json::json!([format!("sock_create: program {}", theirs.program)]),
+        "{record}"
+    );
+    assert_eq!(scene.attached()?.len(), hooks().len() + 1);
+    drop(theirs);
+
+    // What was put back is what the next daemon adopts.
+    assert!(run.end(Signal::SIGKILL).is_ok());
+    let mut run = scene.start()?;
+    assert!(run.words.contains("adopted=true"), "{}", run.words);
+    run.read_until("took over")?;
+    assert_eq!(scene.in_force()?, "even");
+    assert!(run.end(Signal::SIGTERM)?);
+    assert_eq!(links.len(), bpftool::links(scene.sandbox.cgroup())?.len());
+    Ok(())
+}
+
+/// A program on one of our hooks that is not ours to remove; detached when it is dropped.
+struct SomebodyElses {
+    _object: aya::Ebpf,
+    program: u32,
+}
+
+impl SomebodyElses {
+    fn attach(cgroup: &Path) -> anyhow::Result<Self> {
+        let mut object = aya::EbpfLoader::new().load(enforcer::kernel::OBJECT)?;
+        let program = object.program_mut(Hook::SockCreate.name()).context("no such program")?;
+        let program: &mut aya::programs::CgroupSock = program.try_into()?;
+        program.load()?;
+        program.attach(fs::File::open(cgroup)?, aya::programs::CgroupAttachMode::Single)?;
+        let program = program.info()?.id();
+        Ok(Self { _object: object, program })
+    }
+}

@@ -24,6 +24,7 @@ use super::feature::{self, Unsupported};
 use super::maps::{self, Counts, MapError, Maps};
 use super::pins::{Book, Ledger, LedgerMap, PinError, Pins};
 use super::sys;
+use super::watch::Held;
 use crate::failpoint;
 use crate::namespaces::Views;
 use crate::tables::Tables;
@@ -93,26 +94,26 @@ pub enum LoadError {
 }
 
 /// What is pinned, and so stays when the value is dropped.
-struct Pinned {
-    pins: Pins,
+pub(super) struct Pinned {
+    pub(super) pins: Pins,
     ledger: LedgerMap,
     /// Rings of earlier daemons, oldest first.
     books: Vec<Book>,
     /// Those on the cgroup tracepoints, attached and not yet pinned.
     tracepoints: Vec<(&'static str, FdLink)>,
-    /// Held so that tools can tell whose the links are.
-    links: Vec<OwnedFd>,
+    /// Held so that it can be pinned again, and so that tools can tell whose the links are.
+    pub(super) held: Held,
 }
 
 /// Programs and maps in the kernel. Dropping it detaches what is not pinned.
 pub struct Enforcement {
-    object: Ebpf,
+    pub(super) object: Ebpf,
     maps: Maps,
     ring: RingBuf<MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    options: Options,
+    pub(super) options: Options,
     identifies_cgroups: bool,
-    pinned: Option<Pinned>,
+    pub(super) pinned: Option<Pinned>,
 }
 
 impl Enforcement {
@@ -167,7 +168,7 @@ impl Enforcement {
             Some(pins) => {
                 let ledger = pins.ledger()?;
                 let books = pins.books(ledger.get()?.first_open)?;
-                Some(Pinned { pins, ledger, books, tracepoints, links: Vec::new() })
+                Some(Pinned { pins, ledger, books, tracepoints, held: Held::default() })
             }
         };
         Ok(Self { object, maps, ring, logger, options, identifies_cgroups, pinned })
@@ -217,7 +218,7 @@ impl Enforcement {
             pinned.pins.complete()?;
             // Beside those of the earlier daemon, which go on filling its maps while its hooks read these.
             for (name, link) in pinned.tracepoints.drain(..) {
-                pinned.links.push(pinned.pins.stage_link(name, link)?);
+                pinned.held.links.insert(name, pinned.pins.stage_link(name, link)?);
             }
         }
         // All links before the first pin: what fails or ends before that leaves nothing attached that was not before.
@@ -232,7 +233,7 @@ impl Enforcement {
                 match sys::replace_program(link.as_fd(), program.as_fd()) {
                     Ok(()) => {
                         if let Some(pinned) = &mut self.pinned {
-                            pinned.links.push(link);
+                            pinned.held.links.insert(hook.name(), link);
                         }
                         failpoint::pass("links-updated");
                         continue;
@@ -248,7 +249,7 @@ impl Enforcement {
         }
         if let Some(pinned) = &mut self.pinned {
             for (hook, link) in fresh {
-                pinned.links.push(pinned.pins.stage_link(hook.name(), link)?);
+                pinned.held.links.insert(hook.name(), pinned.pins.stage_link(hook.name(), link)?);
                 pinned.pins.place_link(hook.name())?;
             }
             for name in [names::CGROUP_MKDIR, names::CGROUP_RELEASE] {
@@ -256,6 +257,7 @@ impl Enforcement {
             }
             self.maps.await_programs()?;
             pinned.pins.remove_old_maps()?;
+            pinned.held.hold_maps(pinned.pins.pinned_maps())?;
             failpoint::pass("swapped");
         }
         Ok(())
@@ -495,7 +497,7 @@ fn attach_tracepoints(object: &mut Ebpf, taken: bool) -> Result<Vec<(&'static st
 }
 
 /// Attaches a program; returns its link if that is to be `taken` from the object, which else detaches it when dropped.
-fn attach_program(
+pub(super) fn attach_program(
     object: &mut Ebpf,
     hook: Hook,
     cgroup: &File,

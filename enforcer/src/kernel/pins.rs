@@ -76,7 +76,7 @@ pub enum PinError {
 }
 
 impl PinError {
-    fn io(what: &'static str, path: &Path, cause: &dyn std::fmt::Display) -> Self {
+    pub(super) fn io(what: &'static str, path: &Path, cause: &dyn std::fmt::Display) -> Self {
         Self::Io { what, path: path.to_path_buf(), cause: cause.to_string() }
     }
 }
@@ -94,7 +94,7 @@ pub fn abi() -> u32 {
 #[derive(Debug)]
 pub struct Pins {
     directory: PathBuf,
-    _lock: Lock,
+    lock: Lock,
     /// This daemon's number among those that have used the directory.
     number: u32,
     /// The maps that were in force when it was opened, if this version can use them.
@@ -167,13 +167,7 @@ impl Pins {
         let opened = File::open(directory).map_err(|err| PinError::io("open", directory, &err))?;
         let lock = Lock::take(directory, opened)?;
         failpoint::pass("locked");
-        Ok(Self {
-            directory: directory.to_path_buf(),
-            _lock: lock,
-            number: 0,
-            adoptable: None,
-            in_use: false,
-        })
+        Ok(Self { directory: directory.to_path_buf(), lock, number: 0, adoptable: None, in_use: false })
     }
 
     /// Whether an earlier daemon's maps are there and can be used as they are.
@@ -189,6 +183,47 @@ impl Pins {
     /// Leaves the maps of an earlier daemon alone: they are replaced by new ones.
     pub fn start_afresh(&mut self) {
         self.adoptable = None;
+    }
+
+    /// Where the pins are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes the directory again if it is gone, or its file system is. Returns whether it was.
+    pub(super) fn restore(&mut self) -> Result<bool, PinError> {
+        let links = self.directory.join(LINKS);
+        if links.is_dir() && is_bpf(&self.directory)? {
+            return Ok(false);
+        }
+        mount(&self.directory)?;
+        make_directory(&links)?;
+        let opened =
+            File::open(&self.directory).map_err(|err| PinError::io("open", &self.directory, &err))?;
+        match Lock::take(&self.directory, opened) {
+            Ok(lock) => self.lock = lock,
+            // By ourselves: the directory is the one that was locked, and only what was in it is gone.
+            Err(LockError::Held { pid, .. }) if pid == i32::try_from(std::process::id()).ok() => {}
+            Err(err) => return Err(err.into()),
+        }
+        Ok(true)
+    }
+
+    /// Where every map of this daemon is pinned.
+    pub(super) fn pinned_maps(&self) -> Vec<PathBuf> {
+        let maps = self.maps_in_use();
+        let kept = kept_maps().into_iter().map(|(name, _)| maps.join(name));
+        let events = self.directory.join(self.own_events());
+        let books = OWN_BOOKS.into_iter().map(|name| events.join(name));
+        kept.chain(books).chain([self.directory.join(names::LEDGER)]).collect()
+    }
+
+    /// The directory of the maps that this daemon's programs read.
+    fn maps_in_use(&self) -> PathBuf {
+        match &self.adoptable {
+            Some(adopted) => adopted.clone(),
+            None => self.directory.join(self.own_maps()),
+        }
     }
 
     /// This daemon's number among those that have used the directory.
@@ -267,7 +302,7 @@ impl Pins {
         Ok(())
     }
 
-    fn link_path(&self, program: &str) -> PathBuf {
+    pub(super) fn link_path(&self, program: &str) -> PathBuf {
         self.directory.join(LINKS).join(program)
     }
 
@@ -295,10 +330,7 @@ impl Pins {
 
     /// Removes the maps that no program uses any longer.
     pub(super) fn remove_old_maps(&self) -> Result<(), PinError> {
-        let in_force = match &self.adoptable {
-            Some(adopted) => adopted.clone(),
-            None => self.directory.join(self.own_maps()),
-        };
+        let in_force = self.maps_in_use();
         for name in self.entries()?.iter().filter(|name| name.starts_with(MAPS)) {
             let path = self.directory.join(name);
             if path != in_force {
@@ -567,7 +599,7 @@ fn is_of_shape(found: &MapInfo, expected: &aya_obj::Map) -> bool {
 }
 
 /// What the kernel says of an open descriptor of ours.
-fn description(fd: BorrowedFd<'_>) -> io::Result<String> {
+pub(super) fn description(fd: BorrowedFd<'_>) -> io::Result<String> {
     fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
 }
 

@@ -1,4 +1,4 @@
-//! The two calls of bpf(2) that pinned links need and aya 0.14 has no public function for.
+//! The calls of bpf(2) that pinned links need and aya 0.14 has no public function for.
 #![expect(
     unsafe_code,
     reason = "aya opens a pinned link without giving out its descriptor, and updates links of XDP and tcx only"
@@ -12,14 +12,18 @@ use std::path::Path;
 
 use nix::libc;
 
+/// `BPF_OBJ_PIN` of enum bpf_cmd in include/uapi/linux/bpf.h (kernel 4.4).
+const OBJ_PIN: libc::c_int = 6;
+/// `BPF_PROG_QUERY` of the same (kernel 4.15).
+const PROG_QUERY: libc::c_int = 16;
 /// `BPF_OBJ_GET` of enum bpf_cmd in include/uapi/linux/bpf.h (kernel 4.4).
 const OBJ_GET: libc::c_int = 7;
 /// `BPF_LINK_UPDATE` of the same (kernel 5.7).
 const LINK_UPDATE: libc::c_int = 29;
 
-/// The part of union bpf_attr that `BPF_OBJ_GET` reads.
+/// The part of union bpf_attr that `BPF_OBJ_PIN` and `BPF_OBJ_GET` read.
 #[repr(C)]
-struct ObjGet {
+struct Object {
     path: u64,
     fd: u32,
     flags: u32,
@@ -34,6 +38,22 @@ struct LinkUpdate {
     old_program: u32,
 }
 
+/// The part of union bpf_attr that `BPF_PROG_QUERY` reads, and writes its answer to.
+#[repr(C)]
+struct ProgQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    _pad: u32,
+}
+
+/// Programs that a query has room for; the kernel lets no more be attached to a cgroup (`BPF_CGROUP_MAX_PROGS` in
+/// include/linux/bpf-cgroup.h).
+const MAX_PROGRAMS: usize = 64;
+
 /// Opens whatever is pinned at `path`.
 ///
 /// # Errors
@@ -41,13 +61,11 @@ struct LinkUpdate {
 /// Nothing is there, or it may not be opened.
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    // A pointer is as wide as the kernel's field, or narrower.
-    let attributes = ObjGet { path: path.as_ptr().addr() as u64, fd: 0, flags: 0 };
-    // Its address is used by the kernel, so it counts as exposed.
-    path.as_ptr().expose_provenance();
+    // The address is for the kernel to use. It is as wide as the kernel's field, or narrower.
+    let attributes = Object { path: path.as_ptr().expose_provenance() as u64, fd: 0, flags: 0 };
     // SAFETY: the kernel reads `attributes`, of the size that is given, and the string it points to, which ends in a
     // NUL and lives until the call has returned; it writes to neither.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw const attributes, size_of::<ObjGet>()) };
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw const attributes, size_of::<Object>()) };
     let fd = libc::c_int::try_from(fd).map_err(io::Error::other)?;
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -70,4 +88,45 @@ pub(super) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, LINK_UPDATE, &raw const attributes, size_of::<LinkUpdate>()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Pins an open map or link at `path`.
+///
+/// # Errors
+///
+/// Something is there, or it is not on a BPF file system.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let fd = u32::try_from(object.as_raw_fd()).map_err(io::Error::other)?;
+    let attributes = Object { path: path.as_ptr().expose_provenance() as u64, fd, flags: 0 };
+    // SAFETY: as for `open_pin`; the descriptor is borrowed and so open.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, OBJ_PIN, &raw const attributes, size_of::<Object>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The ids of the programs that are attached to a cgroup itself, in whatever way, as an `enum bpf_attach_type`.
+///
+/// # Errors
+///
+/// The kernel does not tell.
+pub(super) fn attached_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0; MAX_PROGRAMS];
+    let mut attributes = ProgQuery {
+        target: u32::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?,
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr().expose_provenance() as u64,
+        count: u32::try_from(ids.len()).map_err(io::Error::other)?,
+        _pad: 0,
+    };
+    // SAFETY: the kernel reads and writes `attributes`, of the size that is given, and writes to `ids` no more numbers than
+    // `count` says, for which there is room.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut attributes, size_of::<ProgQuery>()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    ids.truncate(usize::try_from(attributes.count).map_err(io::Error::other)?);
+    Ok(ids)
 }

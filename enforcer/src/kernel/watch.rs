@@ -1,0 +1,210 @@
+//! Notices when somebody takes away what keeps enforcement up, and puts it back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya_obj::generated::bpf_attach_type;
+use enforcer_common::Hook;
+
+use super::load::{Enforcement, attach_program};
+use super::pins::{PinError, Pins, description};
+use super::{chain, leftovers, sys};
+
+/// What somebody has done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Deed {
+    /// The file system with the pins was unmounted, or their directory removed.
+    DirectoryGone,
+    /// Links were taken off their hooks.
+    LinkDetached,
+    /// Pins were removed, or something else stands in their places.
+    PinRemoved,
+    /// A program of somebody else was attached to one of our hooks. It can refuse what the policy permits, and not permit
+    /// what it refuses.
+    ForeignProgram,
+}
+
+impl Deed {
+    /// The stable word for it in records.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::DirectoryGone => "directory-gone",
+            Self::LinkDetached => "link-detached",
+            Self::PinRemoved => "pin-removed",
+            Self::ForeignProgram => "foreign-program",
+        }
+    }
+}
+
+/// What was noticed, and what came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tampering {
+    /// What somebody has done.
+    pub deed: Deed,
+    /// To what.
+    pub objects: Vec<String>,
+    /// Why it could not be put back; for a foreign program there is nothing to put back.
+    pub error: Option<String>,
+}
+
+/// What is held open besides its pins, so that it can be pinned again.
+#[derive(Default)]
+pub(super) struct Held {
+    /// Maps by the paths of their pins.
+    pub(super) maps: BTreeMap<PathBuf, OwnedFd>,
+    /// Links by the names of their programs.
+    pub(super) links: BTreeMap<&'static str, OwnedFd>,
+    /// Programs of others that were told of.
+    strangers: BTreeSet<(&'static str, u32)>,
+}
+
+impl Held {
+    /// Opens every map that is pinned at one of `paths`.
+    pub(super) fn hold_maps(&mut self, paths: Vec<PathBuf>) -> Result<(), PinError> {
+        for path in paths {
+            let map = sys::open_pin(&path).map_err(|err| PinError::io("open pin", &path, &err))?;
+            self.maps.insert(path, map);
+        }
+        Ok(())
+    }
+}
+
+impl Enforcement {
+    /// Looks whether everything is where it was put, and puts back what is not. Nothing is looked at where nothing is pinned.
+    pub fn look(&mut self) -> Vec<Tampering> {
+        let mut found = Vec::new();
+        let opened = File::open(&self.options.cgroup_root);
+        let Some(pinned) = &mut self.pinned else { return found };
+        match pinned.pins.restore() {
+            Ok(false) => {}
+            restored => found.push(Tampering {
+                deed: Deed::DirectoryGone,
+                objects: vec![pinned.pins.directory().display().to_string()],
+                error: restored.err().map(|err| err.to_string()),
+            }),
+        }
+        let mut pins = Finding::default();
+        for (path, map) in &pinned.held.maps {
+            pins.add(&path.display(), repin(path, map.as_fd(), "map_id"));
+        }
+        let mut detached = Finding::default();
+        for (name, link) in &mut pinned.held.links {
+            let is_attached =
+                description(link.as_fd()).map(|info| leftovers::field(&info, "cgroup_id") != Some(0));
+            let hook = Hook::ALL.into_iter().find(|hook| hook.name() == *name);
+            if let (Ok(false), Some(hook)) = (is_attached, hook) {
+                let again = opened
+                    .as_ref()
+                    .map_err(ToString::to_string)
+                    .and_then(|cgroup| attach_program(&mut self.object, hook, cgroup, true))
+                    .and_then(|fresh| put(&pinned.pins, name, fresh).map_err(|err| err.to_string()));
+                detached.add(name, again.map(|fresh| *link = fresh).map(|()| true));
+                continue;
+            }
+            pins.add(name, repin(&pinned.pins.link_path(name), link.as_fd(), "link_id"));
+        }
+        found.extend(detached.into_tampering(Deed::LinkDetached));
+        found.extend(pins.into_tampering(Deed::PinRemoved));
+        if let Ok(cgroup) = &opened {
+            found.extend(self.look_for_strangers(cgroup.as_fd()));
+        }
+        found
+    }
+
+    /// Programs of others on our hooks that were not told of yet.
+    fn look_for_strangers(&mut self, cgroup: BorrowedFd<'_>) -> Option<Tampering> {
+        let known = &mut self.pinned.as_mut()?.held.strangers;
+        let mut objects = Vec::new();
+        let mut there = BTreeSet::new();
+        for hook in Hook::ALL {
+            let own = self
+                .object
+                .program(hook.name())
+                .and_then(|program| program.info().ok())
+                .map(|info| info.id());
+            for id in sys::attached_programs(cgroup, attach_type(hook)).unwrap_or_default() {
+                if Some(id) != own {
+                    there.insert((hook.name(), id));
+                    if !known.contains(&(hook.name(), id)) {
+                        objects.push(format!("{}: program {id}", hook.name()));
+                    }
+                }
+            }
+        }
+        // One that went and comes back is told of again.
+        *known = there;
+        (!objects.is_empty()).then_some(Tampering { deed: Deed::ForeignProgram, objects, error: None })
+    }
+}
+
+/// Objects to which the same was done.
+#[derive(Default)]
+struct Finding {
+    objects: Vec<String>,
+    error: Option<String>,
+}
+
+impl Finding {
+    /// Adds an object unless it was as it should be.
+    fn add(&mut self, object: &impl ToString, repaired: Result<bool, String>) {
+        if repaired != Ok(false) {
+            self.objects.push(object.to_string());
+        }
+        self.error = self.error.take().or(repaired.err());
+    }
+
+    fn into_tampering(self, deed: Deed) -> Option<Tampering> {
+        let Self { objects, error } = self;
+        (!objects.is_empty()).then_some(Tampering { deed, objects, error })
+    }
+}
+
+fn put(
+    pins: &Pins,
+    name: &'static str,
+    fresh: Option<aya::programs::links::FdLink>,
+) -> Result<OwnedFd, PinError> {
+    let fresh = fresh.ok_or_else(|| PinError::io("pin", Path::new(name), &"there is no link"))?;
+    let fresh = pins.stage_link(name, fresh)?;
+    pins.place_link(name)?;
+    Ok(fresh)
+}
+
+/// Pins `object` at `path` again unless it is pinned there. Returns whether it had to be.
+fn repin(path: &Path, object: BorrowedFd<'_>, id: &str) -> Result<bool, String> {
+    let number = |fd: BorrowedFd<'_>| {
+        description(fd).map(|info| leftovers::field(&info, id)).map_err(|err| chain(&err))
+    };
+    match sys::open_pin(path) {
+        Ok(found) if number(found.as_fd())? == number(object)? => return Ok(false),
+        // Whatever it is, it is not what the next daemon must find here.
+        Ok(_) => std::fs::remove_file(path).map_err(|err| chain(&err))?,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        Err(err) => return Err(chain(&err)),
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(|err| chain(&err))?;
+    }
+    sys::pin(object, path).map_err(|err| format!("pin {}: {err}", path.display()))?;
+    Ok(true)
+}
+
+/// `enum bpf_attach_type` of include/uapi/linux/bpf.h.
+const fn attach_type(hook: Hook) -> u32 {
+    let kind = match hook {
+        Hook::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+        Hook::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+        Hook::Sendmsg4 => bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG,
+        Hook::Sendmsg6 => bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG,
+        Hook::Ingress => bpf_attach_type::BPF_CGROUP_INET_INGRESS,
+        Hook::Bind4 => bpf_attach_type::BPF_CGROUP_INET4_BIND,
+        Hook::Bind6 => bpf_attach_type::BPF_CGROUP_INET6_BIND,
+        Hook::PostBind4 => bpf_attach_type::BPF_CGROUP_INET4_POST_BIND,
+        Hook::PostBind6 => bpf_attach_type::BPF_CGROUP_INET6_POST_BIND,
+        Hook::SockCreate => bpf_attach_type::BPF_CGROUP_INET_SOCK_CREATE,
+    };
+    kind as u32
+}
