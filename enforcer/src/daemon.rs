@@ -276,8 +276,12 @@ impl Daemon {
             adopted: in_force.is_some(),
             cgroups_identified_by: if watch.is_none() { "kernel" } else { "daemon" },
         };
-        log.write(SystemTime::now(), Body::Start(start)).context("write audit log")?;
-        log.flush().context("write audit log")?;
+        let told = log.write(SystemTime::now(), Body::Start(start)).and_then(|()| log.flush());
+        match told {
+            // Who takes over enforces already; it is told when the log takes it.
+            Err(err) if in_force.is_some() => error!("write audit log {}: {err}", settings.audit.display()),
+            told => told.context("write audit log")?,
+        }
         let mut rules: VecDeque<(u32, Vec<RuleName>)> =
             state.revisions().filter_map(|revision| Some((revision, state.rules(revision)?))).collect();
         if directory.is_none() {

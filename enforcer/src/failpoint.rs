@@ -3,6 +3,11 @@
 /// The variable that names the place; `NAME:N` ends it when the place is passed for the N-th time.
 pub const VARIABLE: &str = "ENFORCER_FAILPOINT";
 
+/// The variable that, set to anything, has each policy that this process installs after the first fail one map later than the
+/// one before, as it would for want of memory: at its first write to the first map, to the second, and so on, until no map
+/// is left and it is installed.
+pub const WRITES: &str = "ENFORCER_FAIL_WRITES";
+
 /// Every place, in the order in which a start, a reload and an end pass them.
 pub const ALL: &[&str] = &[
     "locked",
@@ -57,10 +62,49 @@ pub fn pass(name: &'static str) {
     let _: &str = name;
 }
 
+/// Says that the writes of a policy begin.
+#[inline]
+pub fn begin_writes() {
+    #[cfg(debug_assertions)]
+    armed::begin_writes();
+}
+
+/// Whether a test wants this write of a policy to fail.
+#[inline]
+pub fn write_fails(map: &'static str) -> bool {
+    #[cfg(debug_assertions)]
+    return armed::write_fails(map);
+    #[cfg(not(debug_assertions))]
+    {
+        let _: &str = map;
+        false
+    }
+}
+
 #[cfg(debug_assertions)]
 mod armed {
-    use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    static IS_SET: LazyLock<bool> = LazyLock::new(|| std::env::var_os(super::WRITES).is_some());
+    /// Policies that were installed.
+    static POLICIES: AtomicU32 = AtomicU32::new(0);
+    /// Maps that the policy may yet write to, and the one that it writes to now.
+    static LEFT: Mutex<(u32, &str)> = Mutex::new((0, ""));
+
+    pub(super) fn begin_writes() {
+        // That of the start is to succeed.
+        *LEFT.lock().unwrap_or_else(PoisonError::into_inner) = (POLICIES.fetch_add(1, Ordering::Relaxed), "");
+    }
+
+    pub(super) fn write_fails(map: &'static str) -> bool {
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*IS_SET || left.0 == 0 || left.1 == map {
+            return false;
+        }
+        *left = (left.0 - 1, map);
+        left.0 == 0
+    }
 
     struct Armed {
         name: String,

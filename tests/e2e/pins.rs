@@ -714,6 +714,40 @@ fn a_crash_of_the_first_start_or_of_a_detach_is_mended_by_the_next() -> anyhow::
     Ok(())
 }
 
+#[test]
+fn a_reload_that_runs_out_of_memory_at_any_map_leaves_the_policy_that_was() -> anyhow::Result<()> {
+    let mut scene = Scene::new("memory", ODD)?;
+    let mut command = scene.command()?;
+    command.env(failpoint::WRITES, "1");
+    let mut run = Run::spawn(&scene.sandbox, command)?.ready()?;
+    scene.sandbox.write_policy(&policy(EVEN))?;
+    let mut failed: Vec<String> = Vec::new();
+    let record = loop {
+        let seen = scene.records()?.len();
+        assert_eq!(scene.in_force()?, "odd", "after {failed:?}");
+        run.signal(Signal::SIGHUP)?;
+        let (record, _) = wait_for(&scene, seen, |record| record["kind"] == "policy")?;
+        if record["result"] == "applied" {
+            break record;
+        }
+        assert_eq!((&record["result"], &record["revision"]), (&"refused".into(), &1.into()), "{record}");
+        let error = record["error"].as_str().unwrap_or_default();
+        ensure!(error.contains("os error 12"), "{record}");
+        failed.push(error.to_owned());
+    };
+    // Every map that the policy has something for, and the store that would have put it in force.
+    for map in ["CGROUPS", "CLASSES", "TRANSITIONS", "CLAIMANTS", "EDGES", "PROTOCOLS", "REVISIONS", "ACTIVE"]
+    {
+        let named = failed.iter().any(|error| error.contains(&format!("write map {map}")));
+        ensure!(named, "{map} did not fail: {failed:?}");
+    }
+    assert_eq!(record["revision"], 2, "{record}");
+    assert_eq!(scene.in_force()?, "even");
+    run.signal(Signal::SIGTERM)?;
+    run.read_until("stopped: ")?;
+    Ok(())
+}
+
 /// Waits for a record that was not there before.
 fn wait_for(
     scene: &Scene,

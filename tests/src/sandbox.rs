@@ -707,8 +707,8 @@ impl Finished {
         let attempts = u64::try_from(self.attempts().count())?;
         ensure!(total("events_written")? == attempts, "{attempts} attempts, but {}", self.stop);
         ensure!(
-            total("events_produced")? == attempts + total("events_lost")?,
-            "produced is not written plus lost: {}",
+            total("events_produced")? == attempts + total("events_lost")? + total("events_waiting")?,
+            "produced is not written plus lost plus waiting: {}",
             self.stop
         );
         let mut kinds: HashMap<(&str, &str), u64> = HashMap::new();

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, SkStorage};
+use aya::sys::SyscallError;
 use aya::{Ebpf, Pod};
 use enforcer_common::claims::DEAD;
 use enforcer_common::counter::{Counter, Outcome};
@@ -28,6 +29,8 @@ const SPARSE: u32 = 1;
 const RESIZABLE: u32 = 1 << 12;
 /// `BPF_NOEXIST`: write only what is not there yet.
 const NEW_ONLY: u64 = 1;
+/// The error it gives for want of memory.
+const ENOMEM: i32 = 12;
 /// The error a map gives for a key that is not there.
 const ENOENT: i32 = 2;
 /// The error it gives for one that is, with [`NEW_ONLY`].
@@ -212,6 +215,7 @@ impl Maps {
         enter_cgroups: impl FnOnce(&mut dyn FnMut(u64, Cgroup) -> Result<(), MapError>) -> Result<(), E>,
     ) -> Result<(), E> {
         let idle = 1 - self.slot;
+        failpoint::begin_writes();
         let mut cgroups = self.fill(idle, tables)?;
         failpoint::pass("slot-filled");
         enter_cgroups(&mut |id, cgroup| {
@@ -220,6 +224,7 @@ impl Maps {
             if found == cgroup { Ok(()) } else { Err(MapError::Cgroup { id }) }
         })?;
         failpoint::pass("cgroups-entered");
+        may_write(names::ACTIVE)?;
         write(names::ACTIVE, self.active.set(0, idle, 0))?;
         failpoint::pass("flipped");
         self.slot = idle;
@@ -425,7 +430,17 @@ fn networks(tables: &Tables) -> Result<LpmTrie<MapData, [u8; 16], u32>, MapError
 }
 
 fn write<T>(map: &'static str, result: Result<T, aya::maps::MapError>) -> Result<T, MapError> {
+    may_write(map)?;
     result.map_err(|cause| MapError::Write { map, cause })
+}
+
+/// Fails where a test wants it to.
+fn may_write(map: &'static str) -> Result<(), MapError> {
+    if !failpoint::write_fails(map) {
+        return Ok(());
+    }
+    let io_error = std::io::Error::from_raw_os_error(ENOMEM);
+    Err(MapError::Write { map, cause: SyscallError { call: "bpf_map_update_elem", io_error }.into() })
 }
 
 /// Removing what is not there is no failure: the end is the same.
