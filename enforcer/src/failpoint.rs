@@ -5,7 +5,7 @@ pub const VARIABLE: &str = "ENFORCER_FAILPOINT";
 
 /// The variable that, set to anything, has each policy that this process installs after the first fail one map later than the
 /// one before, as it would for want of memory: at its first write to the first map, to the second, and so on, until no map
-/// is left and it is installed.
+/// is left and it is installed. With `first` the first one fails too.
 pub const WRITES: &str = "ENFORCER_FAIL_WRITES";
 
 /// Every place, in the order in which a start, a reload and an end pass them.
@@ -87,14 +87,16 @@ mod armed {
     use std::sync::{LazyLock, Mutex, PoisonError};
 
     static IS_SET: LazyLock<bool> = LazyLock::new(|| std::env::var_os(super::WRITES).is_some());
+    static FROM_FIRST: LazyLock<bool> =
+        LazyLock::new(|| std::env::var_os(super::WRITES).is_some_and(|told| told == "first"));
     /// Policies that were installed.
     static POLICIES: AtomicU32 = AtomicU32::new(0);
     /// Maps that the policy may yet write to, and the one that it writes to now.
     static LEFT: Mutex<(u32, &str)> = Mutex::new((0, ""));
 
     pub(super) fn begin_writes() {
-        // That of the start is to succeed.
-        *LEFT.lock().unwrap_or_else(PoisonError::into_inner) = (POLICIES.fetch_add(1, Ordering::Relaxed), "");
+        let before = POLICIES.fetch_add(1, Ordering::Relaxed);
+        *LEFT.lock().unwrap_or_else(PoisonError::into_inner) = (before + u32::from(*FROM_FIRST), "");
     }
 
     pub(super) fn write_fails(map: &'static str) -> bool {

@@ -96,12 +96,17 @@ fn with_pins(directory: &Path, cgroup: &Path) -> anyhow::Result<Output> {
     fs::create_dir(&bpf)?;
     mount::<str, Path, str, str>(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), None)?;
     let (ours, elsewhere) = (bpf.join("enforcer-test-leftovers"), bpf.join("somebody"));
-    fs::create_dir(&ours)?;
-    fs::create_dir(&elsewhere)?;
+    // Enforcement that goes on as it is meant to, and a test that is under way.
+    let (meant, alive) = (bpf.join("enforcer"), bpf.join(format!("enforcer-test-x-{}", std::process::id())));
+    for directory in [&ours, &elsewhere, &meant, &alive] {
+        fs::create_dir(directory)?;
+    }
 
     let mut object = EbpfLoader::new().load(OBJECT)?;
     object.map(names::ACTIVE).context("no such map")?.pin(ours.join("ACTIVE"))?;
-    object.map(names::ACTIVE).context("no such map")?.pin(elsewhere.join("ACTIVE"))?;
+    for directory in [&elsewhere, &meant, &alive] {
+        object.map(names::ACTIVE).context("no such map")?.pin(directory.join("ACTIVE"))?;
+    }
     let link = pin_link(&mut object, cgroup, &ours.join("link"))?;
     // The fate of a daemon that was killed: its descriptors are closed, its pins are not.
     drop(link);
@@ -115,6 +120,8 @@ fn with_pins(directory: &Path, cgroup: &Path) -> anyhow::Result<Output> {
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(!ours.exists(), "pins of ours are left: {said}");
     ensure!(elsewhere.join("ACTIVE").exists(), "a pin of somebody else was removed: {said}");
+    ensure!(meant.join("ACTIVE").exists() && alive.join("ACTIVE").exists(), "{said}");
+    ensure!(said.contains("`enforcer detach` ends enforcement"), "{said}");
     ensure!(said.contains("link (sock_create)"), "{said}");
     Ok(output)
 }

@@ -120,7 +120,7 @@ impl Scene {
     }
 
     fn attached(&self) -> anyhow::Result<Vec<String>> {
-        bpftool::programs(self.sandbox.cgroup())
+        bpftool::linked(self.sandbox.cgroup())
     }
 }
 
@@ -615,6 +615,21 @@ fn what_is_half_or_damaged_is_refused_until_it_is_taken_over() -> anyhow::Result
     // From then on it is like any other.
     assert!(scene.start()?.end(Signal::SIGTERM)?);
     assert_eq!(scene.in_force()?, "even");
+    Ok(())
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_behind() -> anyhow::Result<()> {
+    let mut scene = Scene::new("failed", EVEN)?;
+    let mut command = scene.command()?;
+    command.env(failpoint::WRITES, "first");
+    let output = scene.sandbox.output(command)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("write map CGROUPS"), "{said}");
+    // The ledger is for whoever comes next; nothing is in it.
+    assert_eq!(left_below(&scene.sandbox.pins())?, [scene.sandbox.pins().join(names::LEDGER)]);
+    assert_eq!(scene.in_force()?, "none");
     Ok(())
 }
 

@@ -54,6 +54,25 @@ pub fn links(cgroup: &Path) -> anyhow::Result<Vec<Attached>> {
     Ok(found)
 }
 
+/// The names of the programs that are attached to `cgroup` by links, sorted; as [`links`] tells them, and faster.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or its answer not be understood.
+pub fn linked(cgroup: &Path) -> anyhow::Result<Vec<String>> {
+    let id = cgroup.metadata()?.ino();
+    let links = list(&ask(&["link", "show"])?);
+    let programs = list(&ask(&["prog", "show"])?);
+    let name = |link: &Value| {
+        let program = programs.iter().find(|program| program["id"] == link["prog_id"]);
+        program.and_then(|program| program["name"].as_str()).unwrap_or_default().to_owned()
+    };
+    let mut names: Vec<String> =
+        links.iter().filter(|link| link["cgroup_id"].as_u64() == Some(id)).map(name).collect();
+    names.sort();
+    Ok(names)
+}
+
 /// The names of the programs that are attached to `cgroup` in whatever way, sorted.
 ///
 /// # Errors

@@ -124,12 +124,12 @@ impl Enforcement {
     /// # Errors
     ///
     /// What the host lacks or the kernel refuses; nothing is left in the kernel then but what was there before.
-    pub fn load(options: Options, pins: Option<Pins>) -> Result<Self, LoadError> {
+    pub fn load(options: Options, mut pins: Option<Pins>) -> Result<Self, LoadError> {
         feature::require()?;
         let offsets = btf::running_kernel().map_err(|err| err.to_string());
         let known = offsets.clone().unwrap_or_default();
         let (log_allowed, whole_tree) = (u8::from(options.log_allowed), u8::from(options.whole_tree));
-        let paths = pins.as_ref().map(Pins::map_paths).transpose()?.unwrap_or_default();
+        let paths = pins.as_mut().map(Pins::map_paths).transpose()?.unwrap_or_default();
         let mut loader = EbpfLoader::new();
         for (name, path) in &paths {
             loader.map_pin_path(name, path);

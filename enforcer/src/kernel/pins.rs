@@ -101,6 +101,19 @@ pub struct Pins {
     adoptable: Option<PathBuf>,
     /// Whether any program may be attached already.
     in_use: bool,
+    /// What this daemon has pinned so far and no program uses yet: removed if the start fails.
+    provisional: Vec<PathBuf>,
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        for path in &self.provisional {
+            // The next start removes it otherwise.
+            if let Err(err) = fs::remove_dir_all(path) {
+                log::warn!("remove {}: {err}", path.display());
+            }
+        }
+    }
 }
 
 /// A directory of maps: the layout of these, or of events, and the daemon that made it.
@@ -167,7 +180,14 @@ impl Pins {
         let opened = File::open(directory).map_err(|err| PinError::io("open", directory, &err))?;
         let lock = Lock::take(directory, opened)?;
         failpoint::pass("locked");
-        Ok(Self { directory: directory.to_path_buf(), lock, number: 0, adoptable: None, in_use: false })
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            lock,
+            number: 0,
+            adoptable: None,
+            in_use: false,
+            provisional: Vec::new(),
+        })
     }
 
     /// Whether an earlier daemon's maps are there and can be used as they are.
@@ -240,7 +260,7 @@ impl Pins {
     }
 
     /// Where each map is pinned that outlives the programs; makes the directories.
-    pub(super) fn map_paths(&self) -> Result<BTreeMap<String, PathBuf>, PinError> {
+    pub(super) fn map_paths(&mut self) -> Result<BTreeMap<String, PathBuf>, PinError> {
         let maps = match &self.adoptable {
             Some(adopted) => adopted.clone(),
             None => self.directory.join(self.own_maps() + NEW),
@@ -248,6 +268,10 @@ impl Pins {
         let events = self.directory.join(self.own_events());
         make_directory(&maps)?;
         make_directory(&events)?;
+        self.provisional.push(events.clone());
+        if self.adoptable.is_none() {
+            self.provisional.push(maps.clone());
+        }
         failpoint::pass("maps-staged");
         let kept = kept_maps().into_iter().map(|(name, _)| {
             let path = maps.join(&name);
@@ -258,7 +282,8 @@ impl Pins {
     }
 
     /// Says that the maps hold a whole policy: from now on programs may use them.
-    pub(super) fn complete(&self) -> Result<(), PinError> {
+    pub(super) fn complete(&mut self) -> Result<(), PinError> {
+        self.provisional.clear();
         if self.adoptable.is_none() {
             let (name, path) = (self.own_maps(), self.directory.join(self.own_maps()));
             fs::rename(self.directory.join(name + NEW), &path)
