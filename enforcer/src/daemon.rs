@@ -282,6 +282,7 @@ impl Daemon {
             Err(err) if in_force.is_some() => error!("write audit log {}: {err}", settings.audit.display()),
             told => told.context("write audit log")?,
         }
+        enforcement.commit();
         let mut rules: VecDeque<(u32, Vec<RuleName>)> =
             state.revisions().filter_map(|revision| Some((revision, state.rules(revision)?))).collect();
         if directory.is_none() {

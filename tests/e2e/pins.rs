@@ -840,6 +840,75 @@ fn what_is_taken_away_is_noticed_put_back_and_recorded() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_file_system_is_mounted_where_it_is_missing_and_again_when_it_is_unmounted() -> anyhow::Result<()> {
+    let mut scene = Scene::new("unmounted", EVEN)?;
+    let staying = scene.command()?;
+    // Mounts of its own, so that nobody else misses the file system.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg("while umount -l /sys/fs/bpf; do :; done 2>/dev/null; exec \"$0\" \"$@\"");
+    command.arg(staying.get_program()).args(staying.get_args());
+    let run = Run::spawn(&scene.sandbox, command)?.ready()?;
+    assert_eq!(scene.in_force()?, "even");
+    let inside = Path::new("/proc").join(run.child.id().to_string()).join("root");
+    let pin = inside.join(scene.sandbox.pins().strip_prefix("/")?).join("links/connect4");
+    assert!(pin.exists());
+
+    let seen = scene.records()?.len();
+    let pid = run.child.id().to_string();
+    let unmounted = Command::new("nsenter")
+        .args(["--mount", "--target", &pid, "umount", "-l", "/sys/fs/bpf"])
+        .status()?;
+    assert!(unmounted.success());
+    assert_eq!(scene.in_force()?, "even");
+    let (record, _) = wait_for(&scene, seen, |record| record["deed"] == "directory-gone")?;
+    assert_eq!(record["repaired"], true, "{record}");
+    let (record, _) = wait_for(&scene, seen, |record| record["deed"] == "pin-removed")?;
+    assert_eq!(record["repaired"], true, "{record}");
+    assert!(pin.exists(), "it is pinned again");
+    assert_eq!(scene.attached()?, hooks());
+    assert_eq!(scene.in_force()?, "even");
+    assert!(run.end(Signal::SIGTERM)?);
+    Ok(())
+}
+
+#[test]
+fn who_takes_over_starts_also_while_the_audit_log_takes_nothing_and_every_event_is_accounted_for()
+-> anyhow::Result<()> {
+    let mut scene = Scene::new("full", EVEN)?;
+    let full = |scene: &Scene| {
+        let mut command = scene.sandbox.staying_command(&scene.sandbox.directory().join("policy"))?;
+        command.args(["--audit", "/dev/full"]);
+        anyhow::Ok(command)
+    };
+    // The first one does not start, since nothing is in force yet that would go on.
+    let output = scene.sandbox.output(full(&scene)?)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("write audit log: No space left"), "{said}");
+    assert_eq!(scene.attached()?, [""; 0]);
+
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    let mut refused = 0;
+    for _ in 0..3 {
+        assert_eq!(scene.in_force()?, "even");
+        refused += 1;
+    }
+    let run = Run::spawn(&scene.sandbox, full(&scene)?)?.ready()?;
+    for _ in 0..3 {
+        assert_eq!(scene.in_force()?, "even");
+        refused += 1;
+    }
+    assert!(!run.end(Signal::SIGTERM)?, "it says that it did not write what it should");
+    let mut run = scene.start()?;
+    run.read_until("took over")?;
+    assert!(run.end(Signal::SIGTERM)?);
+    let (written, lost) = check_books(&scene.records()?, refused)?;
+    assert_eq!((written, lost), (3, 3), "what nobody has read was not lost");
+    Ok(())
+}
+
 /// A program on one of our hooks that is not ours to remove; detached when it is dropped.
 struct SomebodyElses {
     _object: aya::Ebpf,

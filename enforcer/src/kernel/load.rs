@@ -263,6 +263,14 @@ impl Enforcement {
         Ok(())
     }
 
+    /// Says that the start has come to its end: from now on what is pinned stays. Before that, the value takes with it what
+    /// it was the first to pin.
+    pub fn commit(&mut self) {
+        if let Some(pinned) = &mut self.pinned {
+            pinned.pins.commit();
+        }
+    }
+
     /// Whether the programs stay attached when this process ends.
     pub fn outlives_us(&self) -> bool {
         self.pinned.is_some()

@@ -101,13 +101,13 @@ pub struct Pins {
     adoptable: Option<PathBuf>,
     /// Whether any program may be attached already.
     in_use: bool,
-    /// What this daemon has pinned so far and no program uses yet: removed if the start fails.
+    /// What this daemon has pinned so far and nobody relies on yet: removed if the start fails.
     provisional: Vec<PathBuf>,
 }
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        for path in &self.provisional {
+        for path in self.provisional.iter().filter(|path| path.exists()) {
             // The next start removes it otherwise.
             if let Err(err) = fs::remove_dir_all(path) {
                 log::warn!("remove {}: {err}", path.display());
@@ -284,6 +284,11 @@ impl Pins {
     /// Says that the maps hold a whole policy: from now on programs may use them.
     pub(super) fn complete(&mut self) -> Result<(), PinError> {
         self.provisional.clear();
+        if !self.in_use && self.adoptable.is_none() {
+            // Links first, as always.
+            let made = [LINKS.to_owned(), self.own_maps(), self.own_events()];
+            self.provisional.extend(made.map(|name| self.directory.join(name)));
+        }
         if self.adoptable.is_none() {
             let (name, path) = (self.own_maps(), self.directory.join(self.own_maps()));
             fs::rename(self.directory.join(name + NEW), &path)
@@ -291,6 +296,11 @@ impl Pins {
         }
         failpoint::pass("maps-complete");
         Ok(())
+    }
+
+    /// Says that the start has come to its end: from now on everything stays.
+    pub(super) fn commit(&mut self) {
+        self.provisional.clear();
     }
 
     /// The link that is pinned for a program, if it is attached to the cgroup of this inode number.
