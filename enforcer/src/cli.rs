@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::check::Query;
-use crate::daemon::{self, Settings, Staying};
+use crate::daemon::{self, Settings};
 use crate::identities::Identities;
 use crate::policy;
+use crate::staying::Staying;
 use crate::tables::Tables;
 use crate::{check, detach, validate};
 

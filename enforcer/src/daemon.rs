@@ -20,22 +20,20 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
-use crate::audit::{
-    self, Attempt, Body, End, Log, Lost, Place, PolicyChange, Process, Resume, Rule, Start, Stop, Tamper,
-};
+use crate::audit::{self, Attempt, Body, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop, Tamper};
 use crate::cgroups::{self, Names, Subtree, Watch};
 use crate::existing;
 use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::watch::{Deed, Tampering};
-use crate::kernel::{Enforcement, Ledger, Options, Pins};
+use crate::kernel::{Enforcement, Options};
 use crate::namespaces::Views;
 use crate::namespaces::news::News;
 use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::policy::{self, Document, Policy};
-use crate::state::{self, State, StateError};
+use crate::staying::{self, First, Kept, Left, Staying};
 use crate::tables::{RuleName, Tables};
 
 /// Revisions whose rules are remembered, so that an event that waited across a reload still names its rule.
@@ -65,17 +63,6 @@ pub struct Settings {
     pub kernel_log: u8,
     /// How enforcement outlives the daemon; none if it ends with it.
     pub staying: Option<Staying>,
-}
-
-/// Where that is kept which outlives the daemon.
-#[derive(Clone, Debug)]
-pub struct Staying {
-    /// A directory on a BPF file system.
-    pub pin_dir: PathBuf,
-    /// A directory on a disk.
-    pub state_dir: PathBuf,
-    /// Whether maps and state of an earlier daemon that cannot be used are replaced.
-    pub takeover: bool,
 }
 
 /// The policy that was given cannot be used; every finding of it is in the text.
@@ -120,23 +107,6 @@ struct Surveyed {
     strangers: Vec<u64>,
 }
 
-/// What is on the disk for the next daemon.
-struct Kept {
-    directory: state::Directory,
-    state: State,
-    /// Attempts and losses in the open books that the log has told of before this daemon began to write.
-    told_before: (u64, u64),
-    /// Attempts and losses that this daemon had written when the books of earlier ones were closed.
-    told_at_closing: (u64, u64),
-    /// Whether books of earlier daemons are open.
-    is_behind: bool,
-    recovered: u64,
-    /// How long nobody listened.
-    unattended: Option<Duration>,
-    /// The revision that was in force meanwhile.
-    revision: u32,
-}
-
 struct Daemon {
     settings: Settings,
     enforcement: Enforcement,
@@ -175,14 +145,8 @@ impl Daemon {
         let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.clone());
         let path = feature::cgroup_path(&mount, &root)?;
         let whole_tree = path.as_os_str() == "/";
-        let kept = settings.staying.as_ref().map(open_kept).transpose()?;
-        let (mut state, directory, pins) = match kept {
-            Some((state, directory, pins)) => (state, Some(directory), Some(pins)),
-            None => (State::new(), None, None),
-        };
-        let (adopting, replacing) =
-            pins.as_ref().map_or((false, false), |pins| (pins.is_adoptable(), pins.is_in_use()));
-        if !(adopting || replacing && state.latest() > 0)
+        let (mut left, pins) = Left::open(settings.staying.as_ref())?;
+        if !left.has_policy()
             && let Err(err) = on_disk
         {
             return Err(err).with_context(reading);
@@ -197,38 +161,9 @@ impl Daemon {
             kernel_log: settings.kernel_log,
         };
         let mut enforcement = Enforcement::load(options, pins)?;
-        let mut identities = state.identities.clone();
-        // First that which is in force already, so that programs of two daemons never judge by two policies.
-        let in_force = match (adopting, replacing) {
-            (true, _) => Some(enforcement.revision()?),
-            (false, true) => Some(state.latest()),
-            (false, false) => None,
-        };
-        let documents = in_force.and_then(|revision| Some((revision, state.documents(revision)?)));
-        let (tables, on_disk) = match (documents, on_disk) {
-            (Some((revision, documents)), on_disk) => {
-                let loaded = policy::compile_documents(&documents);
-                let policy =
-                    loaded.policy.with_context(|| format!("read revision {revision} of the state"))?;
-                (compile(&policy, &mut identities, revision)?, Some(on_disk))
-            }
-            (None, _) if adopting => bail!(
-                "adopt pins: revision {} is in force, and its text is not in the state\n\
-                 hint: `enforcer run --takeover` puts the policy of --policy in its place",
-                enforcement.revision()?
-            ),
-            (None, on_disk) => {
-                let (policy, documents) = on_disk.with_context(reading)?;
-                let same = state.is_text_of(state.latest(), &documents);
-                let revision = state.latest() + u32::from(!same);
-                let tables = compile(&policy, &mut identities, revision).with_context(reading)?;
-                state.remember(revision, &documents, &tables.rules, &identities);
-                (tables, None)
-            }
-        };
-        if let Some(directory) = &directory {
-            directory.write(&state)?;
-        }
+        let first = left.first(&enforcement, &on_disk, compile)?;
+        let First { tables, identities, is_adopted } =
+            first.context("put a policy in force: there is none")?;
         let news = News::subscribe().context("watch addresses")?;
         let mut surveyor = Surveyor::new(&path);
         enforcement.set_views(&surveyor.views().context("survey network namespaces")?)?;
@@ -260,12 +195,11 @@ impl Daemon {
             services = tables.services.len(),
             rules = tables.rules.len(),
             cgroup_root = %path.display(),
-            adopted = in_force.is_some(),
+            adopted = is_adopted,
             "enforcing"
         );
         let ledger = enforcement.ledger()?.unwrap_or_default();
-        let place = Place { device: ledger.device, inode: ledger.inode, length: ledger.length };
-        let tail = log.tail(&settings.audit, place).context("read audit log")?;
+        let tail = log.tail(&settings.audit, staying::place(&ledger)).context("read audit log")?;
         let start = Start {
             version: env!("CARGO_PKG_VERSION"),
             revision: tables.revision,
@@ -273,33 +207,18 @@ impl Daemon {
             services: tables.services.len(),
             rules: tables.rules.len(),
             audited,
-            adopted: in_force.is_some(),
+            adopted: is_adopted,
             cgroups_identified_by: if watch.is_none() { "kernel" } else { "daemon" },
         };
         let told = log.write(SystemTime::now(), Body::Start(start)).and_then(|()| log.flush());
         match told {
             // Who takes over enforces already; it is told when the log takes it.
-            Err(err) if in_force.is_some() => error!("write audit log {}: {err}", settings.audit.display()),
+            Err(err) if is_adopted => error!("write audit log {}: {err}", settings.audit.display()),
             told => told.context("write audit log")?,
         }
         enforcement.commit();
-        let mut rules: VecDeque<(u32, Vec<RuleName>)> =
-            state.revisions().filter_map(|revision| Some((revision, state.rules(revision)?))).collect();
-        if directory.is_none() {
-            rules = VecDeque::from([(tables.revision, tables.rules.clone())]);
-        }
-        let kept = directory.map(|directory| Kept {
-            directory,
-            state,
-            told_before: (ledger.written + tail.attempts, ledger.lost + tail.losses),
-            told_at_closing: (0, 0),
-            is_behind: true,
-            recovered: 0,
-            unattended: (ledger.heard_at > 0)
-                .then(|| since_boot().ok()?.checked_sub(Duration::from_nanos(ledger.heard_at)))
-                .flatten(),
-            revision: tables.revision,
-        });
+        let rules = left.rules().collect();
+        let kept = left.keep(&ledger, tail, tables.revision);
         let mut daemon = Self {
             settings: settings.clone(),
             enforcement,
@@ -322,7 +241,7 @@ impl Daemon {
             complained: false,
         };
         daemon.close_books()?;
-        if let Some(on_disk) = on_disk {
+        if is_adopted {
             daemon.catch_up(on_disk);
         }
         // A namespace that came between the first survey and the hooks told nobody.
@@ -335,7 +254,7 @@ impl Daemon {
     fn catch_up(&mut self, on_disk: anyhow::Result<(Policy, Vec<Document>)>) {
         let revision = self.tables.revision;
         let is_same = |documents: &[Document]| {
-            self.kept.as_ref().is_some_and(|kept| kept.state.is_text_of(revision, documents))
+            self.kept.as_ref().is_some_and(|kept| kept.is_text_of(revision, documents))
         };
         match on_disk {
             Ok((_, documents)) if is_same(&documents) => {}
@@ -349,72 +268,40 @@ impl Daemon {
     /// Writes what earlier daemons have left in their rings and then, once the log has it all, one record that closes their
     /// books. Returns whether they are closed.
     fn close_books(&mut self) -> anyhow::Result<bool> {
-        if !self.kept.as_ref().is_some_and(|kept| kept.is_behind) {
+        if !self.kept.as_ref().is_some_and(Kept::is_behind) {
             return Ok(true);
         }
         let clock = Clock::now()?;
         while let Some(message) = self.enforcement.next_left_message() {
-            let is_event = matches!(message, Ok(Message::Decision(_)));
             self.take(&message, &clock);
-            if let Some(kept) = self.kept.as_mut().filter(|_| is_event) {
-                kept.recovered += 1;
+            if let (Ok(Message::Decision(_)), Some(kept)) = (&message, &mut self.kept) {
+                kept.recover();
             }
         }
         self.flush();
         failpoint::pass("old-events-read");
-        let left = self.enforcement.left_events()?;
-        if let (Some((in_ring, lost)), Some(kept)) = (left, &self.kept) {
+        if let (Some(left), Some(kept)) = (self.enforcement.left_events()?, &self.kept) {
             if !self.log.is_written() {
                 return Ok(false);
             }
-            let produced = in_ring + lost;
-            let written = kept.told_before.0 + self.log.attempts();
-            let told = kept.told_before.1 + self.log.losses();
-            let newly_lost = produced.saturating_sub(written + told);
-            let resume = Resume {
-                unattended_ms: kept.unattended.and_then(|time| u64::try_from(time.as_millis()).ok()),
-                revision: kept.revision,
-                events_recovered: kept.recovered,
-                events_newly_lost: newly_lost,
-                events_produced: produced,
-                events_written: written,
-                events_lost: told + newly_lost,
-            };
-            let (unattended_ms, events_recovered) = (resume.unattended_ms, resume.events_recovered);
-            self.write(SystemTime::now(), Body::Resume(resume));
+            let resume = kept.resume(&self.log, left);
+            self.write(SystemTime::now(), Body::Resume(resume.clone()));
             self.flush();
             failpoint::pass("resume-written");
             info!(
-                unattended_ms,
-                events_recovered,
-                events_newly_lost = newly_lost,
+                unattended_ms = resume.unattended_ms,
+                events_recovered = resume.events_recovered,
+                events_newly_lost = resume.events_newly_lost,
                 "took over from an earlier daemon"
             );
         }
         if let Some(kept) = &mut self.kept {
-            kept.is_behind = false;
-            kept.told_before = (0, 0);
-            kept.told_at_closing = (self.log.attempts(), self.log.losses());
+            kept.close(&self.log);
+            // Which books are open from now on, the callee knows.
+            let ledger = kept.ledger(&self.log, 0)?;
+            self.enforcement.close_books(ledger)?;
         }
-        let ledger = self.told().context("read audit log")?;
-        self.enforcement.close_books(ledger)?;
         Ok(true)
-    }
-
-    /// What the next daemon has to know of what this one has told.
-    fn told(&self) -> anyhow::Result<Ledger> {
-        let Some(kept) = &self.kept else { return Ok(Ledger::default()) };
-        let place = self.log.place()?;
-        let told = |before: u64, now: u64, at_closing: u64| before + now.saturating_sub(at_closing);
-        Ok(Ledger {
-            first_open: self.enforcement.ledger()?.map_or(0, |ledger| ledger.first_open),
-            written: told(kept.told_before.0, self.log.attempts(), kept.told_at_closing.0),
-            lost: told(kept.told_before.1, self.log.losses(), kept.told_at_closing.1),
-            heard_at: u64::try_from(since_boot()?.as_nanos()).unwrap_or(u64::MAX),
-            device: place.device,
-            inode: place.inode,
-            length: place.length,
-        })
     }
 
     /// Tells of what somebody has done to programs and pins.
@@ -440,11 +327,12 @@ impl Daemon {
     }
 
     fn keep_ledger(&mut self) {
-        if self.kept.is_none() {
-            return;
-        }
-        let kept = self.told().and_then(|ledger| Ok(self.enforcement.set_ledger(ledger)?));
-        if let Err(err) = kept {
+        let Some(kept) = &self.kept else { return };
+        let result = self.enforcement.ledger().map_err(anyhow::Error::from).and_then(|ledger| {
+            let first_open = ledger.map_or(0, |ledger| ledger.first_open);
+            Ok(self.enforcement.set_ledger(kept.ledger(&self.log, first_open)?)?)
+        });
+        if let Err(err) = result {
             error!("keep the ledger: {err:#}");
         }
     }
@@ -547,10 +435,8 @@ impl Daemon {
     ) -> anyhow::Result<()> {
         let tables = compile(&policy, &mut self.identities, revision)?;
         failpoint::pass("reload-compiled");
-        // Before the kernel knows of it, so that a number that it uses always has a name.
         if let Some(kept) = &mut self.kept {
-            kept.state.remember(revision, &documents, &tables.rules, &self.identities);
-            kept.directory.write(&kept.state)?;
+            kept.remember(&tables, &documents, &self.identities)?;
         }
         failpoint::pass("reload-state-written");
         install(&mut self.enforcement, &tables, &self.subtree, &mut self.names)?;
@@ -759,7 +645,7 @@ impl Daemon {
         self.log.give_up();
         let counts = self.enforcement.counts()?;
         // Of those that this daemon has written, these were left by earlier ones.
-        let recovered = self.kept.as_ref().map_or(0, |kept| kept.told_at_closing.0);
+        let recovered = self.kept.as_ref().map_or(0, Kept::recovered_attempts);
         let told = (self.log.attempts() + self.log.unwritten() + self.unreadable).saturating_sub(recovered);
         let events_lost = counts.get(Counter::EVENTS_LOST) + self.unreadable + self.log.unwritten();
         let stop = Stop {
@@ -794,31 +680,6 @@ impl Daemon {
         failpoint::pass("stopped");
         flushed.context("write audit log")
     }
-}
-
-/// Opens what an earlier daemon has left, or makes room for what this one will.
-fn open_kept(staying: &Staying) -> anyhow::Result<(State, state::Directory, Pins)> {
-    let directory = state::Directory::open(&staying.state_dir)?;
-    let mut pins = Pins::open(&staying.pin_dir)?;
-    let read = match directory.read() {
-        Err(err @ StateError::Damaged { .. }) if staying.takeover => {
-            warn!("start afresh: {err}");
-            None
-        }
-        read => read?,
-    };
-    failpoint::pass("state-read");
-    if staying.takeover {
-        pins.start_afresh();
-    } else if read.is_none() && (pins.is_adoptable() || pins.is_in_use()) {
-        bail!(
-            "adopt pins in {}: {} has no state that tells what their numbers mean\n\
-             hint: give the --state-dir that they were made with, or `enforcer run --takeover` to start afresh",
-            staying.pin_dir.display(),
-            staying.state_dir.display()
-        );
-    }
-    Ok((read.unwrap_or_default(), directory, pins))
 }
 
 /// Reads the policy; says every warning, and every error if there is one.
@@ -890,11 +751,6 @@ fn process(pid: u32, uid: u32, comm: &[u8]) -> Process {
         .and_then(|pid| procfs::process::Process::new(pid).ok())
         .and_then(|process| process.exe().ok());
     Process { pid, uid, comm: String::from_utf8_lossy(comm).into_owned(), exe }
-}
-
-/// Time since the machine was started, when it slept included.
-fn since_boot() -> anyhow::Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_BOOTTIME).context("read the clock")?.into())
 }
 
 /// The two clocks at one moment: programs have only the one that counts from boot.

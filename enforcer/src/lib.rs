@@ -18,5 +18,6 @@ pub mod namespaces;
 pub mod netns;
 pub mod policy;
 pub mod state;
+pub mod staying;
 pub mod tables;
 pub mod validate;

@@ -1,0 +1,255 @@
+//! What one daemon leaves to the next on the disk and in the ledger, and what the next makes of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use nix::time::{ClockId, clock_gettime};
+use tracing::warn;
+
+use crate::audit::{Log, Place, Resume, Tail};
+use crate::failpoint;
+use crate::identities::Identities;
+use crate::kernel::{Enforcement, Ledger, Pins};
+use crate::policy::{self, Document, Policy};
+use crate::state::{self, State, StateError};
+use crate::tables::{RuleName, Tables};
+
+/// Where that is kept which outlives the daemon.
+#[derive(Clone, Debug)]
+pub struct Staying {
+    /// A directory on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// A directory on a disk.
+    pub state_dir: PathBuf,
+    /// Whether maps and state of an earlier daemon that cannot be used are replaced.
+    pub takeover: bool,
+}
+
+/// What an earlier daemon has left; nothing where nothing outlives the daemon.
+#[derive(Default)]
+pub(crate) struct Left {
+    state: State,
+    directory: Option<state::Directory>,
+    is_adopting: bool,
+    is_replacing: bool,
+}
+
+/// The policy that a start puts in force before it attaches anything.
+pub(crate) struct First {
+    pub(crate) tables: Tables,
+    pub(crate) identities: Identities,
+    /// Whether it is in force already, by an earlier daemon.
+    pub(crate) is_adopted: bool,
+}
+
+impl Left {
+    /// Opens what an earlier daemon has left, or makes room for what this one will.
+    ///
+    /// # Errors
+    ///
+    /// It is in use, of a newer version, or damaged.
+    pub(crate) fn open(staying: Option<&Staying>) -> anyhow::Result<(Self, Option<Pins>)> {
+        let Some(staying) = staying else { return Ok((Self::default(), None)) };
+        let directory = state::Directory::open(&staying.state_dir)?;
+        let mut pins = Pins::open(&staying.pin_dir)?;
+        let read = match directory.read() {
+            Err(err @ StateError::Damaged { .. }) if staying.takeover => {
+                warn!("start afresh: {err}");
+                None
+            }
+            read => read?,
+        };
+        failpoint::pass("state-read");
+        if staying.takeover {
+            pins.start_afresh();
+        } else if read.is_none() && (pins.is_adoptable() || pins.is_in_use()) {
+            bail!(
+                "adopt pins in {}: {} has no state that tells what their numbers mean\n\
+                 hint: give the --state-dir that they were made with, or `enforcer run --takeover` to start afresh",
+                staying.pin_dir.display(),
+                staying.state_dir.display()
+            );
+        }
+        let state = read.unwrap_or_default();
+        let is_replacing = pins.is_in_use() && state.latest() > 0;
+        let left = Self { state, directory: Some(directory), is_adopting: pins.is_adoptable(), is_replacing };
+        Ok((left, Some(pins)))
+    }
+
+    /// Whether a policy is in force that does not depend on what is on the disk now.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.is_adopting || self.is_replacing
+    }
+
+    /// Chooses the policy to begin with, and writes the state. It is the one in force where there is one, so that programs of
+    /// two daemons never judge by two policies.
+    ///
+    /// # Errors
+    ///
+    /// The one in force cannot be told from the state. `None` if that on the disk is needed, and invalid.
+    pub(crate) fn first(
+        &mut self,
+        enforcement: &Enforcement,
+        on_disk: &anyhow::Result<(Policy, Vec<Document>)>,
+        compile: impl Fn(&Policy, &mut Identities, u32) -> anyhow::Result<Tables>,
+    ) -> anyhow::Result<Option<First>> {
+        let mut identities = self.state.identities.clone();
+        let in_force = match (self.is_adopting, self.is_replacing) {
+            (true, _) => Some(enforcement.revision()?),
+            (false, true) => Some(self.state.latest()),
+            (false, false) => None,
+        };
+        if let Some(revision) = in_force {
+            let documents = self.state.documents(revision).with_context(|| {
+                format!(
+                    "adopt pins: revision {revision} is in force, and its text is not in the state\n\
+                     hint: `enforcer run --takeover` puts the policy of --policy in its place"
+                )
+            })?;
+            let policy = policy::compile_documents(&documents).policy;
+            let policy = policy.with_context(|| format!("read revision {revision} of the state"))?;
+            let tables = compile(&policy, &mut identities, revision)?;
+            return Ok(Some(First { tables, identities, is_adopted: true }));
+        }
+        let Ok((policy, documents)) = on_disk else { return Ok(None) };
+        // After a boot nothing is in force, and what was before it is the same revision again.
+        let is_same = self.state.is_text_of(self.state.latest(), documents);
+        let revision = self.state.latest() + u32::from(!is_same);
+        let tables = compile(policy, &mut identities, revision)?;
+        self.state.remember(revision, documents, &tables.rules, &identities);
+        if let Some(directory) = &self.directory {
+            directory.write(&self.state)?;
+        }
+        Ok(Some(First { tables, identities, is_adopted: false }))
+    }
+
+    /// How the rules of every revision that is remembered are named.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = (u32, Vec<RuleName>)> {
+        self.state.revisions().filter_map(|revision| Some((revision, self.state.rules(revision)?)))
+    }
+
+    /// What the daemon keeps from now on, given what the last one had told of its events; `None` where nothing outlives it.
+    pub(crate) fn keep(self, ledger: &Ledger, tail: Tail, revision: u32) -> Option<Kept> {
+        let heard_at = (ledger.heard_at > 0).then(|| Duration::from_nanos(ledger.heard_at));
+        Some(Kept {
+            directory: self.directory?,
+            state: self.state,
+            told_before: (ledger.written + tail.attempts, ledger.lost + tail.losses),
+            told_at_closing: (0, 0),
+            is_behind: true,
+            recovered: 0,
+            unattended: heard_at.and_then(|heard_at| since_boot().ok()?.checked_sub(heard_at)),
+            revision,
+        })
+    }
+}
+
+/// The place in the audit log up to which an earlier daemon had counted.
+pub(crate) fn place(ledger: &Ledger) -> Place {
+    Place { device: ledger.device, inode: ledger.inode, length: ledger.length }
+}
+
+/// What is kept for the next daemon.
+pub(crate) struct Kept {
+    directory: state::Directory,
+    state: State,
+    /// Attempts and losses in the open books that the log has told of before this daemon began to write.
+    told_before: (u64, u64),
+    /// Attempts and losses that this daemon had written when the books of earlier ones were closed.
+    told_at_closing: (u64, u64),
+    /// Whether books of earlier daemons are open.
+    is_behind: bool,
+    recovered: u64,
+    /// How long nobody listened.
+    unattended: Option<Duration>,
+    /// The revision that was in force meanwhile.
+    revision: u32,
+}
+
+impl Kept {
+    /// Whether books of earlier daemons are open.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
+    /// Counts an event of an earlier daemon's ring.
+    pub(crate) fn recover(&mut self) {
+        self.recovered += 1;
+    }
+
+    /// Attempts of this daemon's log that are of earlier daemons' events.
+    pub(crate) fn recovered_attempts(&self) -> u64 {
+        self.told_at_closing.0
+    }
+
+    /// Whether this is the text of that revision.
+    pub(crate) fn is_text_of(&self, revision: u32, documents: &[Document]) -> bool {
+        self.state.is_text_of(revision, documents)
+    }
+
+    /// Writes down a policy that is about to be put in force: before the kernel knows of it, so that a number that it uses
+    /// always has a name.
+    ///
+    /// # Errors
+    ///
+    /// The disk does not take it.
+    pub(crate) fn remember(
+        &mut self,
+        tables: &Tables,
+        documents: &[Document],
+        identities: &Identities,
+    ) -> Result<(), StateError> {
+        self.state.remember(tables.revision, documents, &tables.rules, identities);
+        self.directory.write(&self.state)
+    }
+
+    /// The record that closes the books of earlier daemons, of which `in_ring` events reached a ring and `no_room` did not:
+    /// what is neither written nor told to be lost is lost, and told by this.
+    pub(crate) fn resume(&self, log: &Log, (in_ring, no_room): (u64, u64)) -> Resume {
+        let events_produced = in_ring + no_room;
+        let events_written = self.told_before.0 + log.attempts();
+        let told = self.told_before.1 + log.losses();
+        let events_newly_lost = events_produced.saturating_sub(events_written + told);
+        Resume {
+            unattended_ms: self.unattended.and_then(|time| u64::try_from(time.as_millis()).ok()),
+            revision: self.revision,
+            events_recovered: self.recovered,
+            events_newly_lost,
+            events_produced,
+            events_written,
+            events_lost: told + events_newly_lost,
+        }
+    }
+
+    /// Says that everything that earlier daemons have left is told: from now on what is written is of this daemon's.
+    pub(crate) fn close(&mut self, log: &Log) {
+        self.is_behind = false;
+        self.told_before = (0, 0);
+        self.told_at_closing = (log.attempts(), log.losses());
+    }
+
+    /// What the next daemon has to know of what this one has told.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be asked how long it is.
+    pub(crate) fn ledger(&self, log: &Log, first_open: u64) -> anyhow::Result<Ledger> {
+        let place = log.place().context("read audit log")?;
+        let told = |before: u64, now: u64, at_closing: u64| before + now.saturating_sub(at_closing);
+        Ok(Ledger {
+            first_open,
+            written: told(self.told_before.0, log.attempts(), self.told_at_closing.0),
+            lost: told(self.told_before.1, log.losses(), self.told_at_closing.1),
+            heard_at: u64::try_from(since_boot()?.as_nanos()).unwrap_or(u64::MAX),
+            device: place.device,
+            inode: place.inode,
+            length: place.length,
+        })
+    }
+}
+
+/// Time since the machine was started, when it slept included.
+fn since_boot() -> anyhow::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_BOOTTIME).context("read the clock")?.into())
+}
