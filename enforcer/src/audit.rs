@@ -358,7 +358,10 @@ impl Log {
             return Ok(tail);
         }
         let mut file = File::open(path)?;
-        file.seek(io::SeekFrom::Start(place.length.min(now.length)))?;
+        let counted = place.length.min(now.length);
+        // One byte more, which tells whether what was counted ends with a line.
+        let from = counted.saturating_sub(1);
+        file.seek(io::SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         self.is_cut = bytes.last().is_some_and(|last| *last != b'\n');
@@ -368,7 +371,8 @@ impl Log {
             count: Option<u64>,
             events_newly_lost: Option<u64>,
         }
-        for line in bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+        let beyond = if counted > from { bytes.get(1..).unwrap_or_default() } else { &bytes };
+        for line in beyond.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
             // What is no record was cut by an earlier end.
             let Ok(told) = serde_json::from_slice::<Told>(line) else { continue };
             tail.attempts += u64::from(told.kind == "attempt");
@@ -532,7 +536,7 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::{Attempt, Body, End, Log, Lost, MOST_WAITING};
+    use super::{Attempt, Body, End, Log, Lost, MOST_WAITING, Place, Tail};
 
     fn attempt() -> Body {
         Body::Attempt(Box::new(Attempt {
@@ -576,6 +580,37 @@ mod tests {
 
     fn records(text: &[u8]) -> Vec<Option<Value>> {
         text.split_inclusive(|byte| *byte == b'\n').map(|line| serde_json::from_slice(line).ok()).collect()
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_wrote_is_counted_from_where_it_had_counted_to() -> io::Result<()> {
+        let path = std::env::temp_dir().join(format!("enforcer-tail-{}", std::process::id()));
+        let mut log = Log::open(&path)?;
+        log.write(SystemTime::UNIX_EPOCH, attempt())?;
+        log.flush()?;
+        let place = log.place()?;
+        log.write(SystemTime::UNIX_EPOCH, attempt())?;
+        log.write(SystemTime::UNIX_EPOCH, Body::Lost(Lost { cause: "ring-full", count: 7 }))?;
+        log.write(SystemTime::UNIX_EPOCH, attempt())?;
+        log.flush()?;
+        let whole = std::fs::metadata(&path)?.len();
+        for (length, attempts, losses, is_cut) in [
+            (whole, 2, 7, false),
+            // The last line is there and not its end: it does not count.
+            (whole - 1, 1, 7, true),
+            (place.length, 0, 0, false),
+            // Somebody has cut the file short.
+            (place.length - 1, 0, 0, true),
+        ] {
+            std::fs::OpenOptions::new().write(true).open(&path)?.set_len(length)?;
+            let mut next = Log::open(&path)?;
+            let tail = next.tail(&path, place)?;
+            assert_eq!((tail.attempts, tail.losses, next.is_cut), (attempts, losses, is_cut), "{length}");
+        }
+        // Of a file that is another one nothing is known.
+        let other = Place { inode: place.inode + 1, ..place };
+        assert_eq!(Log::open(&path)?.tail(&path, other)?, Tail::default());
+        std::fs::remove_file(&path)
     }
 
     #[test]

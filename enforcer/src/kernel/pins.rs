@@ -57,7 +57,7 @@ pub enum PinError {
         cause: String,
     },
     /// The directory is not on a BPF file system.
-    #[error("use pin directory {}: not on a BPF file system\nhint: choose one below /sys/fs/bpf", .path.display())]
+    #[error("use pin directory {}: not on a BPF file system\nhint: choose one below /sys/fs/bpf, or pin nothing with --detach-on-exit", .path.display())]
     NotBpf {
         /// The directory.
         path: PathBuf,
