@@ -161,9 +161,7 @@ impl Daemon {
             kernel_log: settings.kernel_log,
         };
         let mut enforcement = Enforcement::load(options, pins)?;
-        let first = left.first(&enforcement, &on_disk, compile)?;
-        let First { tables, identities, is_adopted } =
-            first.context("put a policy in force: there is none")?;
+        let First { tables, identities, is_adopted } = left.first(&enforcement, &on_disk, compile)?;
         let news = News::subscribe().context("watch addresses")?;
         let mut surveyor = Surveyor::new(&path);
         enforcement.set_views(&surveyor.views().context("survey network namespaces")?)?;

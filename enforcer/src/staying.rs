@@ -87,13 +87,13 @@ impl Left {
     ///
     /// # Errors
     ///
-    /// The one in force cannot be told from the state. `None` if that on the disk is needed, and invalid.
+    /// The one in force cannot be told from the state, or that on the disk is needed and invalid.
     pub(crate) fn first(
         &mut self,
         enforcement: &Enforcement,
         on_disk: &anyhow::Result<(Policy, Vec<Document>)>,
         compile: impl Fn(&Policy, &mut Identities, u32) -> anyhow::Result<Tables>,
-    ) -> anyhow::Result<Option<First>> {
+    ) -> anyhow::Result<First> {
         let mut identities = self.state.identities.clone();
         let in_force = match (self.is_adopting, self.is_replacing) {
             (true, _) => Some(enforcement.revision()?),
@@ -107,21 +107,29 @@ impl Left {
                      hint: `enforcer run --takeover` puts the policy of --policy in its place"
                 )
             })?;
-            let policy = policy::compile_documents(&documents).policy;
-            let policy = policy.with_context(|| format!("read revision {revision} of the state"))?;
-            let tables = compile(&policy, &mut identities, revision)?;
-            return Ok(Some(First { tables, identities, is_adopted: true }));
+            if let Some(policy) = policy::compile_documents(&documents).policy {
+                let tables = compile(&policy, &mut identities, revision)?;
+                return Ok(First { tables, identities, is_adopted: true });
+            }
+            // The version that put it in force took what this one does not.
+            warn!(
+                revision,
+                "the policy in force cannot be read by this version: that of --policy takes its place"
+            );
         }
-        let Ok((policy, documents)) = on_disk else { return Ok(None) };
+        let (policy, documents) = match on_disk {
+            Ok(read) => read,
+            Err(err) => bail!("{err:#}"),
+        };
         // After a boot nothing is in force, and what was before it is the same revision again.
-        let is_same = self.state.is_text_of(self.state.latest(), documents);
-        let revision = self.state.latest() + u32::from(!is_same);
+        let is_same = in_force.is_none() && self.state.is_text_of(self.state.latest(), documents);
+        let revision = in_force.unwrap_or(self.state.latest()) + u32::from(!is_same);
         let tables = compile(policy, &mut identities, revision)?;
         self.state.remember(revision, documents, &tables.rules, &identities);
         if let Some(directory) = &self.directory {
             directory.write(&self.state)?;
         }
-        Ok(Some(First { tables, identities, is_adopted: false }))
+        Ok(First { tables, identities, is_adopted: in_force.is_some() })
     }
 
     /// How the rules of every revision that is remembered are named.

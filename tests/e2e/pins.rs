@@ -633,6 +633,29 @@ fn a_start_that_fails_leaves_nothing_behind() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_policy_in_force_that_this_version_cannot_read_gives_way_to_that_on_the_disk() -> anyhow::Result<()> {
+    let mut scene = Scene::new("unreadable", ODD)?;
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    let state = scene.sandbox.state().join("state.json");
+    // As another version might have taken it.
+    fs::write(&state, fs::read_to_string(&state)?.replace("version: 1", "version: 7"))?;
+    scene.sandbox.write_policy("version: 1\nservicse: {}\n")?;
+    let output = scene.sandbox.output(scene.command()?)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("servicse"), "{said}");
+    assert_eq!(scene.in_force()?, "odd");
+
+    scene.sandbox.write_policy(&policy(EVEN))?;
+    let run = scene.start()?;
+    assert!(run.words.contains("revision=2") && run.words.contains("adopted=true"), "{}", run.words);
+    assert_eq!(scene.in_force()?, "even");
+    assert!(run.end(Signal::SIGTERM)?);
+    assert_eq!(scene.last("start")?["revision"], 2);
+    Ok(())
+}
+
 /// Points that only a start with nothing there passes.
 const FIRST_START: [&str; 6] =
     ["maps-staged", "maps-emptied", "maps-complete", "link-attached", "link-pinned", "link-renamed"];
