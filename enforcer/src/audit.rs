@@ -40,6 +40,8 @@ pub enum Body {
     Resume(Resume),
     /// Somebody has taken away what keeps enforcement up, or added to it.
     Tamper(Tamper),
+    /// The host cannot enforce, and the policy wants the daemon to run all the same.
+    Unprotected(Unprotected),
     /// The daemon ends.
     Stop(Stop),
 }
@@ -184,6 +186,13 @@ pub struct Resume {
     pub events_lost: u64,
 }
 
+/// Written instead of [`Start`] where `on_unsupported: open` lets the daemon run without enforcing anything.
+#[derive(Clone, Debug, Serialize)]
+pub struct Unprotected {
+    /// What the host lacks or the kernel refused.
+    pub cause: String,
+}
+
 /// Written last. `events_produced` = attempts written + `events_lost` + `events_waiting`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Stop {
@@ -266,7 +275,12 @@ impl Body {
         match self {
             Self::Lost(lost) => lost.count,
             Self::Resume(resume) => resume.events_newly_lost,
-            Self::Start(_) | Self::Attempt(_) | Self::Policy(_) | Self::Tamper(_) | Self::Stop(_) => 0,
+            Self::Start(_)
+            | Self::Attempt(_)
+            | Self::Policy(_)
+            | Self::Tamper(_)
+            | Self::Unprotected(_)
+            | Self::Stop(_) => 0,
         }
     }
 }

@@ -594,6 +594,7 @@ mod tests {
                 rule(14, "hook", Peer::Service(2), Peer::Network(2), vec![port(Protocol::TCP, 443)]),
                 rule(15, "ping", Peer::World, Peer::Service(2), vec![PortRange::Protocol(Protocol::ICMP)]),
             ],
+            ..Policy::default()
         }
     }
 

@@ -4,13 +4,16 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::event::{CgroupEvent, Event, InvalidEvent, Message};
 use enforcer_common::layout::{Cgroup, SocketNote};
+use enforcer_common::limits::RING_BYTES;
 use enforcer_common::{Address, Identity, Mode, Port};
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
@@ -20,19 +23,22 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
-use crate::audit::{self, Attempt, Body, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop, Tamper};
+use crate::audit::{
+    self, Attempt, Body, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop, Tamper, Unprotected,
+};
 use crate::cgroups::{self, Names, Subtree, Watch};
 use crate::existing;
 use crate::failpoint;
 use crate::identities::Identities;
-use crate::kernel::feature::{self, Unsupported};
+use crate::kernel::feature::{self, Cgroup2, Unsupported};
 use crate::kernel::watch::{Deed, Tampering};
-use crate::kernel::{Enforcement, Options};
+use crate::kernel::{Enforcement, LoadError, Options};
 use crate::namespaces::Views;
 use crate::namespaces::news::News;
 use crate::namespaces::survey::Surveyor;
 use crate::netns;
-use crate::policy::{self, Document, Policy};
+use crate::notify::{self, Watchdog};
+use crate::policy::{self, Document, OnUnsupported, Policy};
 use crate::staying::{self, First, Kept, Left, Staying};
 use crate::tables::{RuleName, Tables};
 
@@ -41,6 +47,9 @@ const REVISIONS_REMEMBERED: usize = 8;
 
 /// Events that are written between two looks at the other inputs.
 const EVENTS_AT_ONCE: usize = 4096;
+
+/// More events than the ring buffer holds.
+const EVENTS_THAT_WAIT: usize = RING_BYTES as usize / size_of::<Event>();
 
 /// How often the next daemon can tell from the ledger that this one was alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -80,10 +89,43 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
         // Before anybody can know of the daemon, so that no signal finds it unprepared.
-        let signals = Signals::catch()?;
-        let (surveyed, surveys) = mpsc::channel(1);
-        Daemon::start(settings, surveyed)?.serve(signals, surveys).await
+        let mut signals = Signals::catch()?;
+        let mut watchdog = Watchdog::from_environment();
+        loop {
+            let (surveyed, surveys) = mpsc::channel(1);
+            match Daemon::start(settings, surveyed) {
+                Ok(daemon) => return daemon.serve(signals, surveys, watchdog).await,
+                Err(err) if may_run_open(settings, &err) => {
+                    stand_open(settings, &err)?;
+                    if !signals.ask_for_another_try(&mut watchdog).await {
+                        notify::stopping();
+                        return Ok(());
+                    }
+                    notify::reloading();
+                }
+                Err(err) => return Err(err),
+            }
+        }
     })
+}
+
+/// Whether the host cannot enforce, and the policy says that the daemon is to run all the same.
+fn may_run_open(settings: &Settings, err: &anyhow::Error) -> bool {
+    let host = err.is::<LoadError>() || err.is::<Unsupported>();
+    host && policy::load(std::slice::from_ref(&settings.policy))
+        .policy
+        .is_some_and(|policy| policy.on_unsupported == OnUnsupported::Open)
+}
+
+/// Says everywhere that nothing is enforced, since the policy prefers that to not running.
+fn stand_open(settings: &Settings, err: &anyhow::Error) -> anyhow::Result<()> {
+    let cause = format!("{err:#}");
+    error!("nothing is enforced, as `on_unsupported: open` wants it: {cause}");
+    let mut log =
+        Log::open(&settings.audit).with_context(|| format!("open audit log {}", settings.audit.display()))?;
+    notify::ready(&format!("DEGRADED, nothing is enforced: {}", cause.lines().next().unwrap_or_default()));
+    log.write(SystemTime::now(), Body::Unprotected(Unprotected { cause })).context("write audit log")?;
+    log.flush().context("write audit log")
 }
 
 /// Everything that may wake the daemon.
@@ -96,6 +138,8 @@ enum Input {
     Tick,
     Heartbeat,
     Reload,
+    Reopen,
+    Watchdog,
     Stop,
 }
 
@@ -132,6 +176,8 @@ struct Daemon {
     lost_in_ring: u64,
     lost_in_writing: u64,
     unreadable: u64,
+    /// Whether events wait that the ring buffer's descriptor will not tell of again.
+    more_events: bool,
     /// Whether it was said that the audit log takes nothing.
     complained: bool,
 }
@@ -141,10 +187,10 @@ impl Daemon {
         feature::require()?;
         let reading = || format!("read policy {}", settings.policy.display());
         let on_disk = read_policy(settings);
-        let mount = feature::cgroup2_mount()?;
-        let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.clone());
-        let path = feature::cgroup_path(&mount, &root)?;
-        let whole_tree = path.as_os_str() == "/";
+        let mount = feature::cgroup2()?;
+        let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.directory.clone());
+        let path = feature::cgroup_path(&mount.directory, &root)?;
+        let whole_tree = feature::is_whole_tree(&root);
         let (mut left, pins) = Left::open(settings.staying.as_ref())?;
         if !left.has_policy()
             && let Err(err) = on_disk
@@ -178,9 +224,9 @@ impl Daemon {
             watch = Some(Watch::new(subtree.clone()).context("watch cgroups")?);
         }
         // Twice: so that hardly any socket is without a note when the hooks are attached, and none is afterwards.
-        note_sockets(&mut enforcement, &names);
+        note_sockets(&mut enforcement, &names, &mount);
         enforcement.attach()?;
-        note_sockets(&mut enforcement, &names);
+        note_sockets(&mut enforcement, &names, &mount);
         for (program, instructions, bytes) in enforcement.sizes() {
             debug!(program, instructions, bytes, "program attached");
         }
@@ -236,6 +282,7 @@ impl Daemon {
             lost_in_ring: 0,
             lost_in_writing: 0,
             unreadable: 0,
+            more_events: false,
             complained: false,
         };
         daemon.close_books()?;
@@ -335,11 +382,17 @@ impl Daemon {
         }
     }
 
-    async fn serve(mut self, signals: Signals, surveys: mpsc::Receiver<Box<Surveyed>>) -> anyhow::Result<()> {
-        let mut inputs = Inputs::new(&self, signals, surveys)?;
+    async fn serve(
+        mut self,
+        signals: Signals,
+        surveys: mpsc::Receiver<Box<Surveyed>>,
+        watchdog: Watchdog,
+    ) -> anyhow::Result<()> {
+        let mut inputs = Inputs::new(&self, signals, surveys, watchdog)?;
+        notify::ready(&self.status());
         loop {
-            match inputs.next().await? {
-                Input::Events => self.write_events()?,
+            match inputs.next(self.more_events).await? {
+                Input::Events => self.write_some_events()?,
                 Input::KernelLog => self.enforcement.flush_log(),
                 Input::Cgroups => self.update_cgroups(),
                 Input::Network => {
@@ -356,8 +409,17 @@ impl Daemon {
                     self.look();
                     self.keep_ledger();
                 }
-                Input::Reload => self.reload(),
-                Input::Stop => return self.stop(),
+                Input::Reload => {
+                    notify::reloading();
+                    self.reload();
+                    notify::ready(&self.status());
+                }
+                Input::Reopen => self.reopen_log(),
+                Input::Watchdog => notify::alive(),
+                Input::Stop => {
+                    notify::stopping();
+                    return self.stop();
+                }
             }
         }
     }
@@ -395,14 +457,26 @@ impl Daemon {
         }
     }
 
-    fn reload(&mut self) {
-        // What waits was decided by the policy before, and is written before the record of the change.
+    /// The daemon in a line, for whoever asks the service manager.
+    fn status(&self) -> String {
+        let (services, rules) = (self.tables.services.len(), self.tables.rules.len());
+        format!("enforcing revision {}: {services} services, {rules} rules", self.tables.revision)
+    }
+
+    /// Opens the audit log again, since the file may have been moved away. What waits belongs to the file before.
+    fn reopen_log(&mut self) {
         if let Err(err) = self.write_events() {
             error!("write audit log: {err:#}");
         }
-        if let Err(err) = self.log.reopen(&self.settings.audit) {
-            error!("open audit log {}: {err}", self.settings.audit.display());
+        match self.log.reopen(&self.settings.audit) {
+            Ok(()) => info!("the audit log {} is opened again", self.settings.audit.display()),
+            Err(err) => error!("open audit log {}: {err}", self.settings.audit.display()),
         }
+    }
+
+    fn reload(&mut self) {
+        // What waits was decided by the policy before, and is written before the record of the change.
+        self.reopen_log();
         failpoint::pass("reload-begun");
         let next = self.tables.revision + 1;
         let result = read_policy(&self.settings).and_then(|read| self.put_in_force(next, read));
@@ -492,27 +566,41 @@ impl Daemon {
         }
     }
 
+    /// Writes what waits, and under a flood at most as many as can wait at a time.
     fn write_events(&mut self) -> anyhow::Result<()> {
+        for _ in 0..EVENTS_THAT_WAIT.div_ceil(EVENTS_AT_ONCE) {
+            self.write_some_events()?;
+            if !self.more_events {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what waits, but no more than [`EVENTS_AT_ONCE`].
+    fn write_some_events(&mut self) -> anyhow::Result<()> {
+        self.more_events = false;
         // What is older is written first, so that each event is in one book.
         if !self.close_books()? {
             return Ok(());
         }
         let clock = Clock::now()?;
-        loop {
-            for _ in 0..EVENTS_AT_ONCE {
-                match self.enforcement.next_message() {
-                    Some(message) => self.take(&message, &clock),
-                    None => {
-                        self.tell_losses()?;
-                        self.flush();
-                        failpoint::pass("events-written");
-                        return Ok(());
-                    }
+        self.more_events = true;
+        for _ in 0..EVENTS_AT_ONCE {
+            match self.enforcement.next_message() {
+                Some(message) => self.take(&message, &clock),
+                None => {
+                    self.more_events = false;
+                    break;
                 }
             }
-            self.tell_losses()?;
-            self.flush();
         }
+        self.tell_losses()?;
+        self.flush();
+        if !self.more_events {
+            failpoint::pass("events-written");
+        }
+        Ok(())
     }
 
     /// Takes in what the programs tell, and writes it if it is a decision.
@@ -640,6 +728,10 @@ impl Daemon {
         self.write_events()?;
         failpoint::pass("stop-events-written");
         let enforcing = self.enforcement.outlives_us();
+        // What goes on being enforced goes on telling, and is told by the next daemon.
+        while self.more_events && !enforcing {
+            self.write_some_events()?;
+        }
         self.log.give_up();
         let counts = self.enforcement.counts()?;
         // Of those that this daemon has written, these were left by earlier ones.
@@ -729,8 +821,8 @@ fn install(
 }
 
 /// Says whose the ports are that were bound before the programs could see it.
-fn note_sockets(enforcement: &mut Enforcement, names: &Names) {
-    for bound in existing::bound(names) {
+fn note_sockets(enforcement: &mut Enforcement, names: &Names, mount: &Cgroup2) {
+    for bound in existing::bound(names, mount) {
         let note = SocketNote::of(bound.cgroup, bound.netns);
         if let Err(err) = enforcement.note_socket(&bound.socket, note) {
             warn!("note the owner of a socket: {err}");
@@ -746,10 +838,18 @@ fn audited(tables: &Tables) -> Vec<String> {
 fn process(pid: u32, uid: u32, comm: &[u8]) -> Process {
     let exe = i32::try_from(pid)
         .ok()
+        .filter(|_| *IN_INITIAL_PID_NAMESPACE)
         .and_then(|pid| procfs::process::Process::new(pid).ok())
         .and_then(|process| process.exe().ok());
     Process { pid, uid, comm: String::from_utf8_lossy(comm).into_owned(), exe }
 }
+
+/// Whether this process numbers processes as programs do. In a container a number is somebody else's.
+static IN_INITIAL_PID_NAMESPACE: LazyLock<bool> = LazyLock::new(|| {
+    // PROC_PID_INIT_INO of include/linux/proc_ns.h.
+    const INITIAL: u64 = 0xeffffffc;
+    std::fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INITIAL)
+});
 
 /// The two clocks at one moment: programs have only the one that counts from boot.
 struct Clock {
@@ -782,11 +882,13 @@ struct Inputs {
     ticks: Interval,
     heartbeat: Interval,
     signals: Signals,
+    watchdog: Watchdog,
 }
 
 /// The signals that are taken for requests.
 struct Signals {
     hangup: Signal,
+    reopen: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -796,9 +898,26 @@ impl Signals {
         let on = |kind| signal(kind).context("wait for signals");
         Ok(Self {
             hangup: on(SignalKind::hangup())?,
+            reopen: on(SignalKind::user_defined1())?,
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
         })
+    }
+}
+
+impl Signals {
+    /// Waits, with nothing to do, until a signal asks for another try to start, or for the end.
+    async fn ask_for_another_try(&mut self, watchdog: &mut Watchdog) -> bool {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return false,
+                _ = self.interrupt.recv() => return false,
+                _ = self.hangup.recv() => return true,
+                // There is no log that is written to.
+                _ = self.reopen.recv() => {}
+                () = watchdog.due() => notify::alive(),
+            }
+        }
     }
 }
 
@@ -807,6 +926,7 @@ impl Inputs {
         daemon: &Daemon,
         signals: Signals,
         surveys: mpsc::Receiver<Box<Surveyed>>,
+        watchdog: Watchdog,
     ) -> anyhow::Result<Self> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -821,15 +941,18 @@ impl Inputs {
             ticks,
             heartbeat,
             signals,
+            watchdog,
         })
     }
 
-    async fn next(&mut self) -> anyhow::Result<Input> {
+    /// The next input; with `more_events`, events if there is nothing else.
+    async fn next(&mut self, more_events: bool) -> anyhow::Result<Input> {
         // Cgroups come before events, so that events find the names of what they are about.
         let input = tokio::select! {
             biased;
             _ = self.signals.terminate.recv() => Input::Stop,
             _ = self.signals.interrupt.recv() => Input::Stop,
+            () = self.watchdog.due() => Input::Watchdog,
             ready = if_ready(self.cgroups.as_ref()) => { ready?; Input::Cgroups }
             ready = self.network.readable() => { ready?.clear_ready(); Input::Network }
             surveyed = self.surveys.recv() => match surveyed {
@@ -839,9 +962,11 @@ impl Inputs {
             },
             _ = self.ticks.tick() => Input::Tick,
             _ = self.signals.hangup.recv() => Input::Reload,
+            _ = self.signals.reopen.recv() => Input::Reopen,
             ready = self.events.readable() => { ready?.clear_ready(); Input::Events }
             ready = if_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
             _ = self.heartbeat.tick() => Input::Heartbeat,
+            () = std::future::ready(()), if more_events => Input::Events,
         };
         Ok(input)
     }

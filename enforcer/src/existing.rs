@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use tracing::debug;
 
 use crate::cgroups::Names;
+use crate::kernel::feature::Cgroup2;
 use crate::netns;
 
 /// A socket that takes connections or datagrams, held open by this process too.
@@ -26,7 +27,7 @@ pub struct Bound {
 ///
 /// A process that ends or a descriptor that is closed meanwhile is passed over, and so is a socket that processes of
 /// two cgroups share: the ingress hook asks such sockets themselves.
-pub fn bound(names: &Names) -> Vec<Bound> {
+pub fn bound(names: &Names, mount: &Cgroup2) -> Vec<Bound> {
     let ids: HashMap<&Path, u64> = names.iter().map(|(id, path)| (path, id)).collect();
     let mut waiting: HashMap<PathBuf, HashSet<u64>> = HashMap::new();
     let mut found: HashMap<u64, Option<Bound>> = HashMap::new();
@@ -38,7 +39,7 @@ pub fn bound(names: &Names) -> Vec<Bound> {
         }
     };
     for process in processes.flatten() {
-        if let Err(err) = collect(&process, &ids, &mut waiting, &mut found) {
+        if let Err(err) = collect(&process, mount, &ids, &mut waiting, &mut found) {
             debug!(pid = process.pid, "list sockets: {err}");
         }
     }
@@ -47,13 +48,15 @@ pub fn bound(names: &Names) -> Vec<Bound> {
 
 fn collect(
     process: &Process,
+    mount: &Cgroup2,
     ids: &HashMap<&Path, u64>,
     waiting: &mut HashMap<PathBuf, HashSet<u64>>,
     found: &mut HashMap<u64, Option<Bound>>,
 ) -> anyhow::Result<()> {
     let path =
         process.cgroups()?.into_iter().find(|cgroup| cgroup.hierarchy == 0).map(|cgroup| cgroup.pathname);
-    let Some(cgroup) = path.and_then(|path| ids.get(Path::new(&path)).copied()) else { return Ok(()) };
+    let path = path.and_then(|path| mount.below(Path::new(&path)));
+    let Some(cgroup) = path.and_then(|path| ids.get(path.as_path()).copied()) else { return Ok(()) };
     // The tables of /proc are a network namespace's, so each namespace is read once.
     let namespace = std::fs::read_link(format!("/proc/{}/ns/net", process.pid))?;
     if !waiting.contains_key(&namespace) {

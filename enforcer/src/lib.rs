@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod lock;
 pub mod namespaces;
 pub mod netns;
+pub mod notify;
 pub mod policy;
 pub mod state;
 pub mod staying;

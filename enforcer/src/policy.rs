@@ -71,6 +71,18 @@ pub struct Policy {
     /// In the order of files (by path) and of lines within a file. A rule's index is its
     /// [`RuleId`](enforcer_common::RuleId).
     pub rules: Vec<Rule>,
+    /// What the daemon does on a host that cannot enforce it.
+    pub on_unsupported: OnUnsupported,
+}
+
+/// What the daemon does where the programs cannot be loaded or attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnUnsupported {
+    /// It does not start.
+    #[default]
+    Refuse,
+    /// It starts without enforcing anything, and says so wherever somebody may look.
+    Open,
 }
 
 /// A name declared under `services`.

@@ -15,3 +15,4 @@ mod pins;
 mod reload;
 mod servers;
 mod start;
+mod systemd;

@@ -83,6 +83,7 @@ fn policies() -> impl Strategy<Value = Policy> {
             .enumerate()
             .map(|(number, (from, to, ports))| sketch::rule(number, from, to, ports))
             .collect(),
+        ..Policy::default()
     })
 }
 

@@ -2,7 +2,8 @@
 //!
 //! It is a program of its own (`enforcer-actor`), spoken to in JSON lines over its standard streams: a [`Request`] in, a
 //! [`Reply`] out. Run as `enforcer-actor CGROUP exec PROGRAM [ARGUMENT…]` it becomes another program in that cgroup, and as
-//! `enforcer-actor CGROUP connect ADDRESS` connects as the first thing it does there, and ends.
+//! `enforcer-actor CGROUP connect ADDRESS` connects as the first thing it does there, and ends. As
+//! `enforcer-actor unit …` it is what a unit of a [`machine`](crate::machine) runs, see [`unit`](crate::unit).
 
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::slowness::patience;
+use crate::unit;
 
 /// How long an actor waits for an answer. What is refused is refused at once, so only a packet that was dropped takes
 /// this long.
@@ -148,6 +150,9 @@ impl Reply {
 /// The cgroup cannot be joined, or the conversation is broken.
 pub fn run(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let cgroup = arguments.next().context("usage: enforcer-actor CGROUP [exec PROGRAM [ARGUMENT...]]")?;
+    if cgroup == "unit" {
+        return unit::run(arguments);
+    }
     join(std::path::Path::new(&cgroup))?;
     match arguments.next().as_deref() {
         Some("exec") => {
@@ -182,7 +187,8 @@ fn converse() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn perform(request: &Request) -> Reply {
+/// Does what is asked, in the calling thread.
+pub(crate) fn perform(request: &Request) -> Reply {
     let mut steps = Steps::default();
     let result = match request {
         Request::Connect { to, transport, mapped } => steps.connect(*to, *transport, *mapped),
@@ -385,16 +391,20 @@ fn map(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn echo_streams(listener: &Socket) {
-    while let Ok((mut stream, _)) = listener.accept() {
-        thread::spawn(move || {
-            let mut buffer = [0; 64];
-            while let Ok(size @ 1..) = stream.read(&mut buffer) {
-                if stream.write_all(buffer.split_at(size).0).is_err() {
-                    return;
-                }
-            }
-        });
+/// Answers whoever connects, for as long as the listener works.
+pub(crate) fn echo_streams(listener: &Socket) {
+    while let Ok((stream, _)) = listener.accept() {
+        thread::spawn(move || echo_stream(stream));
+    }
+}
+
+/// Answers one caller until it hangs up.
+pub(crate) fn echo_stream(mut stream: Socket) {
+    let mut buffer = [0; 64];
+    while let Ok(size @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(buffer.split_at(size).0).is_err() {
+            return;
+        }
     }
 }
 

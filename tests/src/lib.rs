@@ -7,7 +7,8 @@
 //!
 //! On a real kernel a [`sandbox`] is a cgroup subtree and a network namespace of a test's own, with a daemon over the
 //! one and [`actor`] processes in both; [`bpftool`] tells what is attached to it, and [`slowness`] lets all of it run
-//! where every step takes longer.
+//! where every step takes longer. A [`machine`] is a whole
+//! Debian with systemd, whose services run a [`unit`] each.
 #![forbid(unsafe_code)]
 
 pub mod actor;
@@ -17,7 +18,9 @@ pub mod clean;
 pub mod compiled;
 pub mod demo;
 pub mod kernel;
+pub mod machine;
 pub mod oracle;
 pub mod sandbox;
 pub mod sketch;
 pub mod slowness;
+pub mod unit;

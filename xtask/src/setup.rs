@@ -23,7 +23,7 @@ const DENY_VERSION: &str = "0.20.2";
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// What the tests run as real servers and clients, each with the reason for it.
-const FOR_TESTS: [(&str, &str); 7] = [
+const FOR_TESTS: [(&str, &str); 9] = [
     ("nginx", "a server that the tests protect"),
     ("postgresql", "a server that the tests protect"),
     ("postgresql-client", "psql, a caller in the tests"),
@@ -31,6 +31,8 @@ const FOR_TESTS: [(&str, &str); 7] = [
     ("iproute2", "ip and ss: the tests' network namespaces and sockets"),
     ("nftables", "translates addresses in the tests' network namespaces"),
     ("bpftool", "what is attached where, told by somebody else than the product"),
+    ("mmdebstrap", "makes the machine with systemd that the tests boot"),
+    ("systemd-container", "boots the machine with systemd that the tests use"),
 ];
 
 /// What a package manager would start at every boot.

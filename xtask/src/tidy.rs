@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 /// Every entry of the checkout's top level that is not a dotfile.
-const TOP_LEVEL: [&str; 15] = [
+const TOP_LEVEL: [&str; 16] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "Cargo.lock",
@@ -17,6 +17,7 @@ const TOP_LEVEL: [&str; 15] = [
     "enforcer",
     "enforcer-common",
     "enforcer-ebpf",
+    "packaging",
     "policies",
     "target",
     "tests",

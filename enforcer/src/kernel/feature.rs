@@ -85,14 +85,48 @@ pub fn require() -> Result<(), Unsupported> {
 ///
 /// [`Unsupported::NoCgroup2`], or that the mount table could not be read.
 pub fn cgroup2_mount() -> Result<PathBuf, Unsupported> {
+    cgroup2().map(|mount| mount.directory)
+}
+
+/// A mount of the cgroup v2 tree, whole or in part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cgroup2 {
+    /// Where it is mounted.
+    pub directory: PathBuf,
+    /// Which cgroup its top is, as `/proc/PID/cgroup` counts it: `/` for the top of the tree, or of this process's
+    /// cgroup namespace, in which paths begin with `/..` where they lead out of it (cgroup_namespaces(7)).
+    pub root: PathBuf,
+}
+
+impl Cgroup2 {
+    /// The path from the top of this mount of a cgroup in `/proc/PID/cgroup`; `None` if it is not below that.
+    pub fn below(&self, path: &Path) -> Option<PathBuf> {
+        path.strip_prefix(&self.root).ok().map(|below| Path::new("/").join(below))
+    }
+}
+
+/// The mount of the cgroup v2 tree that cgroups are counted from: of several, one that shows all that this process's
+/// cgroup namespace has.
+///
+/// # Errors
+///
+/// [`Unsupported::NoCgroup2`], or that the mount table could not be read.
+pub fn cgroup2() -> Result<Cgroup2, Unsupported> {
     let mounts = PathBuf::from("/proc/self/mountinfo");
     procfs::process::Process::myself()
         .and_then(|process| process.mountinfo())
         .map_err(|err| Unsupported::Proc { file: mounts.clone(), cause: err.to_string() })?
         .into_iter()
-        .find(|mount| mount.fs_type == "cgroup2")
-        .map(|mount| mount.mount_point)
+        .filter(|mount| mount.fs_type == "cgroup2")
+        .map(|mount| Cgroup2 { directory: mount.mount_point, root: PathBuf::from(mount.root) })
+        .min_by_key(|mount| mount.root != Path::new("/"))
         .ok_or(Unsupported::NoCgroup2 { mounts })
+}
+
+/// Whether a cgroup is the top of the tree, which no process of the host is outside of. What a container sees as the
+/// top is not: only the true one has no `cgroup.type` (Documentation/admin-guide/cgroup-v2.rst; 4.14).
+pub fn is_whole_tree(cgroup: &Path) -> bool {
+    !cgroup.join("cgroup.type").exists()
 }
 
 /// The path of `root` as the kernel counts it from the top of the tree at `mount`: `/` for the top itself.
@@ -114,7 +148,25 @@ pub fn cgroup_path(mount: &Path, root: &Path) -> Result<PathBuf, Unsupported> {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{Unsupported, cgroup_path};
+    use super::{Cgroup2, Unsupported, cgroup_path};
+
+    #[test]
+    fn paths_of_processes_are_counted_from_the_top_of_the_mount() {
+        for (root, path, below) in [
+            ("/", "/system.slice/nginx.service", Some("/system.slice/nginx.service")),
+            ("/", "/", Some("/")),
+            ("/machine", "/machine/system.slice", Some("/system.slice")),
+            ("/machine", "/machine", Some("/")),
+            ("/machine", "/machines/system.slice", None),
+            ("/machine", "/system.slice", None),
+            ("/../..", "/../../system.slice", Some("/system.slice")),
+            // A cgroup of this namespace, whose place in a mount of more than that is not told.
+            ("/../..", "/system.slice/nginx.service", None),
+        ] {
+            let mount = Cgroup2 { directory: PathBuf::from("/sys/fs/cgroup"), root: PathBuf::from(root) };
+            assert_eq!(mount.below(Path::new(path)), below.map(PathBuf::from), "{path} below {root}");
+        }
+    }
 
     #[test]
     fn what_is_missing_is_told_with_what_to_do() {

@@ -7,6 +7,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc;
+use tracing::warn;
 
 /// `RTNLGRP_*` of include/uapi/linux/rtnetlink.h: links, addresses of both families, ids of namespaces.
 const GROUPS: [u32; 4] =
@@ -27,7 +28,14 @@ impl News {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
-        socket.set_listen_all_namespaces(true)?;
+        match socket.set_listen_all_namespaces(true) {
+            Ok(()) => {}
+            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => warn!(
+                "other network namespaces are not looked into, and services in them are unknown to each other\n\
+                 hint: run enforcer as root, or also with CAP_SYS_ADMIN and CAP_NET_BROADCAST"
+            ),
+            Err(err) => return Err(err),
+        }
         for group in GROUPS {
             socket.add_membership(group)?;
         }

@@ -108,7 +108,9 @@ fn survey(files: Vec<File>, ids: &mut HashMap<(u64, u64), u32>) -> io::Result<Ve
     let mut open: Vec<Open> = Vec::new();
     let mut routes: Vec<Route> = Vec::new();
     for (number, file) in files.into_iter().enumerate() {
-        match enter(&file) {
+        // This process is in its own already, and may not have the right to enter any.
+        let entered = if number == 0 { Ok(()) } else { setns(file.as_fd(), CloneFlags::CLONE_NEWNET) };
+        match entered.map_err(io::Error::from).and_then(|()| look_around()) {
             Ok((route, found)) => {
                 let tells_apart = found.cookie != 0;
                 routes.push(route);
@@ -149,8 +151,8 @@ fn survey(files: Vec<File>, ids: &mut HashMap<(u64, u64), u32>) -> io::Result<Ve
     Ok(open.into_iter().map(|namespace| namespace.found).collect())
 }
 
-fn enter(file: &File) -> io::Result<(Route, Namespace)> {
-    setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
+/// What the namespace of the calling thread is.
+fn look_around() -> io::Result<(Route, Namespace)> {
     let cookie = netns::cookie()?;
     let mut route = Route::open()?;
     let (devices, addresses) = (route.links()?, route.addresses()?);

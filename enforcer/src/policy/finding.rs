@@ -53,6 +53,7 @@ pub const CODES: &[&str] = &[
     "too-many-files",
     "too-many-findings",
     "unknown-anchor",
+    "unknown-choice",
     "unknown-field",
     "unknown-mode",
     "unknown-name",

@@ -8,7 +8,7 @@ use enforcer_common::{Mode, Protocol, limits};
 use super::conflict;
 use super::finding::{Findings, Problem, Severity, quoted};
 use super::tree::{Children, NodeId, Tree, Value};
-use super::{Cidr, Network, Peer, Policy, PortRange, Ports, Rule, Selector, Service};
+use super::{Cidr, Network, OnUnsupported, Peer, Policy, PortRange, Ports, Rule, Selector, Service};
 
 mod value;
 
@@ -48,6 +48,7 @@ struct Declared<'t> {
 #[derive(Default)]
 struct Parts<'t> {
     mode: Option<(At<'t>, Mode)>,
+    on_unsupported: Option<(At<'t>, OnUnsupported)>,
     services: Vec<Declared<'t>>,
     networks: Vec<Declared<'t>>,
     rules: Vec<At<'t>>,
@@ -111,7 +112,8 @@ impl<'t> Compiler<'t, '_> {
         self.claimed_twice(&parts.services, &selectors);
         self.reserved_twice(&parts.services, listens);
         let rules = self.rules(&parts.rules, &peers);
-        Policy { services, networks, rules }
+        let on_unsupported = parts.on_unsupported.map_or(OnUnsupported::Refuse, |(_, found)| found);
+        Policy { services, networks, rules, on_unsupported }
     }
 
     // The document and its sections.
@@ -158,20 +160,16 @@ impl<'t> Compiler<'t, '_> {
         allow: Option<At<'t>>,
     ) {
         if let Some(defaults) = defaults.filter(|at| !matches!(at.value(), Value::Null))
-            && let Some([Some(mode)]) = self.fields(defaults, "`defaults`", ["mode"])
+            && let Some([mode, on_unsupported]) =
+                self.fields(defaults, "`defaults`", ["mode", "on_unsupported"])
         {
-            match parts.mode {
-                Some((first, _)) => {
-                    self.twice(
-                        mode,
-                        first,
-                        "duplicate-name",
-                        "the default mode is set twice",
-                        "all files together have one default",
-                    );
-                }
-                None => parts.mode = self.text(mode, "a mode", value::parse_mode).map(|found| (mode, found)),
-            }
+            self.once(&mut parts.mode, mode, "mode", value::parse_mode);
+            self.once(
+                &mut parts.on_unsupported,
+                on_unsupported,
+                "`on_unsupported`",
+                value::parse_on_unsupported,
+            );
         }
         for (section, what, declared) in
             [(services, "service", &mut parts.services), (networks, "network", &mut parts.networks)]
@@ -209,6 +207,24 @@ impl<'t> Compiler<'t, '_> {
                     "write `- { name: ..., from: ..., to: ..., ports: [...] }` for each",
                 ),
             }
+        }
+    }
+
+    /// Reads a default that all files together set once.
+    fn once<T>(
+        &mut self,
+        set: &mut Option<(At<'t>, T)>,
+        at: Option<At<'t>>,
+        what: &str,
+        parse: impl Fn(&str) -> Result<T, Problem>,
+    ) {
+        let Some(at) = at else { return };
+        match set {
+            Some((first, _)) => {
+                let message = format!("the default {what} is set twice");
+                self.twice(at, *first, "duplicate-name", &message, "all files together have one default");
+            }
+            None => *set = self.text(at, &format!("a default {what}"), parse).map(|found| (at, found)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use enforcer_common::{Mode, Protocol};
 
 use crate::policy::finding::{Problem, quoted};
-use crate::policy::{Cidr, PortRange};
+use crate::policy::{Cidr, OnUnsupported, PortRange};
 
 /// Bytes of a name: it is a label in metrics and a key in maps.
 const MAX_NAME: usize = 63;
@@ -45,6 +45,20 @@ pub(super) fn parse_mode(text: &str) -> Result<Mode, Problem> {
             let hint = suggest(text, ["enforce", "audit"])
                 .unwrap_or_else(|| String::from("a mode is `enforce` or `audit`"));
             Err(Problem::new("unknown-mode", format!("no mode is called {}", quoted(text))).hint(hint))
+        }
+    }
+}
+
+/// Reads `refuse` or `open`.
+pub(super) fn parse_on_unsupported(text: &str) -> Result<OnUnsupported, Problem> {
+    match text {
+        "refuse" => Ok(OnUnsupported::Refuse),
+        "open" => Ok(OnUnsupported::Open),
+        _ => {
+            let hint = suggest(text, ["refuse", "open"])
+                .unwrap_or_else(|| String::from("`on_unsupported` is `refuse` or `open`"));
+            let message = format!("{} is no answer to a host that cannot enforce", quoted(text));
+            Err(Problem::new("unknown-choice", message).hint(hint))
         }
     }
 }
