@@ -7,6 +7,8 @@ use enforcer_tests::machine::{Machine, Prepared};
 use enforcer_tests::sandbox::{Finished, binary};
 use serde_json::Value;
 
+mod identity;
+mod install;
 mod unit;
 
 const AUDIT: &str = "/var/log/enforcer/audit.jsonl";

@@ -21,6 +21,7 @@ const BACKLOG: i32 = 4096;
 ///
 /// - `connect ADDRESS` connects as the first thing it does, and writes the reply to its standard output;
 /// - `delegated NAME ADDRESS` does so in a cgroup NAME that it makes below its own;
+/// - `load ADDRESS` connects again and again, until it is ended;
 /// - `serve ADDRESS` answers callers, and says that it is ready;
 /// - `inherit` answers the callers of the listener, or the one caller, that its standard input is;
 /// - `keep ADDRESS` serves, and leaves its listener with the service manager, from which its next life takes it.
@@ -36,6 +37,12 @@ pub fn run(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
         "delegated" => {
             enter_below(&next()?)?;
             connect(next()?.parse()?)
+        }
+        "load" => {
+            let request = Request::Connect { to: next()?.parse()?, transport: Transport::Tcp, mapped: false };
+            loop {
+                perform(&request);
+            }
         }
         "serve" => {
             let listener = listen(next()?.parse()?)?;
