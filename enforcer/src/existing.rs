@@ -38,7 +38,9 @@ pub fn bound(names: &Names, mount: &Cgroup2) -> Vec<Bound> {
             return Vec::new();
         }
     };
-    for process in processes.flatten() {
+    // What this process takes a descriptor of is not shared by that.
+    let others = processes.flatten().filter(|process| u32::try_from(process.pid) != Ok(std::process::id()));
+    for process in others {
         if let Err(err) = collect(&process, mount, &ids, &mut waiting, &mut found) {
             debug!(pid = process.pid, "list sockets: {err}");
         }
