@@ -281,6 +281,38 @@ fn a_unit_that_restarts_is_who_it_is_from_its_first_call() -> anyhow::Result<()>
     Ok(())
 }
 
+#[test]
+fn who_is_outside_of_the_container_is_nobody_that_a_policy_in_it_can_name() -> anyhow::Result<()> {
+    const OUTSIDE: &str = "127.0.0.1:9999";
+    let policy = format!("{POLICY}  - {{ name: out, from: web, to: unmanaged, ports: [9999/tcp] }}\n");
+    let machine = enforcing("outside", &policy)?;
+    machine.serve_as("orders", ORDERS)?;
+    // In the network namespace of the machine, but in no cgroup of it: the daemon's programs do not see its packets.
+    let mut outsider = machine.command(ACTOR).args(["unit", "serve", OUTSIDE]).spawn()?;
+    let listens = machine.wait_until("somebody listens", |machine| {
+        Ok(machine.run("ss", &["--listening", "--tcp", "--numeric"])?.contains(OUTSIDE))
+    });
+    let to_outsider = listens.and_then(|()| machine.connect_as("web", OUTSIDE));
+    outsider.kill()?;
+    outsider.wait()?;
+    let to_outsider = to_outsider?;
+    ensure!(to_outsider.is_refused(), "{to_outsider:?}");
+    let text = machine.run(ACTOR, &["unit", "connect", ORDERS])?;
+    let from_outsider: Reply = serde_json::from_str(&text)?;
+    // Its own connect is judged by nobody here, but what it sends is.
+    ensure!(!from_outsider.is_ok(), "{from_outsider:?}");
+
+    let finished = finish(&machine)?;
+    finished.check_totals()?;
+    let reasons: Vec<_> = finished.attempts().map(|record| (&record["verdict"], &record["reason"])).collect();
+    assert_eq!(reasons.first(), Some(&(&"deny".into(), &"destination-unknown".into())), "{reasons:?}");
+    assert!(reasons.len() > 1, "{reasons:?}");
+    for reason in reasons.iter().skip(1) {
+        assert_eq!(*reason, (&"deny".into(), &"source-unknown".into()));
+    }
+    Ok(())
+}
+
 /// How many units start at once; the environment may ask for more than the short form.
 fn units() -> usize {
     std::env::var("ENFORCER_TEST_UNITS").ok().and_then(|text| text.parse().ok()).unwrap_or(200)

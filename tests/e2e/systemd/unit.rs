@@ -1,7 +1,9 @@
 //! The unit that is shipped: boot, reload, rotation, failure, the end.
 
+use std::path::Path;
+
 use anyhow::{Context as _, ensure};
-use enforcer_tests::machine::Machine;
+use enforcer_tests::machine::{ACTOR, Machine};
 
 use super::{AUDIT, enforcing, finish, finish_rotated, prepare};
 
@@ -154,4 +156,49 @@ fn a_policy_that_cannot_be_used_fails_the_unit_once() -> anyhow::Result<()> {
     machine.write("/etc/enforcer/policy.yaml", POLICY)?;
     machine.systemctl(&["start", UNIT])?;
     finish(&machine)?.check_totals()
+}
+
+#[test]
+fn its_capabilities_are_enough_for_sockets_of_any_user_that_are_older_than_it() -> anyhow::Result<()> {
+    let machine = prepare("older", POLICY)?.boot()?;
+    let serve = ["--quiet", "--unit=orders", "--service-type=notify", "--uid=nobody"];
+    machine.run("systemd-run", &[&serve[..], &[ACTOR, "unit", "serve", "127.0.0.1:8080"]].concat())?;
+    machine.systemctl(&["start", UNIT])?;
+    let status = machine.run("grep", &["--no-messages", "^CapEff", &status_file(&machine)?])?;
+    // CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF.
+    assert_eq!(status.trim(), "CapEff:\t000000c000081004");
+    let reply = machine.connect_as("other", "127.0.0.1:8080")?;
+    ensure!(reply.is_refused(), "{reply:?}");
+    let reply = machine.connect_as("web", "127.0.0.1:8080")?;
+    assert_eq!(reply.text, "hello", "{reply:?}");
+    let finished = finish(&machine)?;
+    finished.check_totals()?;
+    let told: Vec<_> = finished.attempts().collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    // The hook at the caller knew who would answer.
+    assert_eq!(told[0]["direction"], "egress");
+    assert_eq!(told[0]["destination"]["service"], "orders");
+    Ok(())
+}
+
+#[test]
+fn with_the_drop_in_for_containers_it_looks_into_other_network_namespaces() -> anyhow::Result<()> {
+    const WARNING: &str = "other network namespaces are not looked into";
+    let drop_in = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("packaging").join("containers.conf");
+    let inside = "/etc/systemd/system/enforcer.service.d/containers.conf";
+    let journal = |machine: &Machine| machine.run("journalctl", &["--no-pager", "--unit", UNIT]);
+    for (prepared, looks) in
+        [(prepare("alone", POLICY)?, false), (prepare("containers", POLICY)?.bind(drop_in, inside), true)]
+    {
+        let machine = prepared.wants(UNIT).boot()?;
+        machine.systemctl(&["is-active", UNIT])?;
+        let journal = journal(&machine)?;
+        ensure!(journal.contains(WARNING) != looks, "{journal}");
+        finish(&machine)?.check_totals()?;
+    }
+    Ok(())
+}
+
+fn status_file(machine: &Machine) -> anyhow::Result<String> {
+    Ok(format!("/proc/{}/status", machine.property(UNIT, "MainPID")?))
 }
