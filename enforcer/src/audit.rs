@@ -166,8 +166,8 @@ pub struct Tamper {
     pub error: Option<String>,
 }
 
-/// Written when everything that waited for a daemon has been written: closes the books of those that have ended. Of them
-/// together, `events_produced` = `events_written` + `events_lost`, and each event is in one book.
+/// Written when everything has been written that waited in the ring of a daemon that has ended: closes its book. Of it,
+/// `events_produced` = `events_written` + `events_lost`, and each event is in one book.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Resume {
     /// How long nobody listened, in milliseconds; the daemon before is seen alive once a second. None if that is not known.

@@ -317,34 +317,40 @@ impl Daemon {
             return Ok(true);
         }
         let clock = Clock::now()?;
-        while let Some(message) = self.enforcement.next_left_message() {
-            self.take(&message, &clock);
-            if let (Ok(Message::Decision(_)), Some(kept)) = (&message, &mut self.kept) {
-                kept.recover();
+        let (mut is_one, mut recovered, mut newly_lost) = (false, 0, 0);
+        while self.enforcement.open_left_book()? {
+            is_one = true;
+            while let Some(message) = self.enforcement.next_left_message() {
+                self.take(&message, &clock);
+                if let (Ok(Message::Decision(_)), Some(kept)) = (&message, &mut self.kept) {
+                    kept.recover();
+                }
             }
-        }
-        self.flush();
-        failpoint::pass("old-events-read");
-        if let (Some(left), Some(kept)) = (self.enforcement.left_events()?, &self.kept) {
+            self.flush();
+            failpoint::pass("old-events-read");
             if !self.log.is_written() {
                 return Ok(false);
             }
-            let resume = kept.resume(&self.log, left);
-            self.write(SystemTime::now(), Body::Resume(resume.clone()));
+            let left = self.enforcement.left_events()?;
+            let Some(resume) = self.kept.as_ref().map(|kept| kept.resume(&self.log, left)) else { break };
+            recovered += resume.events_recovered;
+            newly_lost += resume.events_newly_lost;
+            self.write(SystemTime::now(), Body::Resume(resume));
             self.flush();
             failpoint::pass("resume-written");
-            info!(
-                unattended_ms = resume.unattended_ms,
-                events_recovered = resume.events_recovered,
-                events_newly_lost = resume.events_newly_lost,
-                "took over from an earlier daemon"
-            );
+            if let Some(kept) = &mut self.kept {
+                kept.close(&self.log);
+                // Which books are open from now on, the callee knows.
+                let ledger = kept.ledger(&self.log, 0)?;
+                self.enforcement.close_left_book(ledger)?;
+            }
         }
         if let Some(kept) = &mut self.kept {
-            kept.close(&self.log);
-            // Which books are open from now on, the callee knows.
-            let ledger = kept.ledger(&self.log, 0)?;
-            self.enforcement.close_books(ledger)?;
+            kept.catch_up();
+            if is_one {
+                let unattended_ms = kept.unattended_ms();
+                info!(unattended_ms, recovered, newly_lost, "took over from an earlier daemon");
+            }
         }
         Ok(true)
     }

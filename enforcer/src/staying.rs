@@ -212,15 +212,14 @@ impl Kept {
         self.directory.write(&self.state)
     }
 
-    /// The record that closes the books of earlier daemons, of which `in_ring` events reached a ring and `no_room` did not:
+    /// The record that closes the book of an earlier daemon, of which `in_ring` events reached the ring and `no_room` did not:
     /// what is neither written nor told to be lost is lost, and told by this.
     pub(crate) fn resume(&self, log: &Log, (in_ring, no_room): (u64, u64)) -> Resume {
         let events_produced = in_ring + no_room;
-        let events_written = self.told_before.0 + log.attempts();
-        let told = self.told_before.1 + log.losses();
+        let (events_written, told) = self.told(log);
         let events_newly_lost = events_produced.saturating_sub(events_written + told);
         Resume {
-            unattended_ms: self.unattended.and_then(|time| u64::try_from(time.as_millis()).ok()),
+            unattended_ms: self.unattended_ms(),
             revision: self.revision,
             events_recovered: self.recovered,
             events_newly_lost,
@@ -230,11 +229,31 @@ impl Kept {
         }
     }
 
-    /// Says that everything that earlier daemons have left is told: from now on what is written is of this daemon's.
+    /// Attempts and losses that the log tells of, of the events in open books.
+    fn told(&self, log: &Log) -> (u64, u64) {
+        let told = |before: u64, now: u64, at_closing: u64| before + now.saturating_sub(at_closing);
+        (
+            told(self.told_before.0, log.attempts(), self.told_at_closing.0),
+            told(self.told_before.1, log.losses(), self.told_at_closing.1),
+        )
+    }
+
+    /// How long nobody listened, in milliseconds.
+    pub(crate) fn unattended_ms(&self) -> Option<u64> {
+        self.unattended.and_then(|time| u64::try_from(time.as_millis()).ok())
+    }
+
+    /// Says that everything in the oldest book is told. What this daemon writes from now on is of the next one's events:
+    /// only the oldest had a daemon that came to write of it, since each closes those before it first.
     pub(crate) fn close(&mut self, log: &Log) {
-        self.is_behind = false;
         self.told_before = (0, 0);
         self.told_at_closing = (log.attempts(), log.losses());
+        self.recovered = 0;
+    }
+
+    /// Says that no book of an earlier daemon is open any longer.
+    pub(crate) fn catch_up(&mut self) {
+        self.is_behind = false;
     }
 
     /// What the next daemon has to know of what this one has told.
@@ -244,11 +263,11 @@ impl Kept {
     /// The log cannot be asked how long it is.
     pub(crate) fn ledger(&self, log: &Log, first_open: u64) -> anyhow::Result<Ledger> {
         let place = log.place().context("read audit log")?;
-        let told = |before: u64, now: u64, at_closing: u64| before + now.saturating_sub(at_closing);
+        let (written, lost) = self.told(log);
         Ok(Ledger {
             first_open,
-            written: told(self.told_before.0, log.attempts(), self.told_at_closing.0),
-            lost: told(self.told_before.1, log.losses(), self.told_at_closing.1),
+            written,
+            lost,
             heard_at: u64::try_from(since_boot()?.as_nanos()).unwrap_or(u64::MAX),
             device: place.device,
             inode: place.inode,

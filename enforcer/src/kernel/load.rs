@@ -97,8 +97,8 @@ pub enum LoadError {
 pub(super) struct Pinned {
     pub(super) pins: Pins,
     ledger: LedgerMap,
-    /// Rings of earlier daemons, oldest first.
-    books: Vec<Book>,
+    /// That of an earlier daemon which is being closed.
+    book: Option<Book>,
     /// Those on the cgroup tracepoints, attached and not yet pinned.
     tracepoints: Vec<(&'static str, FdLink)>,
     /// Held so that it can be pinned again, and so that tools can tell whose the links are.
@@ -167,8 +167,7 @@ impl Enforcement {
             None => None,
             Some(pins) => {
                 let ledger = pins.ledger()?;
-                let books = pins.books(ledger.get()?.first_open)?;
-                Some(Pinned { pins, ledger, books, tracepoints, held: Held::default() })
+                Some(Pinned { pins, ledger, book: None, tracepoints, held: Held::default() })
             }
         };
         Ok(Self { object, maps, ring, logger, options, identifies_cgroups, pinned })
@@ -276,27 +275,33 @@ impl Enforcement {
         self.pinned.is_some()
     }
 
-    /// The next message that waits in the ring of an earlier daemon, oldest first.
-    pub fn next_left_message(&mut self) -> Option<Result<Message, InvalidEvent>> {
-        self.pinned.as_mut()?.books.iter_mut().find_map(Book::next)
+    /// Goes on to the oldest book of an earlier daemon that is open. Returns whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened.
+    pub fn open_left_book(&mut self) -> Result<bool, PinError> {
+        let Some(pinned) = &mut self.pinned else { return Ok(false) };
+        if pinned.book.is_none() {
+            pinned.book = pinned.pins.oldest_book(pinned.ledger.get()?.first_open)?;
+        }
+        Ok(pinned.book.is_some())
     }
 
-    /// Events that the programs of earlier daemons put into their rings, and events for which these had no room: of all
-    /// books that are open. None of these programs runs any longer, so it is final. `None` if there is no such book.
+    /// The next message that waits in the ring of that book.
+    pub fn next_left_message(&mut self) -> Option<Result<Message, InvalidEvent>> {
+        self.pinned.as_mut()?.book.as_mut()?.next()
+    }
+
+    /// Events that its programs put into the ring, and events for which that had no room. None of these programs runs any
+    /// longer, so it is final.
     ///
     /// # Errors
     ///
     /// A map is gone.
-    pub fn left_events(&self) -> Result<Option<(u64, u64)>, PinError> {
-        let Some(pinned) = self.pinned.as_ref().filter(|pinned| !pinned.books.is_empty()) else {
-            return Ok(None);
-        };
-        let mut sums = (0, 0);
-        for book in &pinned.books {
-            let (written, lost) = book.produced()?;
-            sums = (sums.0 + written, sums.1 + lost);
-        }
-        Ok(Some(sums))
+    pub fn left_events(&self) -> Result<(u64, u64), PinError> {
+        let book = self.pinned.as_ref().and_then(|pinned| pinned.book.as_ref());
+        book.map_or(Ok((0, 0)), Book::produced)
     }
 
     /// What has been told of the events in open books; `None` where nothing outlives the daemon.
@@ -317,16 +322,17 @@ impl Enforcement {
         self.pinned.as_mut().map_or(Ok(()), |pinned| pinned.ledger.set(ledger))
     }
 
-    /// Closes the books of earlier daemons: everything in them has been told of. `ledger` is what is told of this daemon's.
+    /// Closes that book: everything in it has been told of. `ledger` is what is told of the next one's.
     ///
     /// # Errors
     ///
-    /// They cannot be removed; they count as closed none the less.
-    pub fn close_books(&mut self, ledger: Ledger) -> Result<(), PinError> {
+    /// It cannot be removed; it counts as closed none the less.
+    pub fn close_left_book(&mut self, ledger: Ledger) -> Result<(), PinError> {
         let Some(pinned) = &mut self.pinned else { return Ok(()) };
-        pinned.ledger.set(Ledger { first_open: u64::from(pinned.pins.number()), ..ledger })?;
+        let Some(book) = pinned.book.take() else { return Ok(()) };
+        pinned.ledger.set(Ledger { first_open: book.number() + 1, ..ledger })?;
         failpoint::pass("books-closed");
-        pinned.books.drain(..).try_for_each(Book::remove)
+        book.remove()
     }
 
     /// Detaches every hook that is not pinned; maps and events stay readable.

@@ -246,11 +246,6 @@ impl Pins {
         }
     }
 
-    /// This daemon's number among those that have used the directory.
-    pub(super) fn number(&self) -> u32 {
-        self.number
-    }
-
     fn own_maps(&self) -> String {
         Made { number: self.number, layout: abi() }.name(MAPS)
     }
@@ -345,22 +340,22 @@ impl Pins {
         self.directory.join(LINKS).join(format!("{program}{NEW}"))
     }
 
-    /// The open books of earlier daemons, oldest first.
-    pub(super) fn books(&self, first_open: u64) -> Result<Vec<Book>, PinError> {
+    /// Opens the oldest open book of an earlier daemon, if there is one. Only one at a time: after many crashes there may be
+    /// many, each with a ring in memory.
+    pub(super) fn oldest_book(&self, first_open: u64) -> Result<Option<Book>, PinError> {
         let mut made: Vec<Made> =
             self.entries()?.iter().filter_map(|name| Made::parse(EVENTS, name)).collect();
         made.sort_unstable();
-        let mut books = Vec::new();
         for made in made.into_iter().filter(|made| made.number != self.number) {
             let path = self.directory.join(made.name(EVENTS));
             // Half of a pair is what a start left that never attached a program to it.
             if u64::from(made.number) < first_open || !OWN_BOOKS.iter().all(|map| path.join(map).exists()) {
                 remove_directory(&path)?;
             } else {
-                books.push(Book::open(path, made.layout == EVENT_LAYOUT)?);
+                return Book::open(path, made).map(Some);
             }
         }
-        Ok(books)
+        Ok(None)
     }
 
     /// Removes the maps that no program uses any longer.
@@ -382,10 +377,11 @@ impl Pins {
             return Ok(0);
         }
         let ledger = self.ledger()?.get()?;
-        let mut produced = 0;
-        for book in self.books(ledger.first_open)? {
+        let (mut produced, mut first_open) = (0, ledger.first_open);
+        while let Some(book) = self.oldest_book(first_open)? {
             let (written, lost) = book.produced()?;
             produced += written + lost;
+            first_open = book.number() + 1;
         }
         Ok(produced.saturating_sub(ledger.written + ledger.lost))
     }
@@ -515,6 +511,7 @@ fn remove_if_empty(path: &Path) -> Result<(), PinError> {
 /// The ring and the counters of one daemon that has ended.
 pub(super) struct Book {
     path: PathBuf,
+    number: u32,
     /// Whether this version can read what is in the ring.
     is_readable: bool,
     ring: RingBuf<MapData>,
@@ -522,7 +519,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    fn open(path: PathBuf, is_readable: bool) -> Result<Self, PinError> {
+    fn open(path: PathBuf, made: Made) -> Result<Self, PinError> {
         let open = |name: &str| {
             let pin = path.join(name);
             MapData::from_pin(&pin).map_err(|err| PinError::io("open pin", &pin, &chain(&err)))
@@ -530,7 +527,12 @@ impl Book {
         let failed = |err: aya::maps::MapError| PinError::io("use pins", &path, &chain(&err));
         let ring = RingBuf::try_from(Map::RingBuf(open(names::EVENTS)?)).map_err(failed)?;
         let counters = PerCpuArray::try_from(Map::PerCpuArray(open(names::COUNTERS)?)).map_err(failed)?;
-        Ok(Self { path, is_readable, ring, counters })
+        Ok(Self { path, number: made.number, is_readable: made.layout == EVENT_LAYOUT, ring, counters })
+    }
+
+    /// Its daemon's number.
+    pub(super) fn number(&self) -> u64 {
+        u64::from(self.number)
     }
 
     /// The next message that waits and can be read.
