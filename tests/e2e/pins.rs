@@ -333,6 +333,14 @@ fn killed_at_random_moments_under_load_it_admits_and_refuses_as_before_and_loses
     let (_web, answered, refused) = load.end()?;
     assert!(Run::spawn(&sandbox, command()?)?.ready()?.end(Signal::SIGTERM)?);
 
+    // What many daemons have left does not pile up.
+    let is_book =
+        |path: &PathBuf| path.parent().is_some_and(|book| book.to_string_lossy().contains("/events-"));
+    assert_eq!(
+        left_below(&sandbox.pins())?.iter().filter(|path| is_book(path)).count(),
+        2,
+        "one ring, one counters"
+    );
     let text = fs::read_to_string(&log)?;
     let records: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let (written, lost) = check_books(&records, refused)?;
