@@ -161,6 +161,16 @@ impl PortRange {
             || (self.low.number() <= port.number() && port.number() <= self.high.number())
     }
 
+    /// Their protocol; `None` for every one.
+    pub const fn of_protocol(&self) -> Option<Protocol> {
+        if self.flags & Self::ANY_PROTOCOL == 0 { Some(Protocol(self.protocol)) } else { None }
+    }
+
+    /// The first and the last of them; the first is above the last in one that covers nothing.
+    pub const fn bounds(&self) -> (u16, u16) {
+        (self.low.number(), self.high.number())
+    }
+
     /// The rule that lists them.
     #[inline(always)]
     pub const fn rule(&self) -> RuleId {
@@ -217,6 +227,16 @@ impl PortKey {
     #[inline(always)]
     pub const fn new(protocol: Protocol, port: Port) -> Self {
         Self { port: port.0, protocol: protocol.0, _pad: 0 }
+    }
+
+    /// The port.
+    pub const fn port(&self) -> Port {
+        Port(self.port)
+    }
+
+    /// Its protocol.
+    pub const fn protocol(&self) -> Protocol {
+        Protocol(self.protocol)
     }
 }
 

@@ -7,10 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use enforcer_common::{Address, Direction, Mode, Protocol, Verdict};
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tracing::debug;
 
 /// One line of the audit log.
 #[derive(Clone, Debug, Serialize)]
@@ -142,10 +145,10 @@ pub struct Lost {
     pub count: u64,
 }
 
-/// Written for every reload.
+/// Written for every reload, and for every policy that comes through the control socket.
 #[derive(Clone, Debug, Serialize)]
 pub struct PolicyChange {
-    /// `applied` or `refused`.
+    /// `applied`, `refused`, `confirmed` or `rolled-back`.
     pub result: &'static str,
     /// Revision that is in force after it.
     pub revision: u32,
@@ -224,6 +227,9 @@ const BATCH: usize = 1 << 16;
 /// Bytes that may wait for a file that takes nothing.
 const MOST_WAITING: usize = 1 << 20;
 
+/// Lines that a follower may be behind before it loses some.
+const FOLLOWED: usize = 4096;
+
 /// Lines that are handed over at once (`UIO_MAXIOV` of include/uapi/linux/uio.h).
 const LINES_AT_ONCE: usize = 1024;
 
@@ -239,6 +245,7 @@ pub struct Log {
     attempts: u64,
     losses: u64,
     unwritten: u64,
+    followed: broadcast::Sender<Arc<[u8]>>,
 }
 
 /// A line that the file has not taken, or not whole.
@@ -311,7 +318,13 @@ impl Log {
             attempts: 0,
             losses: 0,
             unwritten: 0,
+            followed: broadcast::Sender::new(FOLLOWED),
         }
+    }
+
+    /// Where every line can be followed as it is added, with its line feed.
+    pub fn followed(&self) -> broadcast::Sender<Arc<[u8]>> {
+        self.followed.clone()
     }
 
     /// Opens the file again, since the one that is open may have been moved away. What waits goes to the new one.
@@ -431,6 +444,12 @@ impl Log {
         }
         serde_json::to_writer(&mut bytes, &record)?;
         bytes.push(b'\n');
+        if self.followed.receiver_count() > 0 {
+            let line = bytes.strip_prefix(b"\n").unwrap_or(&bytes);
+            if self.followed.send(Arc::from(line)).is_err() {
+                debug!("the last follower has just left");
+            }
+        }
         self.is_cut = false;
         self.size += bytes.len();
         self.waiting.push_back(Line { bytes, taken: 0, is_attempt, losses });

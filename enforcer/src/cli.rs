@@ -1,12 +1,17 @@
 //! The verbs and flags of the command line, and what each answers with.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
+use serde::de::DeserializeOwned;
 
 use crate::check::Query;
+use crate::control::client::{Answer, Client};
+use crate::control::{self, api};
 use crate::daemon::{self, Settings};
 use crate::identities::Identities;
 use crate::policy;
@@ -35,6 +40,88 @@ enum Verb {
     Validate(Validate),
     /// Ask a policy about one attempt, as the kernel would
     Check(Check),
+    /// Tell how the running enforcer stands, and what is not under its control
+    Status(Ask),
+    /// List each service with its cgroups, processes and ports
+    Services(Ask),
+    /// Explain who a process, a cgroup or an address is
+    #[command(subcommand)]
+    Identity(IdentityVerb),
+    /// Show, compare and change the policy in force
+    #[command(subcommand)]
+    Policy(PolicyVerb),
+    /// Follow the audit records of the running enforcer, one JSON object per line
+    Events(Events),
+    /// Have the running enforcer read its policy directory again
+    Reload(Ask),
+}
+
+#[derive(Subcommand)]
+enum IdentityVerb {
+    /// Which selector makes it whose it is, or which one it misses
+    Get(Get),
+}
+
+#[derive(Subcommand)]
+enum PolicyVerb {
+    /// Print the policy in force
+    Get(Ask),
+    /// Tell what another policy would open and close
+    Diff(Propose),
+    /// Put another policy in force, until the next reload or restart
+    Apply(Apply),
+    /// Keep the policy that was applied with --confirm-timeout
+    Confirm(Ask),
+}
+
+/// Where the daemon is, and how to answer.
+#[derive(clap::Args)]
+struct Ask {
+    #[command(flatten)]
+    socket: Socket,
+    /// How to answer
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(clap::Args)]
+struct Socket {
+    /// Control socket of the running enforcer
+    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_SOCKET)]
+    control: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct Get {
+    /// A process id, a cgroup path, or an address with a port, as in 127.0.0.1:5432 or [::1]:53/udp
+    #[arg(value_name = "PID|CGROUP|ADDR:PORT")]
+    of: String,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+#[derive(clap::Args)]
+struct Propose {
+    /// Directory whose *.yaml are the policy, or one file
+    #[arg(value_name = "DIR")]
+    policy: PathBuf,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+#[derive(clap::Args)]
+struct Apply {
+    #[command(flatten)]
+    propose: Propose,
+    /// Bring the policy before back after this time, as in 60s, unless it is confirmed
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    confirm_timeout: Option<Duration>,
+}
+
+#[derive(clap::Args)]
+struct Events {
+    #[command(flatten)]
+    socket: Socket,
 }
 
 #[derive(clap::Args)]
@@ -54,6 +141,9 @@ struct Run {
     /// Let the programs in the kernel log, down to this level
     #[arg(long, value_name = "LEVEL", default_value = "off")]
     kernel_log: KernelLog,
+    /// Where the control socket is; none for no such socket
+    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_SOCKET)]
+    control: PathBuf,
     #[command(flatten)]
     directories: Directories,
     /// Replace what an earlier daemon has left and this one cannot use; enforcement goes on meanwhile
@@ -134,6 +224,17 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Detach(args) => run_detach(&args),
         Verb::Validate(args) => run_validate(&args),
         Verb::Check(args) => run_check(&args),
+        Verb::Status(ask) => get::<api::Status>(&ask, "/v1/status"),
+        Verb::Services(ask) => get::<api::Services>(&ask, "/v1/services"),
+        Verb::Identity(IdentityVerb::Get(args)) => {
+            get::<api::Identity>(&args.ask, &format!("/v1/identity?of={}", escaped(&args.of)))
+        }
+        Verb::Policy(PolicyVerb::Get(ask)) => get::<api::Policy>(&ask, "/v1/policy"),
+        Verb::Policy(PolicyVerb::Diff(args)) => run_diff(&args),
+        Verb::Policy(PolicyVerb::Apply(args)) => run_apply(&args),
+        Verb::Policy(PolicyVerb::Confirm(ask)) => post::<api::InForce>(&ask, "/v1/policy/confirm"),
+        Verb::Events(args) => run_events(&args),
+        Verb::Reload(ask) => post::<api::InForce>(&ask, "/v1/reload"),
     };
     match result {
         Ok(code) => code,
@@ -151,6 +252,12 @@ pub fn run(command: Command) -> ExitCode {
 enum Failure {
     BadInput(String),
     Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(err: anyhow::Error) -> Self {
+        Self::Other(err)
+    }
 }
 
 impl From<io::Error> for Failure {
@@ -172,6 +279,7 @@ fn run_daemon(args: Run) -> Result<ExitCode, Failure> {
             state_dir: args.directories.state_dir,
             takeover: args.takeover,
         }),
+        control: (args.control != Path::new("none")).then_some(args.control),
     };
     match daemon::run(&settings) {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -220,6 +328,71 @@ fn run_check(args: &Check) -> Result<ExitCode, Failure> {
         Output::Json => writeln!(out, "{}", answer.to_json())?,
     }
     Ok(ExitCode::from(answer.exit_code()))
+}
+
+fn get<T: DeserializeOwned + std::fmt::Display>(ask: &Ask, path: &str) -> Result<ExitCode, Failure> {
+    show(ask, &client(&ask.socket).get::<T>(path)?)
+}
+
+fn post<T: DeserializeOwned + std::fmt::Display>(ask: &Ask, path: &str) -> Result<ExitCode, Failure> {
+    show(ask, &client(&ask.socket).post::<T>(path, &())?)
+}
+
+fn run_diff(args: &Propose) -> Result<ExitCode, Failure> {
+    let proposal = proposal(&args.policy, None)?;
+    show(&args.ask, &client(&args.ask.socket).post::<api::Diff>("/v1/policy/diff", &proposal)?)
+}
+
+fn run_apply(args: &Apply) -> Result<ExitCode, Failure> {
+    let ask = &args.propose.ask;
+    // A time of less than a second is none to confirm in.
+    let seconds = args.confirm_timeout.map(|time| time.as_secs().max(1));
+    let proposal = proposal(&args.propose.policy, seconds)?;
+    show(ask, &client(&ask.socket).post::<api::Applied>("/v1/policy/apply", &proposal)?)
+}
+
+fn run_events(args: &Events) -> Result<ExitCode, Failure> {
+    client(&args.socket).follow("/v1/events", &mut io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn client(socket: &Socket) -> Client {
+    Client::new(&socket.control)
+}
+
+fn show<T: std::fmt::Display>(ask: &Ask, answer: &Answer<T>) -> Result<ExitCode, Failure> {
+    let mut out = io::stdout().lock();
+    match ask.output {
+        Output::Text => write!(out, "{}", answer.value)?,
+        Output::Json => writeln!(out, "{}", answer.text)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The policy at `path`, if it is one: what is wrong with it is told here, with the lines that it is about.
+fn proposal(path: &PathBuf, confirm_within_seconds: Option<u64>) -> Result<api::Proposal, Failure> {
+    let loaded = policy::load(std::slice::from_ref(path));
+    if loaded.policy.is_none() {
+        let findings: Vec<String> = loaded.findings.iter().map(policy::Finding::render).collect();
+        return Err(Failure::BadInput(format!("read policy {}:\n{}", path.display(), findings.join("\n"))));
+    }
+    let documents = loaded.documents.into_iter().map(|document| {
+        // The daemon names files in records, and may run elsewhere than here.
+        let file = std::path::absolute(&document.file).context("name the policy's files")?;
+        Ok(api::Document { file: file.to_string_lossy().into_owned(), text: document.text })
+    });
+    Ok(api::Proposal { documents: documents.collect::<anyhow::Result<_>>()?, confirm_within_seconds })
+}
+
+/// Text as a part of a query (RFC 3986).
+fn escaped(text: &str) -> String {
+    let bytes = text.bytes().map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
+            char::from(byte).to_string()
+        }
+        byte => format!("%{byte:02X}"),
+    });
+    bytes.collect()
 }
 
 fn bad_input(err: impl std::fmt::Display) -> Failure {

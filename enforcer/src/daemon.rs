@@ -6,8 +6,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::LazyLock;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use enforcer_common::counter::{Counter, Outcome};
@@ -27,6 +27,8 @@ use crate::audit::{
     self, Attempt, Body, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop, Tamper, Unprotected,
 };
 use crate::cgroups::{self, Names, Subtree, Watch};
+use crate::control::server::Socket;
+use crate::control::{Applied, LogState, Proposal, Refusal, Request, Snapshot};
 use crate::existing;
 use crate::failpoint;
 use crate::identities::Identities;
@@ -39,6 +41,7 @@ use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::notify::{self, Watchdog};
 use crate::policy::{self, Document, OnUnsupported, Policy};
+use crate::revision::{InvalidPolicy, Origin, Revision};
 use crate::staying::{self, First, Kept, Left, Staying};
 use crate::tables::{RuleName, Tables};
 
@@ -57,6 +60,12 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a change of the network that nobody told of stays unseen.
 const TICK: Duration = Duration::from_secs(10);
 
+/// Requests of the control socket that may wait for the loop.
+const REQUESTS_WAITING: usize = 16;
+
+/// How long to wait before a policy that could not be put back is tried again.
+const ROLL_BACK_AGAIN: Duration = Duration::from_secs(1);
+
 /// What `enforcer run` was asked to do.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -72,12 +81,9 @@ pub struct Settings {
     pub kernel_log: u8,
     /// How enforcement outlives the daemon; none if it ends with it.
     pub staying: Option<Staying>,
+    /// Where the control socket is, if there is to be one.
+    pub control: Option<PathBuf>,
 }
-
-/// The policy that was given cannot be used; every finding of it is in the text.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidPolicy(String);
 
 /// Loads, fills, attaches, and serves until it is told to stop.
 ///
@@ -139,6 +145,8 @@ enum Input {
     Heartbeat,
     Reload,
     Reopen,
+    Control(Request),
+    Unconfirmed,
     Watchdog,
     Stop,
 }
@@ -151,12 +159,20 @@ struct Surveyed {
     strangers: Vec<u64>,
 }
 
+/// A policy that goes unless it is confirmed.
+struct Unconfirmed {
+    before: Arc<Revision>,
+    by: Instant,
+}
+
 struct Daemon {
     settings: Settings,
     enforcement: Enforcement,
-    /// Everything the policy in force compiles to.
-    tables: Tables,
-    identities: Identities,
+    /// The policy in force.
+    revision: Arc<Revision>,
+    unconfirmed: Option<Unconfirmed>,
+    /// Why the last reload was refused.
+    refused: Option<String>,
     rules: VecDeque<(u32, Vec<RuleName>)>,
     subtree: Subtree,
     names: Names,
@@ -180,6 +196,11 @@ struct Daemon {
     more_events: bool,
     /// Whether it was said that the audit log takes nothing.
     complained: bool,
+    started: (Instant, SystemTime),
+    /// The way from the control socket to the loop, until the loop takes it.
+    requests: Option<mpsc::Receiver<Request>>,
+    /// Held as long as the daemon runs.
+    _control: Option<Socket>,
 }
 
 impl Daemon {
@@ -191,6 +212,8 @@ impl Daemon {
         let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.directory.clone());
         let path = feature::cgroup_path(&mount.directory, &root)?;
         let whole_tree = feature::is_whole_tree(&root);
+        // What another daemon has is told before anything is loaded.
+        let control = settings.control.as_deref().map(Socket::bind).transpose()?;
         let (mut left, pins) = Left::open(settings.staying.as_ref())?;
         if !left.has_policy()
             && let Err(err) = on_disk
@@ -207,7 +230,7 @@ impl Daemon {
             kernel_log: settings.kernel_log,
         };
         let mut enforcement = Enforcement::load(options, pins)?;
-        let First { tables, identities, is_adopted } = left.first(&enforcement, &on_disk, compile)?;
+        let First { policy, documents, tables, identities, is_adopted } = left.first(&enforcement, &on_disk, compile)?;
         let news = News::subscribe().context("watch addresses")?;
         let mut surveyor = Surveyor::new(&path);
         enforcement.set_views(&surveyor.views().context("survey network namespaces")?)?;
@@ -263,11 +286,18 @@ impl Daemon {
         enforcement.commit();
         let rules = left.rules().collect();
         let kept = left.keep(&ledger, tail, tables.revision);
+        let (sender, requests) = mpsc::channel(REQUESTS_WAITING);
+        if let Some(control) = &control {
+            control.serve(sender, log.followed()).context("serve control socket")?;
+        }
+        let (origin, since) = (Origin::Directory, SystemTime::now());
+        let revision = Revision { origin, since, documents, policy, tables, identities, warnings: Vec::new() };
         let mut daemon = Self {
             settings: settings.clone(),
             enforcement,
-            tables,
-            identities,
+            revision: Arc::new(revision),
+            unconfirmed: None,
+            refused: None,
             rules,
             subtree,
             names,
@@ -284,6 +314,9 @@ impl Daemon {
             unreadable: 0,
             more_events: false,
             complained: false,
+            started: (Instant::now(), SystemTime::now()),
+            requests: control.is_some().then_some(requests),
+            _control: control,
         };
         daemon.close_books()?;
         if is_adopted {
@@ -297,15 +330,14 @@ impl Daemon {
 
     /// Puts the policy on the disk in force where it is another than the one that was adopted.
     fn catch_up(&mut self, on_disk: anyhow::Result<(Policy, Vec<Document>)>) {
-        let revision = self.tables.revision;
+        let revision = self.revision.tables.revision;
         let is_same = |documents: &[Document]| {
             self.kept.as_ref().is_some_and(|kept| kept.is_text_of(revision, documents))
         };
         match on_disk {
             Ok((_, documents)) if is_same(&documents) => {}
             on_disk => {
-                let result = on_disk.and_then(|read| self.put_in_force(revision + 1, read));
-                self.tell_change(revision + 1, result);
+                drop(self.take_over(revision + 1, on_disk));
             }
         }
     }
@@ -394,10 +426,11 @@ impl Daemon {
         surveys: mpsc::Receiver<Box<Surveyed>>,
         watchdog: Watchdog,
     ) -> anyhow::Result<()> {
-        let mut inputs = Inputs::new(&self, signals, surveys, watchdog)?;
+        let mut inputs = Inputs::new(&mut self, signals, surveys, watchdog)?;
         notify::ready(&self.status());
         loop {
-            match inputs.next(self.more_events).await? {
+            let confirm_by = self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.by);
+            match inputs.next(self.more_events, confirm_by).await? {
                 Input::Events => self.write_some_events()?,
                 Input::KernelLog => self.enforcement.flush_log(),
                 Input::Cgroups => self.update_cgroups(),
@@ -417,10 +450,16 @@ impl Daemon {
                 }
                 Input::Reload => {
                     notify::reloading();
-                    self.reload();
+                    drop(self.reload());
                     notify::ready(&self.status());
                 }
                 Input::Reopen => self.reopen_log(),
+                Input::Control(request) => {
+                    // Whoever asks again and again must not keep events waiting, and is told of all there is.
+                    self.write_some_events()?;
+                    self.answer(request);
+                }
+                Input::Unconfirmed => self.roll_back(),
                 Input::Watchdog => notify::alive(),
                 Input::Stop => {
                     notify::stopping();
@@ -465,8 +504,8 @@ impl Daemon {
 
     /// The daemon in a line, for whoever asks the service manager.
     fn status(&self) -> String {
-        let (services, rules) = (self.tables.services.len(), self.tables.rules.len());
-        format!("enforcing revision {}: {services} services, {rules} rules", self.tables.revision)
+        let (services, rules) = (self.revision.tables.services.len(), self.revision.tables.rules.len());
+        format!("enforcing revision {}: {services} services, {rules} rules", self.revision.tables.revision)
     }
 
     /// Opens the audit log again, since the file may have been moved away. What waits belongs to the file before.
@@ -480,50 +519,161 @@ impl Daemon {
         }
     }
 
-    fn reload(&mut self) {
+    /// Reads the policy directory again; if that cannot be used, the policy in force stays. Returns the revision that
+    /// came into force, or why none did.
+    fn reload(&mut self) -> Result<u32, String> {
         // What waits was decided by the policy before, and is written before the record of the change.
         self.reopen_log();
         failpoint::pass("reload-begun");
-        let next = self.tables.revision + 1;
-        let result = read_policy(&self.settings).and_then(|read| self.put_in_force(next, read));
-        self.tell_change(next, result);
+        let next = self.revision.tables.revision + 1;
+        let read = read_policy(&self.settings);
+        let result = self.take_over(next, read);
         failpoint::pass("reloaded");
+        result
     }
 
-    fn tell_change(&mut self, next: u32, result: anyhow::Result<()>) {
-        let change = match result {
+    /// Puts what was read from the policy directory in force, and tells what came of it.
+    fn take_over(
+        &mut self,
+        next: u32,
+        read: anyhow::Result<(Policy, Vec<Document>)>,
+    ) -> Result<u32, String> {
+        let put = read
+            .and_then(|read| Ok(Revision::read(read, self.revision.identities.clone(), next)?))
+            .and_then(|revision| self.put_in_force(revision));
+        let result = match put {
             Ok(()) => {
-                info!(revision = next, services = self.tables.services.len(), "policy reloaded");
-                PolicyChange { result: "applied", revision: next, error: None }
+                info!(revision = next, services = self.revision.tables.services.len(), "policy reloaded");
+                self.unconfirmed = None;
+                Ok(next)
             }
             Err(err) => {
-                error!(revision = self.tables.revision, "reload refused, the policy in force stays: {err:#}");
-                let error = Some(format!("{err:#}"));
-                PolicyChange { result: "refused", revision: self.tables.revision, error }
+                let revision = self.revision.tables.revision;
+                error!(revision, "reload refused, the policy in force stays: {err:#}");
+                Err(format!("{err:#}"))
             }
         };
+        self.refused = result.clone().err();
+        self.record_change(if result.is_ok() { "applied" } else { "refused" }, self.refused.clone());
+        result
+    }
+
+    fn record_change(&mut self, result: &'static str, error: Option<String>) {
+        let change = PolicyChange { result, revision: self.revision.tables.revision, error };
         self.write(SystemTime::now(), Body::Policy(change));
         self.flush();
     }
 
-    fn put_in_force(
-        &mut self,
-        revision: u32,
-        (policy, documents): (Policy, Vec<Document>),
-    ) -> anyhow::Result<()> {
-        let tables = compile(&policy, &mut self.identities, revision)?;
+    fn put_in_force(&mut self, revision: Revision) -> anyhow::Result<()> {
+        let Revision { tables, documents, identities, .. } = &revision;
         failpoint::pass("reload-compiled");
         if let Some(kept) = &mut self.kept {
-            kept.remember(&tables, &documents, &self.identities)?;
+            kept.remember(tables, documents, identities)?;
         }
         failpoint::pass("reload-state-written");
-        install(&mut self.enforcement, &tables, &self.subtree, &mut self.names)?;
-        self.rules.push_back((revision, tables.rules.clone()));
+        install(&mut self.enforcement, tables, &self.subtree, &mut self.names)?;
+        self.rules.push_back((tables.revision, tables.rules.clone()));
         while self.rules.len() > REVISIONS_REMEMBERED {
             self.rules.pop_front();
         }
-        self.tables = tables;
+        self.revision = Arc::new(revision);
         Ok(())
+    }
+
+    /// Does what the control socket asks for. Whoever asked may have gone meanwhile.
+    fn answer(&mut self, request: Request) {
+        let heard = match request {
+            Request::Snapshot(answer) => match self.snapshot() {
+                Ok(snapshot) => answer.send(snapshot).is_ok(),
+                Err(err) => {
+                    error!("read counters: {err:#}");
+                    false
+                }
+            },
+            Request::Reload(answer) => answer.send(self.reload()).is_ok(),
+            Request::Apply(proposal, answer) => answer.send(self.apply(*proposal)).is_ok(),
+            Request::Confirm(answer) => answer.send(self.confirm()).is_ok(),
+        };
+        if !heard {
+            debug!("whoever asked through the control socket has gone");
+        }
+    }
+
+    fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        let (started, started_at) = self.started;
+        Ok(Snapshot {
+            started,
+            started_at,
+            revision: self.revision.clone(),
+            confirm_by: self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.by),
+            directory: self.settings.policy.clone(),
+            refused: self.refused.clone(),
+            subtree: self.subtree.clone(),
+            kernel_identifies: self.watch.is_none(),
+            counts: self.enforcement.counts()?,
+            cgroups: self.enforcement.cgroups()?,
+            log: LogState {
+                path: self.settings.audit.clone(),
+                written: self.log.attempts(),
+                lost: self.unreadable + self.log.unwritten(),
+                stuck: self.complained,
+            },
+        })
+    }
+
+    /// Puts a policy of the control socket in force. The directory stays as it is.
+    fn apply(&mut self, proposal: Proposal) -> Result<Applied, Refusal> {
+        let before = self.revision.clone();
+        if proposal.revision.tables.revision != before.tables.revision + 1 {
+            return Err(Refusal::Overtaken);
+        }
+        if self.unconfirmed.is_some() {
+            return Err(Refusal::Unconfirmed(before.tables.revision));
+        }
+        self.put_in_force(proposal.revision).map_err(|err| {
+            error!("apply refused, the policy in force stays: {err:#}");
+            Refusal::Failed(format!("put policy in force: {err:#}"))
+        })?;
+        let revision = self.revision.tables.revision;
+        info!(revision, services = self.revision.tables.services.len(), "policy applied");
+        self.refused = None;
+        self.unconfirmed = proposal.confirm_within.and_then(|within| {
+            Some(Unconfirmed { before: before.clone(), by: Instant::now().checked_add(within)? })
+        });
+        self.record_change("applied", None);
+        Ok(Applied { before, after: self.revision.clone() })
+    }
+
+    fn confirm(&mut self) -> Result<u32, Refusal> {
+        self.unconfirmed.take().ok_or(Refusal::NothingToConfirm)?;
+        let revision = self.revision.tables.revision;
+        info!(revision, "policy confirmed");
+        self.record_change("confirmed", None);
+        Ok(revision)
+    }
+
+    /// Puts the policy back in force that was there before the one that nobody confirmed.
+    fn roll_back(&mut self) {
+        let Some(Unconfirmed { before, .. }) = self.unconfirmed.take() else { return };
+        if let Err(err) = self.write_events() {
+            error!("write audit log: {err:#}");
+        }
+        let mut revision = Revision::clone(&before);
+        revision.tables.revision = self.revision.tables.revision + 1;
+        // Numbers that were given out meanwhile stay given.
+        revision.identities = self.revision.identities.clone();
+        revision.since = SystemTime::now();
+        match self.put_in_force(revision) {
+            Ok(()) => {
+                let revision = self.revision.tables.revision;
+                warn!(revision, "policy rolled back: nobody confirmed it");
+                self.record_change("rolled-back", None);
+            }
+            Err(err) => {
+                error!("roll back the policy: {err:#}");
+                self.unconfirmed = Some(Unconfirmed { before, by: Instant::now() + ROLL_BACK_AGAIN });
+            }
+        }
     }
 
     /// Takes in what the watch has seen, where there is one.
@@ -539,7 +689,7 @@ impl Daemon {
         for change in changes {
             let result = match change {
                 cgroups::Change::Appeared { id, path } => {
-                    let owner = self.tables.owner_of_path(cgroups::bytes(&path));
+                    let owner = self.revision.tables.owner_of_path(cgroups::bytes(&path));
                     self.names.insert(id, path);
                     self.enforcement.set_cgroup(id, owner)
                 }
@@ -724,7 +874,7 @@ impl Daemon {
     }
 
     fn name(&self, identity: Identity) -> String {
-        self.identities.name(identity).map_or_else(|| format!("identity {}", identity.raw()), str::to_owned)
+        self.revision.identities.name(identity).map_or_else(|| format!("identity {}", identity.raw()), str::to_owned)
     }
 
     /// Detaches what is not to outlive the daemon, then writes what still waited and what it all came to.
@@ -887,6 +1037,7 @@ struct Inputs {
     surveys: mpsc::Receiver<Box<Surveyed>>,
     ticks: Interval,
     heartbeat: Interval,
+    requests: Option<mpsc::Receiver<Request>>,
     signals: Signals,
     watchdog: Watchdog,
 }
@@ -929,7 +1080,7 @@ impl Signals {
 
 impl Inputs {
     fn new(
-        daemon: &Daemon,
+        daemon: &mut Daemon,
         signals: Signals,
         surveys: mpsc::Receiver<Box<Surveyed>>,
         watchdog: Watchdog,
@@ -946,13 +1097,14 @@ impl Inputs {
             surveys,
             ticks,
             heartbeat,
+            requests: daemon.requests.take(),
             signals,
             watchdog,
         })
     }
 
     /// The next input; with `more_events`, events if there is nothing else.
-    async fn next(&mut self, more_events: bool) -> anyhow::Result<Input> {
+    async fn next(&mut self, more_events: bool, confirm_by: Option<Instant>) -> anyhow::Result<Input> {
         // Cgroups come before events, so that events find the names of what they are about.
         let input = tokio::select! {
             biased;
@@ -969,6 +1121,8 @@ impl Inputs {
             _ = self.ticks.tick() => Input::Tick,
             _ = self.signals.hangup.recv() => Input::Reload,
             _ = self.signals.reopen.recv() => Input::Reopen,
+            () = moment(confirm_by) => Input::Unconfirmed,
+            request = next_request(&mut self.requests) => Input::Control(request),
             ready = self.events.readable() => { ready?.clear_ready(); Input::Events }
             ready = if_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
             _ = self.heartbeat.tick() => Input::Heartbeat,
@@ -993,6 +1147,24 @@ async fn if_ready(fd: Option<&AsyncFd<OwnedFd>>) -> std::io::Result<()> {
         }
         None => std::future::pending().await,
     }
+}
+
+/// Waits for a moment, for ever if there is none.
+async fn moment(moment: Option<Instant>) {
+    let Some(moment) = moment else { return std::future::pending().await };
+    tokio::time::sleep_until(moment.into()).await;
+}
+
+/// Waits for a request of the control socket, for ever if there is none.
+async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Request {
+    if let Some(receiver) = requests {
+        match receiver.recv().await {
+            Some(request) => return request,
+            // The control socket has gone, so nobody asks any more.
+            None => *requests = None,
+        }
+    }
+    std::future::pending().await
 }
 
 /// Whether an error is the operator's input rather than the host's state.

@@ -1,17 +1,18 @@
 //! Sockets that are older than the enforcer: who holds the ports that were bound before the hooks were attached.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use procfs::net::TcpState;
-use procfs::process::{FDTarget, Process};
+use procfs::process::Process;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use tracing::debug;
 
 use crate::cgroups::Names;
 use crate::kernel::feature::Cgroup2;
 use crate::netns;
+use crate::proc;
 
 /// A socket that takes connections or datagrams, held open by this process too.
 pub struct Bound {
@@ -29,7 +30,7 @@ pub struct Bound {
 /// two cgroups share: the ingress hook asks such sockets themselves.
 pub fn bound(names: &Names, mount: &Cgroup2) -> Vec<Bound> {
     let ids: HashMap<&Path, u64> = names.iter().map(|(id, path)| (path, id)).collect();
-    let mut waiting: HashMap<PathBuf, HashSet<u64>> = HashMap::new();
+    let mut waiting: HashMap<u64, HashSet<u64>> = HashMap::new();
     let mut found: HashMap<u64, Option<Bound>> = HashMap::new();
     let processes = match procfs::process::all_processes() {
         Ok(processes) => processes,
@@ -52,25 +53,23 @@ fn collect(
     process: &Process,
     mount: &Cgroup2,
     ids: &HashMap<&Path, u64>,
-    waiting: &mut HashMap<PathBuf, HashSet<u64>>,
+    waiting: &mut HashMap<u64, HashSet<u64>>,
     found: &mut HashMap<u64, Option<Bound>>,
 ) -> anyhow::Result<()> {
-    let path =
-        process.cgroups()?.into_iter().find(|cgroup| cgroup.hierarchy == 0).map(|cgroup| cgroup.pathname);
-    let path = path.and_then(|path| mount.below(Path::new(&path)));
-    let Some(cgroup) = path.and_then(|path| ids.get(path.as_path()).copied()) else { return Ok(()) };
+    let Some(cgroup) = proc::cgroup(process, mount)?.and_then(|path| ids.get(path.as_path()).copied()) else {
+        return Ok(());
+    };
     // The tables of /proc are a network namespace's, so each namespace is read once.
-    let namespace = std::fs::read_link(format!("/proc/{}/ns/net", process.pid))?;
-    if !waiting.contains_key(&namespace) {
-        waiting.insert(namespace.clone(), waiting_inodes(process)?);
-    }
-    let Some(waiting) = waiting.get(&namespace) else { return Ok(()) };
-    let mut handle = None;
-    for descriptor in process.fd()?.flatten() {
-        let FDTarget::Socket(inode) = descriptor.target else { continue };
-        if !waiting.contains(&inode) {
-            continue;
+    let namespace = proc::network_namespace(process)?;
+    let waiting = match waiting.entry(namespace) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => {
+            let found = proc::waiting(process, namespace)?;
+            new.insert(found.into_iter().map(|socket| socket.inode).collect())
         }
+    };
+    let mut handle = None;
+    for (descriptor, inode) in proc::sockets(process).filter(|(_, inode)| waiting.contains(inode)) {
         match found.get_mut(&inode) {
             Some(Some(bound)) if bound.cgroup == cgroup => {}
             Some(shared) => *shared = None,
@@ -80,19 +79,11 @@ fn collect(
                     handle = Some(pidfd_open(pid, PidfdFlags::empty())?);
                 }
                 let Some(handle) = &handle else { return Ok(()) };
-                let socket = pidfd_getfd(handle, descriptor.fd, PidfdGetfdFlags::empty())?;
+                let socket = pidfd_getfd(handle, descriptor, PidfdGetfdFlags::empty())?;
                 let netns = netns::cookie_of(socket.as_fd())?;
                 found.insert(inode, Some(Bound { socket, cgroup, netns }));
             }
         }
     }
     Ok(())
-}
-
-/// Inodes of listening TCP sockets and UDP sockets in a process's network namespace.
-fn waiting_inodes(process: &Process) -> anyhow::Result<HashSet<u64>> {
-    let tcp = process.tcp()?.into_iter().chain(process.tcp6().unwrap_or_default());
-    let udp = process.udp()?.into_iter().chain(process.udp6().unwrap_or_default());
-    let listening = tcp.filter(|entry| entry.state == TcpState::Listen).map(|entry| entry.inode);
-    Ok(listening.chain(udp.map(|entry| entry.inode)).collect())
 }

@@ -1,12 +1,13 @@
 //! The host side of enforcer, in reading order: a [`policy`] is read, compiled to [`tables`], put into the
-//! [`kernel`], and served by the [`daemon`], which writes the [`audit`] log. [`validate`] and [`check`] answer
-//! without a kernel.
+//! [`kernel`], and served by the [`daemon`], which writes the [`audit`] log and answers through its [`control`] socket.
+//! [`validate`] and [`check`] answer without a kernel.
 #![deny(unsafe_code)]
 
 pub mod audit;
 pub mod cgroups;
 pub mod check;
 pub mod cli;
+pub mod control;
 pub mod daemon;
 pub mod detach;
 pub mod existing;
@@ -18,6 +19,8 @@ pub mod namespaces;
 pub mod netns;
 pub mod notify;
 pub mod policy;
+pub mod proc;
+pub mod revision;
 pub mod state;
 pub mod staying;
 pub mod tables;

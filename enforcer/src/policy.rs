@@ -15,6 +15,7 @@ use tree::Tree;
 
 mod conflict;
 pub mod finding;
+pub mod nearest;
 pub mod selector;
 pub mod source;
 mod spec;

@@ -37,6 +37,10 @@ pub(crate) struct Left {
 
 /// The policy that a start puts in force before it attaches anything.
 pub(crate) struct First {
+    /// What its documents mean.
+    pub(crate) policy: Policy,
+    /// Its text.
+    pub(crate) documents: Vec<Document>,
     pub(crate) tables: Tables,
     pub(crate) identities: Identities,
     /// Whether it is in force already, by an earlier daemon.
@@ -109,7 +113,7 @@ impl Left {
             })?;
             if let Some(policy) = policy::compile_documents(&documents).policy {
                 let tables = compile(&policy, &mut identities, revision)?;
-                return Ok(First { tables, identities, is_adopted: true });
+                return Ok(First { policy, documents, tables, identities, is_adopted: true });
             }
             // The version that put it in force took what this one does not.
             warn!(
@@ -129,7 +133,8 @@ impl Left {
         if let Some(directory) = &self.directory {
             directory.write(&self.state)?;
         }
-        Ok(First { tables, identities, is_adopted: in_force.is_some() })
+        let (policy, documents) = (policy.clone(), documents.clone());
+        Ok(First { policy, documents, tables, identities, is_adopted: in_force.is_some() })
     }
 
     /// How the rules of every revision that is remembered are named.

@@ -13,6 +13,7 @@ pub use claims::Claims;
 pub use networks::Prefix;
 
 mod claims;
+pub mod diff;
 mod edges;
 mod networks;
 

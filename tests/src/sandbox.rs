@@ -296,7 +296,7 @@ impl Sandbox {
         let policy = self.write_policy(policy)?;
         let mut command = Command::new(binary("enforcer")?);
         command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(&self.cgroup);
-        command.arg("--detach-on-exit");
+        command.arg("--detach-on-exit").arg("--control").arg(self.control());
         Ok(command)
     }
 
@@ -310,6 +310,7 @@ impl Sandbox {
         let mut command = Command::new(binary("enforcer")?);
         command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(&self.cgroup);
         command.arg("--pin-dir").arg(self.pins()).arg("--state-dir").arg(self.state());
+        command.arg("--control").arg(self.control());
         Ok(command)
     }
 
@@ -321,6 +322,22 @@ impl Sandbox {
     /// Where such a daemon keeps its state.
     pub fn state(&self) -> PathBuf {
         self.directory().join("state")
+    }
+
+    /// Where the control socket of this sandbox's daemon is.
+    pub fn control(&self) -> PathBuf {
+        self.directory().join("control.sock")
+    }
+
+    /// Runs `enforcer` with these arguments against this sandbox's daemon, to its end.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn ask(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
+        let mut command = Command::new(binary("enforcer")?);
+        command.args(arguments).arg("--control").arg(self.control());
+        self.output(command)
     }
 
     /// Starts the daemon by a command, and waits until it enforces. Its audit log must be its standard output.

@@ -4,6 +4,7 @@
 //! for any number of segments, none included.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 
 use super::finding::{Problem, quoted};
 
@@ -32,6 +33,16 @@ pub enum Selector {
     Systemd(String),
     /// A cgroup path below the cgroup v2 root, `/shop.slice/orders-*.scope`.
     Cgroup(String),
+}
+
+impl fmt::Display for Selector {
+    /// As it is written under `match`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Systemd(unit) => write!(f, "systemd: {unit}"),
+            Self::Cgroup(path) => write!(f, "cgroup: {path}"),
+        }
+    }
 }
 
 impl Selector {

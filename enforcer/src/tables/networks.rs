@@ -40,7 +40,7 @@ impl Prefix {
         difference.leading_zeros().to_le_bytes()[0]
     }
 
-    fn encloses(&self, other: &Self) -> bool {
+    pub(super) fn encloses(&self, other: &Self) -> bool {
         self.length <= other.length && self.contains(&other.address)
     }
 }

@@ -1,0 +1,111 @@
+//! A policy as it is put in force: its documents and everything that they compile to.
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::identities::Identities;
+use crate::policy::{self, Document, Finding, Policy};
+use crate::tables::Tables;
+
+/// The policy that was given cannot be used; every finding of it is in the text.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidPolicy(pub String);
+
+/// Where a revision came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// It was read from the policy directory.
+    Directory,
+    /// It was given through the control socket, and the directory may say something else.
+    Applied,
+}
+
+/// One revision of the policy.
+#[derive(Clone, Debug)]
+pub struct Revision {
+    /// Where it came from.
+    pub origin: Origin,
+    /// When it was put in force.
+    pub since: SystemTime,
+    /// Its text, in the order of the files' paths.
+    pub documents: Vec<Document>,
+    /// What the documents mean.
+    pub policy: Policy,
+    /// What the kernel is given.
+    pub tables: Tables,
+    /// The numbers that the tables use, with those of earlier revisions.
+    pub identities: Identities,
+    /// What is questionable about the policy.
+    pub warnings: Vec<String>,
+}
+
+impl Revision {
+    /// Compiles documents that somebody gave.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with them.
+    pub fn of(
+        documents: Vec<Document>,
+        identities: Identities,
+        number: u32,
+    ) -> Result<Self, InvalidPolicy> {
+        let loaded = policy::compile_documents(&documents);
+        let findings: Vec<String> = loaded.findings.iter().map(Finding::render).collect();
+        let Some(policy) = loaded.policy else { return Err(InvalidPolicy(findings.join("\n"))) };
+        let mut revision = Self::read((policy, documents), identities, number)?;
+        revision.origin = Origin::Applied;
+        revision.warnings = findings;
+        Ok(revision)
+    }
+
+    /// Compiles a policy that was read from the policy directory.
+    ///
+    /// # Errors
+    ///
+    /// It is larger than the tables.
+    pub fn read(
+        (policy, documents): (Policy, Vec<Document>),
+        mut identities: Identities,
+        number: u32,
+    ) -> Result<Self, InvalidPolicy> {
+        let tables = Tables::compile(&policy, &mut identities, number)
+            .map_err(|err| InvalidPolicy(err.to_string()))?;
+        let (origin, since) = (Origin::Directory, SystemTime::now());
+        Ok(Self { origin, since, documents, policy, tables, identities, warnings: Vec::new() })
+    }
+
+    /// SHA-256 of all documents one after the other, as `cat DIR/*.yaml | sha256sum` prints it.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for document in &self.documents {
+            hash.update(document.text.as_bytes());
+        }
+        hash.finalize().iter().fold(String::new(), |mut text, byte| {
+            // Writing to a string cannot fail.
+            write!(text, "{byte:02x}").unwrap_or_default();
+            text
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Revision;
+    use crate::identities::Identities;
+    use crate::policy::Document;
+
+    #[test]
+    fn the_hash_is_that_of_the_texts_in_their_order() {
+        let documents = vec![Document::new("a.yaml", "version: 1\n"), Document::new("b.yaml", "version: 1\n")];
+        let revision = Revision::of(documents, Identities::default(), 1).expect("valid");
+        // printf 'version: 1\nversion: 1\n' | sha256sum
+        assert_eq!(
+            revision.sha256(),
+            "d1cf46b031d130508686f9594ff9b5a6045a9ad5585fc752cc945844884868a4"
+        );
+    }
+}
