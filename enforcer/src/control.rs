@@ -62,7 +62,9 @@ pub enum Refusal {
     #[error("put policy in force: another one came into force meanwhile")]
     Overtaken,
     /// One policy at a time can wait for a confirmation.
-    #[error("put policy in force: revision {0} waits to be confirmed\nhint: `enforcer policy confirm` keeps it")]
+    #[error(
+        "put policy in force: revision {0} waits to be confirmed\nhint: `enforcer policy confirm` keeps it"
+    )]
     Unconfirmed(u32),
     /// No policy waits for a confirmation.
     #[error("confirm policy: none waits for it\nhint: the policy before comes back when the time is over")]

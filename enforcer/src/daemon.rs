@@ -212,14 +212,14 @@ impl Daemon {
         let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.directory.clone());
         let path = feature::cgroup_path(&mount.directory, &root)?;
         let whole_tree = feature::is_whole_tree(&root);
-        // What another daemon has is told before anything is loaded.
-        let control = settings.control.as_deref().map(Socket::bind).transpose()?;
         let (mut left, pins) = Left::open(settings.staying.as_ref())?;
         if !left.has_policy()
             && let Err(err) = on_disk
         {
             return Err(err).with_context(reading);
         }
+        // What another daemon has is told before anything is loaded.
+        let control = settings.control.as_deref().map(Socket::bind).transpose()?;
         let mut log = Log::open(&settings.audit)
             .with_context(|| format!("open audit log {}", settings.audit.display()))?;
         let options = Options {
@@ -230,7 +230,8 @@ impl Daemon {
             kernel_log: settings.kernel_log,
         };
         let mut enforcement = Enforcement::load(options, pins)?;
-        let First { policy, documents, tables, identities, is_adopted } = left.first(&enforcement, &on_disk, compile)?;
+        let First { policy, documents, tables, identities, is_adopted } =
+            left.first(&enforcement, &on_disk, compile)?;
         let news = News::subscribe().context("watch addresses")?;
         let mut surveyor = Surveyor::new(&path);
         enforcement.set_views(&surveyor.views().context("survey network namespaces")?)?;
@@ -291,7 +292,8 @@ impl Daemon {
             control.serve(sender, log.followed()).context("serve control socket")?;
         }
         let (origin, since) = (Origin::Directory, SystemTime::now());
-        let revision = Revision { origin, since, documents, policy, tables, identities, warnings: Vec::new() };
+        let revision =
+            Revision { origin, since, documents, policy, tables, identities, warnings: Vec::new() };
         let mut daemon = Self {
             settings: settings.clone(),
             enforcement,
@@ -533,11 +535,7 @@ impl Daemon {
     }
 
     /// Puts what was read from the policy directory in force, and tells what came of it.
-    fn take_over(
-        &mut self,
-        next: u32,
-        read: anyhow::Result<(Policy, Vec<Document>)>,
-    ) -> Result<u32, String> {
+    fn take_over(&mut self, next: u32, read: anyhow::Result<(Policy, Vec<Document>)>) -> Result<u32, String> {
         let put = read
             .and_then(|read| Ok(Revision::read(read, self.revision.identities.clone(), next)?))
             .and_then(|revision| self.put_in_force(revision));
@@ -874,7 +872,10 @@ impl Daemon {
     }
 
     fn name(&self, identity: Identity) -> String {
-        self.revision.identities.name(identity).map_or_else(|| format!("identity {}", identity.raw()), str::to_owned)
+        self.revision
+            .identities
+            .name(identity)
+            .map_or_else(|| format!("identity {}", identity.raw()), str::to_owned)
     }
 
     /// Detaches what is not to outlive the daemon, then writes what still waited and what it all came to.

@@ -48,11 +48,7 @@ impl Revision {
     /// # Errors
     ///
     /// Everything that is wrong with them.
-    pub fn of(
-        documents: Vec<Document>,
-        identities: Identities,
-        number: u32,
-    ) -> Result<Self, InvalidPolicy> {
+    pub fn of(documents: Vec<Document>, identities: Identities, number: u32) -> Result<Self, InvalidPolicy> {
         let loaded = policy::compile_documents(&documents);
         let findings: Vec<String> = loaded.findings.iter().map(Finding::render).collect();
         let Some(policy) = loaded.policy else { return Err(InvalidPolicy(findings.join("\n"))) };
@@ -100,12 +96,10 @@ mod tests {
 
     #[test]
     fn the_hash_is_that_of_the_texts_in_their_order() {
-        let documents = vec![Document::new("a.yaml", "version: 1\n"), Document::new("b.yaml", "version: 1\n")];
+        let documents =
+            vec![Document::new("a.yaml", "version: 1\n"), Document::new("b.yaml", "version: 1\n")];
         let revision = Revision::of(documents, Identities::default(), 1).expect("valid");
         // printf 'version: 1\nversion: 1\n' | sha256sum
-        assert_eq!(
-            revision.sha256(),
-            "d1cf46b031d130508686f9594ff9b5a6045a9ad5585fc752cc945844884868a4"
-        );
+        assert_eq!(revision.sha256(), "d1cf46b031d130508686f9594ff9b5a6045a9ad5585fc752cc945844884868a4");
     }
 }

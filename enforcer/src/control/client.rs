@@ -60,7 +60,12 @@ impl Client {
         self.call(Method::POST, path, serde_json::to_vec(body)?.into())
     }
 
-    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Answer<T>> {
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Answer<T>> {
         runtime()?.block_on(async {
             let answered = timeout(PATIENCE, async {
                 let response = self.send(method, path, body).await?;
@@ -76,7 +81,9 @@ impl Client {
             }
             let text = String::from_utf8(body.into()).context("read the daemon's answer")?;
             let value = serde_json::from_str(&text).with_context(|| {
-                format!("read the daemon's answer to {path}\nhint: it may be of another version than this command")
+                format!(
+                    "read the daemon's answer to {path}\nhint: it may be of another version than this command"
+                )
             })?;
             Ok(Answer { text, value })
         })
@@ -92,7 +99,8 @@ impl Client {
             let mut response = self.send(Method::GET, path, Bytes::new()).await?;
             if !response.status().is_success() {
                 let status = response.status();
-                let body = response.into_body().collect().await.context("read the daemon's answer")?.to_bytes();
+                let body =
+                    response.into_body().collect().await.context("read the daemon's answer")?.to_bytes();
                 return Err(refusal(&body).unwrap_or_else(|| anyhow!("ask the daemon: {status}")));
             }
             while let Some(frame) = response.frame().await {

@@ -68,7 +68,8 @@ impl Host {
         let mut host = Self {
             cgroups: Vec::new(),
             by_path: HashMap::new(),
-            scan: Scan::take(&feature::cgroup2().map_err(io::Error::other)?, deadline).map_err(io::Error::other)?,
+            scan: Scan::take(&feature::cgroup2().map_err(io::Error::other)?, deadline)
+                .map_err(io::Error::other)?,
             addresses: addresses()?,
         };
         let tables = &snapshot.revision.tables;
@@ -294,7 +295,10 @@ fn degraded(status: &api::Status, stuck: bool, refused: Option<&str>) -> Vec<api
     }
     if status.cgroups.failed > 0 {
         let failed = status.cgroups.failed;
-        tell("cgroups-failed", format!("{failed} cgroups could not be entered and are unknown; a reload enters them"));
+        tell(
+            "cgroups-failed",
+            format!("{failed} cgroups could not be entered and are unknown; a reload enters them"),
+        );
     }
     if status.cgroups.notes_failed > 0 {
         let failed = status.cgroups.notes_failed;
@@ -309,7 +313,10 @@ fn degraded(status: &api::Status, stuck: bool, refused: Option<&str>) -> Vec<api
     }
     if !status.coverage.overlapping_claims.is_empty() {
         let number = status.coverage.overlapping_claims.len();
-        tell("overlapping-claims", format!("{number} cgroups are claimed by more than one service and so unknown"));
+        tell(
+            "overlapping-claims",
+            format!("{number} cgroups are claimed by more than one service and so unknown"),
+        );
     }
     if !status.coverage.complete {
         let text = "there was no time to look at every process; the coverage is of those that were seen";
@@ -323,7 +330,9 @@ fn coverage(snapshot: &Snapshot, host: &Host) -> api::Coverage {
     let matched: HashSet<(usize, usize)> = host.cgroups.iter().flat_map(|node| node.claims.clone()).collect();
     let declared = revision.tables.services.iter().enumerate();
     let unmatched_selectors = declared
-        .flat_map(|(service, declared)| (0..declared.selectors.len()).map(move |selector| (service, selector)))
+        .flat_map(|(service, declared)| {
+            (0..declared.selectors.len()).map(move |selector| (service, selector))
+        })
         .filter(|place| !matched.contains(place))
         .filter_map(|place| selector_of(revision, place))
         .collect();
@@ -529,7 +538,12 @@ impl Subject {
 /// # Errors
 ///
 /// There is no such process.
-pub fn identity(of: &str, subject: &Subject, snapshot: &Snapshot, host: &Host) -> Result<api::Identity, String> {
+pub fn identity(
+    of: &str,
+    subject: &Subject,
+    snapshot: &Snapshot,
+    host: &Host,
+) -> Result<api::Identity, String> {
     let answers = match subject {
         Subject::Process(pid) => {
             let task = host.scan.tasks.iter().find(|task| task.pid == *pid);
@@ -578,7 +592,10 @@ fn of_cgroup(path: &Path, snapshot: &Snapshot, host: &Host) -> api::Identified {
         None => {
             nearest = misses(path, revision);
             let hint = nearest.first().map(|miss: &api::Miss| {
-                format!("; the nearest is `{}` of service `{}`, but {}", miss.selector, miss.service, miss.why)
+                format!(
+                    "; the nearest is `{}` of service `{}`, but {}",
+                    miss.selector, miss.service, miss.why
+                )
             });
             format!("no selector names it or a cgroup that it lies in{}", hint.unwrap_or_default())
         }

@@ -385,7 +385,8 @@ impl Server {
     /// Asks the loop for something.
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Failed> {
         let unavailable = || {
-            let text = "ask the daemon: it does not answer\nhint: it is stopping, or busy with a large policy";
+            let text =
+                "ask the daemon: it does not answer\nhint: it is stopping, or busy with a large policy";
             Failed(StatusCode::SERVICE_UNAVAILABLE, String::from(text))
         };
         let (sender, receiver) = oneshot::channel();
@@ -408,8 +409,9 @@ impl Server {
         let turn = self.looking.lock().await;
         let snapshot = self.snapshot().await?;
         let looked = work(move || {
-            let host = Host::look(&snapshot, Instant::now() + LOOK)
-                .map_err(|err| Failed(StatusCode::INTERNAL_SERVER_ERROR, format!("look at the host: {err}")))?;
+            let host = Host::look(&snapshot, Instant::now() + LOOK).map_err(|err| {
+                Failed(StatusCode::INTERNAL_SERVER_ERROR, format!("look at the host: {err}"))
+            })?;
             answer(&snapshot, &host)
         });
         let answer = looked.await?;
@@ -419,7 +421,9 @@ impl Server {
 }
 
 /// Does what takes time where nobody waits for it.
-async fn work<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failed> + Send + 'static) -> Result<T, Failed> {
+async fn work<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failed> + Send + 'static,
+) -> Result<T, Failed> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|err| Failed(StatusCode::INTERNAL_SERVER_ERROR, format!("answer: {err}")))?
 }
@@ -448,7 +452,9 @@ async fn identity(
     let mount = feature::cgroup2_mount().map_err(|err| bad(err.to_string()))?;
     let subject = Subject::parse(&of, &mount).map_err(bad)?;
     let not_found = |text| Failed(StatusCode::NOT_FOUND, text);
-    server.look(move |snapshot, host| report::identity(&of, &subject, snapshot, host).map_err(not_found)).await
+    server
+        .look(move |snapshot, host| report::identity(&of, &subject, snapshot, host).map_err(not_found))
+        .await
 }
 
 async fn mode(State(server): State<Arc<Server>>) -> Answer<api::Modes> {

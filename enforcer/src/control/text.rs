@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::api::{
-    Applied, Coverage, Diff, Endpoint, Identified, Identity, InForce, PairChange, Policy, Process, Services, Status,
+    Applied, Coverage, Diff, Endpoint, Identified, Identity, InForce, PairChange, Policy, Process, Services,
+    Status,
 };
 
 /// Lines of one kind of finding that are shown; the JSON has all of them.
@@ -70,10 +71,7 @@ impl fmt::Display for Status {
             f,
             "",
             &[
-                row(
-                    "enforcer",
-                    format!("{}, process {}, since {}", self.version, self.pid, self.started),
-                ),
+                row("enforcer", format!("{}, process {}, since {}", self.version, self.pid, self.started)),
                 row(
                     "policy",
                     format!("revision {}, {origin}, sha256 {hash}, since {}", policy.revision, policy.since),
@@ -87,20 +85,29 @@ impl fmt::Display for Status {
                         count(policy.rules, "rule")
                     ),
                 ),
-                row("cgroups", format!(
-                    "{} below {}, identified by the {}",
-                    self.cgroups.known, self.cgroup_root, self.kernel.cgroups_identified_by
-                )),
-                row("decisions", format!(
-                    "{} allowed, {} denied, {} would be denied",
-                    total("allowed"),
-                    total("denied"),
-                    total("would-deny")
-                )),
-                row("events", format!(
-                    "{} produced, {} written to {}, {} lost",
-                    self.events.produced, self.events.written, self.events.audit, self.events.lost
-                )),
+                row(
+                    "cgroups",
+                    format!(
+                        "{} below {}, identified by the {}",
+                        self.cgroups.known, self.cgroup_root, self.kernel.cgroups_identified_by
+                    ),
+                ),
+                row(
+                    "decisions",
+                    format!(
+                        "{} allowed, {} denied, {} would be denied",
+                        total("allowed"),
+                        total("denied"),
+                        total("would-deny")
+                    ),
+                ),
+                row(
+                    "events",
+                    format!(
+                        "{} produced, {} written to {}, {} lost",
+                        self.events.produced, self.events.written, self.events.audit, self.events.lost
+                    ),
+                ),
             ],
         )?;
         if !policy.audited.is_empty() {
@@ -300,7 +307,8 @@ impl fmt::Display for Diff {
             return writeln!(f, "no change: it permits what revision {} does", self.revision);
         }
         let row = |pair: &PairChange| {
-            let by = if pair.rules.is_empty() { String::new() } else { format!("by {}", pair.rules.join(", ")) };
+            let by =
+                if pair.rules.is_empty() { String::new() } else { format!("by {}", pair.rules.join(", ")) };
             let sign = if pair.change == "opened" { "+" } else { "-" };
             vec![sign.to_owned(), format!("{} -> {}", pair.from, pair.to), pair.ports.join(" "), by]
         };

@@ -46,27 +46,30 @@ fn misplaced(unit: &str, segments: &[&str]) -> Option<Miss> {
 /// A unit of a name like the right one.
 fn misnamed(unit: &str, segments: &[&str]) -> Option<Miss> {
     let (stem, kind) = unit.rsplit_once('.')?;
-    segments.iter().filter_map(|segment| {
-        let (found, found_kind) = segment.rsplit_once('.')?;
-        if found == stem && found_kind != kind {
-            let why = format!("the unit is called `{segment}`: it is a {found_kind} and not a {kind}");
-            return Some(Miss { distance: 2, why });
-        }
-        if found_kind != kind {
-            return None;
-        }
-        if let Some((template, _)) = found.split_once('@')
-            && template == stem
-        {
-            let why = format!("`{segment}` is an instance: `{template}@*.{kind}` selects those");
-            return Some(Miss { distance: 1, why });
-        }
-        if stem.split_once('@').is_some_and(|(template, _)| template == found) {
-            let why = format!("`{segment}` is no instance: `{found}.{kind}` selects it");
-            return Some(Miss { distance: 1, why });
-        }
-        alike(stem, found).then(|| Miss { distance: 2, why: format!("the unit is called `{segment}`") })
-    }).min()
+    segments
+        .iter()
+        .filter_map(|segment| {
+            let (found, found_kind) = segment.rsplit_once('.')?;
+            if found == stem && found_kind != kind {
+                let why = format!("the unit is called `{segment}`: it is a {found_kind} and not a {kind}");
+                return Some(Miss { distance: 2, why });
+            }
+            if found_kind != kind {
+                return None;
+            }
+            if let Some((template, _)) = found.split_once('@')
+                && template == stem
+            {
+                let why = format!("`{segment}` is an instance: `{template}@*.{kind}` selects those");
+                return Some(Miss { distance: 1, why });
+            }
+            if stem.split_once('@').is_some_and(|(template, _)| template == found) {
+                let why = format!("`{segment}` is no instance: `{found}.{kind}` selects it");
+                return Some(Miss { distance: 1, why });
+            }
+            alike(stem, found).then(|| Miss { distance: 2, why: format!("the unit is called `{segment}`") })
+        })
+        .min()
 }
 
 /// Names that differ by a slip of the fingers.
@@ -132,18 +135,25 @@ mod tests {
     #[test]
     fn a_near_miss_says_what_is_missed() {
         let unit = |unit: &str| Selector::parse_systemd(unit).unwrap_or_else(|err| panic!("{}", err.message));
-        let cgroup = |path: &str| Selector::parse_cgroup(path).unwrap_or_else(|err| panic!("{}", err.message));
+        let cgroup =
+            |path: &str| Selector::parse_cgroup(path).unwrap_or_else(|err| panic!("{}", err.message));
         for (selector, path, expected) in [
             (unit("nginx.service"), "/system.slice/nginx.service/worker", None),
             (
                 unit("nginx.service"),
                 "/user.slice/user-1000.slice/user@1000.service/app.slice/nginx.service",
-                Some((1, "`nginx.service` is under a user manager, `user@1000.service`, and not a unit of the system")),
+                Some((
+                    1,
+                    "`nginx.service` is under a user manager, `user@1000.service`, and not a unit of the system",
+                )),
             ),
             (
                 unit("nginx.service"),
                 "/docker/4f/system.slice/nginx.service",
-                Some((1, "`nginx.service` lies in `docker`, which is no slice, so it is not a unit of the system")),
+                Some((
+                    1,
+                    "`nginx.service` lies in `docker`, which is no slice, so it is not a unit of the system",
+                )),
             ),
             (
                 unit("nginx.service"),
@@ -160,7 +170,11 @@ mod tests {
                 "/system.slice/payments.service",
                 Some((1, "`payments.service` is no instance: `payments.service` selects it")),
             ),
-            (unit("nginx.service"), "/system.slice/ngnix.service", Some((2, "the unit is called `ngnix.service`"))),
+            (
+                unit("nginx.service"),
+                "/system.slice/ngnix.service",
+                Some((2, "the unit is called `ngnix.service`")),
+            ),
             (unit("nginx.service"), "/system.slice/cron.service", None),
             (unit("web.service"), "/system.slice/ssh.service", None),
             (
@@ -179,11 +193,18 @@ mod tests {
                 "/shop.slice/ordres",
                 Some((1, "it differs in one segment: `ordres` where the selector has `orders`")),
             ),
-            (cgroup("/shop.slice/orders"), "/shop.slice", Some((2, "it lies above the selected cgroup, `orders`"))),
+            (
+                cgroup("/shop.slice/orders"),
+                "/shop.slice",
+                Some((2, "it lies above the selected cgroup, `orders`")),
+            ),
             (
                 cgroup("/shop.slice/orders"),
                 "/machine.slice/one/shop.slice/orders/worker",
-                Some((2, "the selector begins at the top of the tree, and this lies below `/machine.slice/one`")),
+                Some((
+                    2,
+                    "the selector begins at the top of the tree, and this lies below `/machine.slice/one`",
+                )),
             ),
             (cgroup("/pool/**/worker"), "/other/worker", None),
             (cgroup("/shop.slice"), "/", None),

@@ -373,7 +373,11 @@ networks:
                 .map(|rule| rule.name.as_str())
                 .collect();
             let end = |end: &super::End| {
-                if end.before == end.after { end.after.clone() } else { format!("{}>{}", end.before, end.after) }
+                if end.before == end.after {
+                    end.after.clone()
+                } else {
+                    format!("{}>{}", end.before, end.after)
+                }
             };
             let ports = pair.ports.words().join(" ");
             format!("{sign}{} {} {ports} by {}", end(&pair.from), end(&pair.to), rules.join(" "))
@@ -402,11 +406,7 @@ networks:
                 &rule("from: web, to: db, ports: [5430-5433/tcp, icmp]"),
                 &["+web db 5430-5431/tcp 5433/tcp icmp by one"],
             ),
-            (
-                &rule("from: web, to: db"),
-                &narrow,
-                &["-web db 0-5431/tcp 5433-65535/tcp all but tcp by one"],
-            ),
+            (&rule("from: web, to: db"), &narrow, &["-web db 0-5431/tcp 5433-65535/tcp all but tcp by one"]),
             (&rule("from: web, to: db"), SERVICES, &["-web db all by one"]),
             // The same ports by a rule of another name are no change.
             (&narrow, &narrow.replace("one", "other"), &[]),
