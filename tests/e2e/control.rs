@@ -48,7 +48,7 @@ fn raw(sandbox: &Sandbox, request: &[u8]) -> anyhow::Result<String> {
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Err(err) if answer.is_empty() => {
-            return Err(err).with_context(|| format!("read the answer; sending: {sent:?}"));
+            Err(err).with_context(|| format!("read the answer; sending: {sent:?}"))
         }
         Ok(_) | Err(_) => Ok(String::from_utf8_lossy(&answer).into_owned()),
     }

@@ -511,6 +511,11 @@ fn successor(before: &Revision, proposal: &api::Proposal) -> Result<Revision, Fa
 }
 
 async fn proposal(body: Body) -> Result<api::Proposal, Failed> {
+    // What is announced to be too much is not waited for.
+    if hyper::body::Body::size_hint(&body).lower() > u64::try_from(MAX_BODY).unwrap_or(u64::MAX) {
+        let text = format!("read the policy: it has more than {MAX_BODY} bytes");
+        return Err(Failed(StatusCode::PAYLOAD_TOO_LARGE, text));
+    }
     let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|err| {
         let text = format!("read the policy, of at most {MAX_BODY} bytes: {err}");
         Failed(StatusCode::PAYLOAD_TOO_LARGE, text)
