@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -45,6 +46,8 @@ pub struct Host {
     by_path: HashMap<PathBuf, usize>,
     scan: Scan,
     addresses: Vec<IpAddr>,
+    /// Inode number of this process's network namespace.
+    netns: u64,
 }
 
 /// A cgroup that is there.
@@ -71,6 +74,7 @@ impl Host {
             scan: Scan::take(&feature::cgroup2().map_err(io::Error::other)?, deadline)
                 .map_err(io::Error::other)?,
             addresses: addresses()?,
+            netns: std::fs::metadata("/proc/self/ns/net")?.ino(),
         };
         let tables = &snapshot.revision.tables;
         let mut states: HashMap<u64, (u32, usize)> = HashMap::new();
@@ -653,8 +657,9 @@ fn of_address(
     let bound_to_it = |waiting: &Waiting| waiting.at.ip().to_canonical() == ip;
     let mut found = Vec::new();
     for waiting in host.scan.waiting.iter().filter(answers) {
-        // A listener for every address says nothing about addresses of others.
-        if !local && !bound_to_it(waiting) {
+        // Loopback is each namespace's own, and a listener for every address says nothing about addresses of others.
+        let is_here = local && waiting.netns == host.netns;
+        if !is_here && (local || !bound_to_it(waiting)) {
             continue;
         }
         let mut of_cgroups: BTreeMap<&Path, Vec<&Task>> = BTreeMap::new();
