@@ -1,7 +1,7 @@
 //! A Debian with systemd as its first process, in a container of a test's own, gone when it is dropped.
 //!
 //! It runs on this kernel, with a cgroup subtree that it sees as the whole tree, a network namespace, and a root file
-//! system that forgets what was written. [`ROOT`] is made once, in about half a minute, and kept below `target`.
+//! system that forgets what was written. That is made once, in about half a minute, and kept below `target`.
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
