@@ -3,7 +3,7 @@
 //! It is a program of its own (`enforcer-actor`), spoken to in JSON lines over its standard streams: a [`Request`] in, a
 //! [`Reply`] out. Run as `enforcer-actor CGROUP exec PROGRAM [ARGUMENT…]` it becomes another program in that cgroup, and as
 //! `enforcer-actor CGROUP connect ADDRESS` connects as the first thing it does there, and ends. As
-//! `enforcer-actor unit …` it is what a unit of a [`machine`](crate::machine) runs, see [`unit`].
+//! `enforcer-actor unit …` it is what a unit of a [`machine`](crate::machine) runs, see [`mod@unit`].
 
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
