@@ -8,7 +8,7 @@
 //! On a real kernel a [`sandbox`] is a cgroup subtree and a network namespace of a test's own, with a daemon over the
 //! one and [`actor`] processes in both; [`bpftool`] tells what is attached to it, and [`slowness`] lets all of it run
 //! where every step takes longer. A [`machine`] is a whole
-//! Debian with systemd, whose services run a [`unit`] each.
+//! Debian with systemd, whose services run a [`mod@unit`] each.
 #![forbid(unsafe_code)]
 
 pub mod actor;
