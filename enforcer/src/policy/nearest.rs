@@ -180,7 +180,7 @@ mod tests {
             (
                 cgroup("/shop.slice/eu/orders-*.scope"),
                 "/shop.slice/us/orders-1.scope/worker",
-                Some((1, "it differs in one segment: `us` where the selector has `eu`")),
+                Some((2, "it differs in one segment: `us` where the selector has `eu`")),
             ),
             (
                 cgroup("/shop.slice/eu/orders"),
