@@ -37,7 +37,8 @@ pub trait Tables {
 ///
 /// A flow is denied if no rule covers it and one of its ends is a declared service; the denial refuses if one of
 /// these is in [`Mode::Enforce`]. Every end that cannot be identified is denied towards a declared service. What
-/// concerns no declared service is allowed without a further look.
+/// concerns no declared service is allowed without a further look. A pending container may turn out to be a service, so
+/// every flow of one is denied.
 #[inline(always)]
 pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
     let from = identify(&facts.caller, tables);
@@ -47,8 +48,15 @@ pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
         Known::Nobody => return allow(from, to, Reason::NobodyListens),
         Known::Cgroup | Known::Below | Known::Address | Known::Unknown => {}
     }
-    if !from.identity().is_service() && !to.identity().is_service() {
+    if !from.identity().is_judged() && !to.identity().is_judged() {
         return allow(from, to, Reason::NotManaged);
+    }
+    // Before all else: two containers that are both pending may be two services.
+    if from.identity() == Identity::PENDING {
+        return deny(from, to, Reason::SourcePending);
+    }
+    if to.identity() == Identity::PENDING {
+        return deny(from, to, Reason::DestinationPending);
     }
     if from.identity() == to.identity() {
         return allow(from, to, Reason::SameService);
@@ -91,7 +99,8 @@ pub fn decide_bind<T: Tables>(binder: &Party, protocol: Protocol, port: Port, ta
     }
     // The reservation is the holder's, so its mode alone says what happens to an intruder.
     let (from, to) = (binder.identity(), holder.identity());
-    Decision::new(Verdict::Deny, holder.mode(), Reason::PortReserved, from, to)
+    let reason = if from == Identity::PENDING { Reason::SourcePending } else { Reason::PortReserved };
+    Decision::new(Verdict::Deny, holder.mode(), reason, from, to)
 }
 
 /// May a process of `creator` create a socket? `raw` is for a type that lets the process write its own headers.
@@ -101,14 +110,18 @@ pub fn decide_bind<T: Tables>(binder: &Party, protocol: Protocol, port: Port, ta
 #[inline(always)]
 pub fn decide_create<T: Tables>(creator: &Party, protocol: Protocol, raw: bool, tables: &T) -> Decision {
     let creator = identify(creator, tables);
-    if !creator.identity().is_service() {
+    if !creator.identity().is_judged() {
         return allow(creator, Owner::UNMANAGED, Reason::NotManaged);
+    }
+    let is_plain = !raw && (protocol == Protocol::TCP || protocol == Protocol::UDP);
+    if is_plain {
+        return allow(creator, creator, Reason::SameService);
+    }
+    if creator.identity() == Identity::PENDING {
+        return deny(creator, creator, Reason::SourcePending);
     }
     if raw {
         return deny(creator, creator, Reason::RawSocket);
-    }
-    if protocol == Protocol::TCP || protocol == Protocol::UDP {
-        return allow(creator, creator, Reason::SameService);
     }
     if tables.names_protocol(&ProtocolKey::new(creator.identity(), protocol))
         || tables.names_protocol(&ProtocolKey::any(creator.identity()))
@@ -123,7 +136,7 @@ pub fn decide_create<T: Tables>(creator: &Party, protocol: Protocol, raw: bool, 
 #[inline(always)]
 pub fn decide_unreadable<T: Tables>(end: &Party, reason: Reason, tables: &T) -> Decision {
     let end = identify(end, tables);
-    if end.identity().is_service() {
+    if end.identity().is_judged() {
         deny(Owner::new(Identity::UNKNOWN, end.mode()), end, reason)
     } else {
         allow(Owner::new(Identity::UNKNOWN, Mode::Enforce), end, Reason::NotManaged)
@@ -136,7 +149,7 @@ fn identify<T: Tables>(party: &Party, tables: &T) -> Owner {
     match party.known() {
         Known::Cgroup => tables.cgroup(party.cgroup_id()).unwrap_or(UNKNOWN),
         Known::Below => match tables.cgroup(party.cgroup_id()) {
-            Some(owner) if owner.identity().is_service() => owner,
+            Some(owner) if owner.identity().is_judged() => owner,
             // The new cgroup may itself be one that a selector names, so it is not its parent's kind.
             Some(_) | None => UNKNOWN,
         },
@@ -227,11 +240,11 @@ fn deny(from: Owner, to: Owner, reason: Reason) -> Decision {
     Decision::new(Verdict::Deny, refusing_mode(from, to), reason, from.identity(), to.identity())
 }
 
-/// Audit only where every declared end asks for it.
+/// Audit only where every judged end asks for it.
 #[inline(always)]
 fn refusing_mode(from: Owner, to: Owner) -> Mode {
-    let enforces = |end: Owner| end.identity().is_service() && end.mode() == Mode::Enforce;
-    let audits = |end: Owner| end.identity().is_service() && end.mode() == Mode::Audit;
+    let enforces = |end: Owner| end.identity().is_judged() && end.mode() == Mode::Enforce;
+    let audits = |end: Owner| end.identity().is_judged() && end.mode() == Mode::Audit;
     if !enforces(from) && !enforces(to) && (audits(from) || audits(to)) { Mode::Audit } else { Mode::Enforce }
 }
 
@@ -259,6 +272,9 @@ mod tests {
     const OLDER: Party = Party::cgroup(13);
     const UNMANAGED: Party = Party::cgroup(1);
     const FORGOTTEN: Party = Party::cgroup(99);
+    /// A container that may be of a service in enforce mode, and one where all such services are in audit mode.
+    const PENDING: Party = Party::cgroup(14);
+    const PENDING_AUDIT: Party = Party::cgroup(15);
     const PARTNER: Party = Party::address(Address::from_v4([203, 0, 113, 7]));
     const ELSEWHERE: Party = Party::address(Address::from_v4([198, 51, 100, 7]));
 
@@ -275,6 +291,8 @@ mod tests {
                 11 => Some(Owner::new(service(1), Mode::Enforce)),
                 12 => Some(Owner::new(service(2), Mode::Audit)),
                 13 => Some(Owner::new(service(3), Mode::Audit)),
+                14 => Some(Owner::new(Identity::PENDING, Mode::Enforce)),
+                15 => Some(Owner::new(Identity::PENDING, Mode::Audit)),
                 _ => None,
             }
         }
@@ -384,6 +402,23 @@ mod tests {
             (Party::below(10), DB, TCP, 5432, Allow, Enforce, RuleAllows, Some(0)),
             (Party::below(1), DB, TCP, 5432, Deny, Enforce, SourceUnknown, None),
             (Party::below(99), DB, TCP, 5432, Deny, Enforce, SourceUnknown, None),
+            // A container whose runtime has not told of it yet is denied everything, also what it would share with
+            // another one, with a process of no service or with the world.
+            (PENDING, DB, TCP, 5432, Deny, Enforce, SourcePending, None),
+            (WEB, PENDING, TCP, 80, Deny, Enforce, DestinationPending, None),
+            (PENDING, PENDING, TCP, 80, Deny, Enforce, SourcePending, None),
+            (PENDING, UNMANAGED, TCP, 80, Deny, Enforce, SourcePending, None),
+            (UNMANAGED, PENDING, TCP, 80, Deny, Enforce, DestinationPending, None),
+            (PENDING, ELSEWHERE, TCP, 80, Deny, Enforce, SourcePending, None),
+            (PARTNER, PENDING, TCP, 80, Deny, Enforce, DestinationPending, None),
+            (FORGOTTEN, PENDING, TCP, 80, Deny, Enforce, DestinationPending, None),
+            (Party::below(14), DB, TCP, 80, Deny, Enforce, SourcePending, None),
+            (PENDING_AUDIT, UNMANAGED, TCP, 80, Deny, Audit, SourcePending, None),
+            (PENDING_AUDIT, OLD, TCP, 80, Deny, Audit, SourcePending, None),
+            (PENDING_AUDIT, WEB, TCP, 80, Deny, Enforce, SourcePending, None),
+            (PENDING, OLD, TCP, 80, Deny, Enforce, SourcePending, None),
+            (PENDING, Party::NOBODY, TCP, 1, Allow, Enforce, NobodyListens, None),
+            (PENDING, Party::LEFT_TO_INGRESS, TCP, 1, Allow, Enforce, LeftToIngress, None),
             // What another hook decides, or nobody needs to.
             (WEB, Party::LEFT_TO_INGRESS, TCP, 1, Allow, Enforce, LeftToIngress, None),
             (WEB, Party::NOBODY, TCP, 1, Allow, Enforce, NobodyListens, None),
@@ -413,6 +448,8 @@ mod tests {
             (WEB, DB, 53, Some(40000), Reason::RuleAllows, Some(1)),
             (OLD, WEB, 40000, Some(9), Reason::Reply, Some(2)),
             (Party::UNKNOWN, WEB, 40000, Some(53), Reason::SourceUnknown, None),
+            (PENDING, WEB, 40000, Some(53), Reason::SourcePending, None),
+            (DB, PENDING, 40000, Some(53), Reason::DestinationPending, None),
         ] {
             let facts = Facts {
                 caller,
@@ -440,6 +477,10 @@ mod tests {
             (WEB, Protocol::TCP, 5433, Reason::NotManaged, true),
             // The holder's mode counts, not the intruder's.
             (WEB, Protocol::TCP, 7, Reason::PortReserved, true),
+            (PENDING, Protocol::TCP, 5432, Reason::SourcePending, false),
+            (PENDING_AUDIT, Protocol::TCP, 5432, Reason::SourcePending, false),
+            (PENDING, Protocol::TCP, 7, Reason::SourcePending, true),
+            (PENDING, Protocol::TCP, 5433, Reason::NotManaged, true),
         ] {
             let decision = decide_bind(&binder, protocol, Port::new(port), &Example);
             assert_eq!(
@@ -464,6 +505,11 @@ mod tests {
             (OLDER, Protocol::SCTP, true, Reason::RawSocket, true),
             (UNMANAGED, Protocol::SCTP, true, Reason::NotManaged, true),
             (FORGOTTEN, Protocol::SCTP, true, Reason::NotManaged, true),
+            (PENDING, Protocol::TCP, false, Reason::SameService, true),
+            (PENDING, Protocol::TCP, true, Reason::SourcePending, false),
+            (PENDING, Protocol::ICMP, true, Reason::SourcePending, false),
+            (PENDING, Protocol::SCTP, false, Reason::SourcePending, false),
+            (PENDING_AUDIT, Protocol::ICMP, true, Reason::SourcePending, true),
         ] {
             let decision = decide_create(&creator, protocol, raw, &Example);
             assert_eq!(

@@ -107,11 +107,15 @@ reasons! {
     Unparsable = 13 "unparsable",
     /// A table that the decision needs was missing or damaged.
     TableMissing = 14 "table-missing",
+    /// The caller is a container that its runtime has not told of yet.
+    SourcePending = 15 "source-pending",
+    /// The answerer is a container that its runtime has not told of yet.
+    DestinationPending = 16 "destination-pending",
 }
 
 impl Reason {
     /// How many reasons there are, for sizing counters.
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 17;
 }
 
 const _: () = assert!(Reason::ALL.len() == Reason::COUNT as usize);
@@ -170,10 +174,10 @@ impl Decision {
         }
     }
 
-    /// Whether the decision concerns a declared service, and so is counted.
+    /// Whether the decision concerns a declared service, or what may turn out to be one, and so is counted.
     #[inline(always)]
     pub const fn concerns_a_service(&self) -> bool {
-        self.from.is_service() || self.to.is_service()
+        self.from.is_judged() || self.to.is_judged()
     }
 }
 
@@ -187,7 +191,7 @@ mod tests {
             assert_eq!(*reason as usize, index);
             assert_eq!(Reason::from_raw(*reason as u8), Some(*reason));
         }
-        assert_eq!(Reason::from_raw(15), None);
+        assert_eq!(Reason::from_raw(17), None);
         for verdict in [Verdict::Allow, Verdict::Deny] {
             assert_eq!(Verdict::from_raw(verdict as u8), Some(verdict));
         }

@@ -15,6 +15,9 @@ impl Identity {
     pub const UNMANAGED: Self = Self(1);
     /// An address that is not of this host and in no declared network.
     pub const WORLD: Self = Self(2);
+    /// A container whose runtime has not told yet what it is. It may turn out to be of any service that is selected by
+    /// container, so it is judged like one, and no rule speaks of it.
+    pub const PENDING: Self = Self(3);
 
     const FIRST_SERVICE: u32 = 0x0001_0000;
     const FIRST_NETWORK: u32 = 0x0100_0000;
@@ -40,6 +43,12 @@ impl Identity {
     #[inline(always)]
     pub const fn is_service(self) -> bool {
         self.0 >= Self::FIRST_SERVICE && self.0 < Self::FIRST_NETWORK
+    }
+
+    /// Whether what this end does is judged: it is a declared service, or may turn out to be one.
+    #[inline(always)]
+    pub const fn is_judged(self) -> bool {
+        self.is_service() || self.0 == Self::PENDING.0
     }
 
     /// Whether this is a set of declared networks.
@@ -74,8 +83,11 @@ mod tests {
         assert_eq!(Identity::service(u32::MAX), None);
         assert!(Identity::network(0).is_some_and(|id| id.is_network() && !id.is_service()));
         assert_eq!(Identity::network(u32::MAX), None);
-        for reserved in [Identity::UNKNOWN, Identity::UNMANAGED, Identity::WORLD] {
+        for reserved in [Identity::UNKNOWN, Identity::UNMANAGED, Identity::WORLD, Identity::PENDING] {
             assert!(!reserved.is_service() && !reserved.is_network());
+            assert_eq!(reserved.is_judged(), reserved == Identity::PENDING);
         }
+        assert!(Identity::service(0).is_some_and(Identity::is_judged));
+        assert!(Identity::network(0).is_some_and(|id| !id.is_judged()));
     }
 }

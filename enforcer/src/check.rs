@@ -481,6 +481,10 @@ fn explain(reason: Reason, from: &str, to: &str, query: &Query) -> String {
         Reason::PortNotListed => format!("rules let `{from}` reach `{to}`, but not at {listed}"),
         Reason::SourceUnknown => "the caller cannot be identified".to_owned(),
         Reason::DestinationUnknown => "the answerer cannot be identified".to_owned(),
+        Reason::SourcePending => "the caller is a container that its runtime has not told of yet".to_owned(),
+        Reason::DestinationPending => {
+            "the answerer is a container that its runtime has not told of yet".to_owned()
+        }
         Reason::PortReserved => format!("the port is reserved by `{to}`"),
         Reason::RawSocket => format!("`{from}` is a declared service, and may not open raw sockets"),
         Reason::ProtocolNotListed => format!("no rule of `{from}` names the protocol"),
@@ -500,6 +504,8 @@ fn mending_rule(decision: &Decision, from: &str, to: &str, query: &Query) -> Opt
         | Reason::LeftToIngress
         | Reason::SourceUnknown
         | Reason::DestinationUnknown
+        | Reason::SourcePending
+        | Reason::DestinationPending
         | Reason::PortReserved
         | Reason::RawSocket
         | Reason::ProtocolNotListed

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use enforcer_common::{Mode, Protocol};
 
+pub use container::ContainerSelector;
 pub use finding::{Finding, Severity};
 pub use selector::Selector;
 pub use source::Document;
@@ -14,6 +15,7 @@ use finding::Findings;
 use tree::Tree;
 
 mod conflict;
+pub mod container;
 pub mod finding;
 pub mod nearest;
 pub mod selector;

@@ -6,6 +6,7 @@ use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
 use enforcer_common::{Address, Identity, Mode, Port, Protocol, limits};
 use thiserror::Error;
 
+use crate::containers::{Container, cgroup};
 use crate::identities::Identities;
 use crate::policy::{Location, Policy, PortRange, Ports, Selector};
 
@@ -39,6 +40,11 @@ pub struct Tables {
     pub protocols: BTreeSet<ProtocolKey>,
     /// Tells from a cgroup's path which service owns it.
     pub claims: Claims,
+    /// Whose a container is that its runtime has not told of yet; none if no container is selected, so that none is asked
+    /// about.
+    pub pending: Option<Owner>,
+    /// Path of the root of what is judged; the forms of container paths begin there too.
+    pub top: Vec<u8>,
     /// Who owns which cgroup, where a decision is made without a kernel.
     pub cgroups: HashMap<u64, Owner>,
 }
@@ -78,6 +84,20 @@ impl Tables {
         Self::compile_within(policy, identities, revision, &Limits::default())
     }
 
+    /// Compiles `policy` for the part of the cgroup tree that begins at the path `top`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tables::compile`].
+    pub fn compile_below(
+        policy: &Policy,
+        identities: &mut Identities,
+        revision: u32,
+        top: &[u8],
+    ) -> Result<Self, CapacityError> {
+        Self::compile_at(policy, identities, revision, &Limits::default(), top)
+    }
+
     /// Compiles `policy` within the given limits, which may be below those of the maps.
     ///
     /// # Errors
@@ -89,7 +109,18 @@ impl Tables {
         revision: u32,
         limits: &Limits,
     ) -> Result<Self, CapacityError> {
+        Self::compile_at(policy, identities, revision, limits, b"/")
+    }
+
+    fn compile_at(
+        policy: &Policy,
+        identities: &mut Identities,
+        revision: u32,
+        limits: &Limits,
+        top: &[u8],
+    ) -> Result<Self, CapacityError> {
         let services = services(policy, identities, limits)?;
+        let pending = pending(&services);
         if policy.rules.len() > limits.rules {
             return Err(CapacityError::Rules { number: policy.rules.len(), limit: limits.rules });
         }
@@ -109,8 +140,10 @@ impl Tables {
             network_sets: networks.sets_of,
             reserved: reserved(policy, &services, limits)?,
             protocols: protocols(policy, &identity_of, limits)?,
-            claims: Claims::compile(&services)?,
+            claims: Claims::compile(&services, pending, top)?,
             services,
+            pending,
+            top: top.to_vec(),
             cgroups: HashMap::new(),
         })
     }
@@ -134,11 +167,41 @@ impl Tables {
                 (Some(_), Some(_)) => return Owner::new(Identity::UNKNOWN, Mode::Enforce),
                 (None, _) => {}
             }
+            if let Some(pending) = self.pending
+                && cgroup::exactly(cgroup, &self.top).is_some_and(|found| found.user.is_none())
+            {
+                return pending;
+            }
             cgroup = match cgroup.iter().rposition(|byte| *byte == b'/') {
                 Some(0) if cgroup.len() > 1 => b"/",
                 Some(end) if end > 0 => cgroup.split_at(end).0,
                 Some(_) | None => return Owner::UNMANAGED,
             };
+        }
+    }
+}
+
+impl Tables {
+    /// The services that select a container by what its runtime says of it.
+    pub fn selecting<'a>(&'a self, container: &'a Container) -> impl Iterator<Item = &'a ServiceOwner> {
+        self.services.iter().filter(|service| {
+            service.selectors.iter().any(|selector| match selector {
+                Selector::Container(selector) => selector.matches(container),
+                Selector::Systemd(_) | Selector::Cgroup(_) => false,
+            })
+        })
+    }
+
+    /// Whose the container's own cgroup is, when its runtime has told of it; `by_path` is whose it is by its path alone. A
+    /// container that no service selects is what its path says. Two services that claim it make its owner unknown, which
+    /// is denied.
+    pub fn owner_of_container(&self, container: &Container, by_path: Owner) -> Owner {
+        let unknown = Owner::new(Identity::UNKNOWN, Mode::Enforce);
+        let mut selecting = self.selecting(container).map(|service| service.owner);
+        match (selecting.next(), selecting.next()) {
+            (None, _) => by_path,
+            (Some(owner), None) if owner == by_path || by_path.identity() == Identity::UNMANAGED => owner,
+            (Some(_), _) => unknown,
         }
     }
 }
@@ -365,6 +428,17 @@ fn services(
             })
         })
         .collect()
+}
+
+/// It may turn out to be of any service that selects containers, so it is refused if one of these enforces.
+fn pending(services: &[ServiceOwner]) -> Option<Owner> {
+    let selecting = services.iter().filter(|service| {
+        service.selectors.iter().any(|selector| matches!(selector, Selector::Container(_)))
+    });
+    let mut modes = selecting.map(|service| service.owner.mode());
+    let first = modes.next()?;
+    let enforces = [first].into_iter().chain(modes).any(|mode| mode == Mode::Enforce);
+    Some(Owner::new(Identity::PENDING, if enforces { Mode::Enforce } else { Mode::Audit }))
 }
 
 /// A port that two services list belongs to the first of them. Port 0 is nobody's: binding it asks for any free one.

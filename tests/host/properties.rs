@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use enforcer::policy::{Cidr, Network, Peer, Policy, PortRange, Ports};
+use enforcer::policy::{Cidr, ContainerSelector, Network, Peer, Policy, PortRange, Ports, Selector};
 use enforcer_common::{Identity, Mode, Protocol, Tables as _};
 use enforcer_tests::compiled::{Compiled, address};
 use enforcer_tests::oracle::{self, Attempt, End};
@@ -73,10 +73,20 @@ proptest! {
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
-    let modes = vec(select(&[Mode::Enforce, Mode::Audit][..]), SERVICES);
+    // Some select containers, so that what is pending may be theirs.
+    let modes = vec((select(&[Mode::Enforce, Mode::Audit][..]), any::<bool>()), SERVICES);
     let rules = vec((vec(peers(), 0..3), vec(peers(), 0..3), ports()), 0..8);
     (modes, networks(), rules).prop_map(|(modes, networks, rules)| Policy {
-        services: modes.into_iter().enumerate().map(|(number, mode)| sketch::service(number, mode)).collect(),
+        services: modes
+            .into_iter()
+            .enumerate()
+            .map(|(number, (mode, selects))| {
+                let mut service = sketch::service(number, mode);
+                let container = || Selector::Container(Box::new(ContainerSelector::default()));
+                service.selectors.extend(selects.then(container));
+                service
+            })
+            .collect(),
         networks,
         rules: rules
             .into_iter()
@@ -158,5 +168,6 @@ fn ends() -> impl Strategy<Value = End> {
         1 => Just(End::Unmanaged),
         4 => addresses().prop_map(End::Address),
         1 => Just(End::Unknown),
+        1 => Just(End::Pending),
     ]
 }

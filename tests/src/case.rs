@@ -126,7 +126,11 @@ impl Case {
         ensure!(!case.attempts.is_empty(), "no attempt in it");
         for service in &case.policy.services {
             let own = Selector::Cgroup(format!("{}/{}", Self::CGROUP, service.name));
-            let fits = service.selectors.iter().all(|selector| *selector == own);
+            // Nothing can be made of a container by a process of a test, so a service may also select some.
+            let fits = service
+                .selectors
+                .iter()
+                .all(|selector| *selector == own || matches!(selector, Selector::Container(_)));
             ensure!(fits, "service {}: its selector is to be {own:?}", service.name);
         }
         for (number, attempt) in case.attempts.iter().enumerate() {
@@ -234,6 +238,7 @@ impl Attempt {
         match name {
             "unmanaged" => return Ok(End::Unmanaged),
             "unknown" => return Ok(End::Unknown),
+            "pending" => return Ok(End::Pending),
             "world" => {
                 return Ok(End::Address(match self.family {
                     Family::V4 | Family::V4Mapped => Self::WORLD_V4.into(),

@@ -7,7 +7,7 @@ use enforcer::policy::Policy;
 use enforcer::tables::{CapacityError, Tables};
 use enforcer_common::counter::Outcome;
 use enforcer_common::layout::Owner;
-use enforcer_common::{Address, Decision, Facts, Party, Port, decide};
+use enforcer_common::{Address, Decision, Facts, Identity, Mode, Party, Port, decide};
 
 use crate::oracle::{Answer, Attempt, End};
 
@@ -30,7 +30,9 @@ impl Compiled {
         let mut identities = Identities::default();
         let mut tables = Tables::compile(policy, &mut identities, 1)?;
         let owners: Vec<Owner> = tables.services.iter().map(|service| service.owner).collect();
-        tables.cgroups = (FIRST_SERVICE..).zip(owners).chain([(UNMANAGED, Owner::UNMANAGED)]).collect();
+        let pending = tables.pending.unwrap_or(Owner::new(Identity::PENDING, Mode::Enforce));
+        let others = [(UNMANAGED, Owner::UNMANAGED), (PENDING, pending)];
+        tables.cgroups = (FIRST_SERVICE..).zip(owners).chain(others).collect();
         Ok(Self { tables, identities })
     }
 
@@ -67,6 +69,7 @@ pub fn address(address: IpAddr) -> Address {
 }
 
 const UNMANAGED: u64 = 1;
+const PENDING: u64 = 2;
 const FIRST_SERVICE: u64 = 1000;
 
 fn party(end: End) -> Party {
@@ -77,5 +80,6 @@ fn party(end: End) -> Party {
         End::Unmanaged => Party::cgroup(UNMANAGED),
         End::Address(ip) => Party::address(address(ip)),
         End::Unknown => Party::UNKNOWN,
+        End::Pending => Party::cgroup(PENDING),
     }
 }

@@ -76,7 +76,7 @@ pub fn answer(name: &str, cases: &[&Case]) -> anyhow::Result<Answers> {
                     }
                     End::Unmanaged => drop(sandbox.make_cgroup(UNMANAGED)?),
                     End::Address(address) if !addresses.contains(&address) => addresses.push(address),
-                    End::Address(_) | End::Unknown => {}
+                    End::Address(_) | End::Unknown | End::Pending => {}
                 }
             }
         }
@@ -250,7 +250,7 @@ impl<'a> Call<'a> {
                 }
                 End::Unmanaged => Place::Here(UNMANAGED.to_owned()),
                 End::Address(address) => Place::There(address),
-                End::Unknown => return None,
+                End::Unknown | End::Pending => return None,
             })
         };
         let (Some(from), Some(to)) = (place(ends.from), place(ends.to)) else {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use enforcer::policy::{Cidr, Network, Peer, Policy, PortRange, Ports, Rule};
+use enforcer::policy::{Cidr, Network, Peer, Policy, PortRange, Ports, Rule, Selector, Service};
 use enforcer_common::counter::Outcome;
 use enforcer_common::{Mode, Protocol, Reason};
 
@@ -17,6 +17,8 @@ pub enum End {
     Address(IpAddr),
     /// Somebody local who cannot be identified.
     Unknown,
+    /// A container that its runtime has not told of yet.
+    Pending,
 }
 
 /// One end tries to reach the other.
@@ -49,6 +51,11 @@ pub struct Answer {
 pub fn answer(policy: &Policy, attempt: &Attempt) -> Answer {
     let Attempt { from, to, protocol, port, reply_port } = *attempt;
     let allow = |reason, rule| Answer { outcome: Outcome::Allowed, reason, rule };
+    if from == End::Pending || to == End::Pending {
+        let reason =
+            if from == End::Pending { Reason::SourcePending } else { Reason::DestinationPending };
+        return Answer { outcome: pending_outcome(policy, from, to), reason, rule: None };
+    }
     let declared: Vec<usize> = [from, to].into_iter().filter_map(service).collect();
     if declared.is_empty() {
         return allow(Reason::NotManaged, None);
@@ -79,6 +86,20 @@ pub fn answer(policy: &Policy, attempt: &Attempt) -> Answer {
     Answer { outcome: if audited { Outcome::WouldDeny } else { Outcome::Denied }, reason, rule: None }
 }
 
+/// It passes only if everybody who may be meant is in audit mode: a declared end, and every service that the container
+/// may turn out to be.
+fn pending_outcome(policy: &Policy, from: End, to: End) -> Outcome {
+    let selects_containers = |service: &Service| {
+        service.selectors.iter().any(|selector| matches!(selector, Selector::Container(_)))
+    };
+    let meant = policy.services.iter().enumerate().filter(|(number, service)| {
+        from == End::Service(*number) || to == End::Service(*number) || selects_containers(service)
+    });
+    let audited = meant.map(|(_, service)| service.mode).all(|mode| mode == Mode::Audit);
+    let possible = policy.services.iter().any(selects_containers);
+    if audited && possible { Outcome::WouldDeny } else { Outcome::Denied }
+}
+
 fn service(end: End) -> Option<usize> {
     if let End::Service(number) = end { Some(number) } else { None }
 }
@@ -89,7 +110,7 @@ fn names(policy: &Policy, peers: &[Peer], end: End) -> bool {
         (Peer::Unmanaged, _) => end == End::Unmanaged,
         (Peer::World, _) => matches!(end, End::Address(_)),
         (Peer::Network(number), End::Address(address)) => is_in(&policy.networks[number], address),
-        (Peer::Network(_), End::Service(_) | End::Unmanaged | End::Unknown) => false,
+        (Peer::Network(_), End::Service(_) | End::Unmanaged | End::Unknown | End::Pending) => false,
     })
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::container::ContainerSelector;
 use super::selector::{Selector, common_segment, glob_matches, overlap};
 
 /// Steps that the whole search may take, about a second; only thousands of patterns like `*-1*` need more.
@@ -40,12 +41,14 @@ pub(super) fn find(selectors: &[(usize, &Selector)]) -> Result<Vec<Conflict>, To
         let partner = match selector {
             Selector::Systemd(_) => exact.systemd(*owner, &leaves[index], &mut search.steps)?,
             Selector::Cgroup(path) => exact.cgroup(*owner, path, &mut search.steps)?,
+            Selector::Container(_) => None,
         };
         if let Some(partner) = partner {
             search.compare(index, partner)?;
         }
     }
     search.globs(&leaves)?;
+    search.containers();
     let mut conflicts = search.conflicts;
     conflicts.sort_by_key(|conflict| (conflict.second, conflict.first));
     Ok(conflicts)
@@ -73,6 +76,32 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
+    /// Compares what selects containers. Where that would take too long it ends early: two services that claim one
+    /// container are also found out when it appears.
+    fn containers(&mut self) {
+        let containers: Vec<(usize, usize, &ContainerSelector)> = self
+            .selectors
+            .iter()
+            .enumerate()
+            .filter_map(|(index, (owner, selector))| match selector {
+                Selector::Container(container) => Some((index, *owner, container.as_ref())),
+                Selector::Systemd(_) | Selector::Cgroup(_) => None,
+            })
+            .collect();
+        for (at, (first, owner, ours)) in containers.iter().enumerate() {
+            for (second, other, theirs) in containers.iter().skip(at + 1) {
+                if charge(&mut self.steps, 1).is_err() || self.conflicts.len() >= MAX_CONFLICTS {
+                    return;
+                }
+                if owner != other
+                    && let Some(example) = ours.overlap(theirs)
+                {
+                    self.conflicts.push(Conflict { first: *first, second: *second, example });
+                }
+            }
+        }
+    }
+
     /// Compares the patterns with one another.
     fn globs(&mut self, leaves: &'a [Vec<String>]) -> Result<(), TooManyGlobs> {
         let selectors = self.selectors;
@@ -86,6 +115,7 @@ impl<'a> Search<'a> {
         let mut above_all = HashSet::new();
         for (index, (owner, selector)) in globs() {
             match selector {
+                Selector::Container(_) => {}
                 Selector::Systemd(unit) => {
                     units.add(index, *owner, selectors);
                     if unit.ends_with(".slice") {
@@ -221,6 +251,7 @@ impl<'a> Exact<'a> {
         let fixed = selectors.iter().enumerate().filter(|(_, (_, selector))| selector.is_exact());
         for (index, (owner, selector)) in fixed {
             match selector {
+                Selector::Container(_) => {}
                 Selector::Systemd(unit) => {
                     exact.any_unit.add(index, *owner, selectors);
                     if unit.ends_with(".slice") {

@@ -59,7 +59,6 @@ pub const CODES: &[&str] = &[
     "unknown-name",
     "unknown-protocol",
     "unreadable",
-    "unsupported-selector",
     "unsupported-version",
     "wrong-type",
 ];

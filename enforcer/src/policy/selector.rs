@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
+use super::container::ContainerSelector;
 use super::finding::{Problem, quoted};
 
 /// Bytes of one directory name, the kernel's `NAME_MAX`.
@@ -33,6 +34,8 @@ pub enum Selector {
     Systemd(String),
     /// A cgroup path below the cgroup v2 root, `/shop.slice/orders-*.scope`.
     Cgroup(String),
+    /// A container, by what its runtime says of it. No path alone is matched by it.
+    Container(Box<ContainerSelector>),
 }
 
 impl fmt::Display for Selector {
@@ -163,6 +166,7 @@ impl Selector {
                     && segments.all(|segment| segment.ends_with(b".slice"))
             }
             Self::Cgroup(pattern) => path_matches(pattern.as_bytes(), path),
+            Self::Container(_) => false,
         }
     }
 
@@ -176,14 +180,15 @@ impl Selector {
     pub fn is_exact(&self) -> bool {
         match self {
             Self::Systemd(text) | Self::Cgroup(text) => !text.contains(['*', '?']),
+            Self::Container(container) => container.is_exact(),
         }
     }
 
-    /// The paths that the selector matches, as a regular expression over bytes.
-    pub fn regex(&self) -> String {
+    /// The paths that the selector matches, as a regular expression over bytes; none for a container.
+    pub fn regex(&self) -> Option<String> {
         let alternatives: Vec<String> =
             steps(self).iter().map(|steps| steps.iter().map(Step::regex).collect()).collect();
-        format!("(?:{})", alternatives.join("|"))
+        (!alternatives.is_empty()).then(|| format!("(?:{})", alternatives.join("|")))
     }
 
     /// The names that the last segment of a unit's cgroup may have; empty for a path.
@@ -204,7 +209,7 @@ impl Selector {
     }
 }
 
-/// A path of a cgroup that both selectors claim, if there can be one.
+/// A path of a cgroup that both selectors claim, if there can be one; none if one of them selects containers.
 pub fn overlap(a: &Selector, b: &Selector) -> Option<String> {
     let (lefts, rights) = (steps(a), steps(b));
     lefts.iter().find_map(|left| rights.iter().find_map(|right| overlapping_path(left, right)))
@@ -330,6 +335,7 @@ fn steps(selector: &Selector) -> Vec<Vec<Step>> {
                     .collect(),
             ]
         }
+        Selector::Container(_) => Vec::new(),
     }
 }
 

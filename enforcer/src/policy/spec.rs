@@ -5,12 +5,15 @@ use std::net::IpAddr;
 
 use enforcer_common::{Mode, Protocol, limits};
 
+use super::container::{self, ContainerSelector};
 use super::conflict;
 use super::finding::{Findings, Problem, Severity, quoted};
 use super::tree::{Children, NodeId, Tree, Value};
 use super::{Cidr, Network, OnUnsupported, Peer, Policy, PortRange, Ports, Rule, Selector, Service};
 
 mod value;
+
+pub(super) use value::suggest;
 
 /// Comparisons that "did you mean" may cost in one run: enough for every finding of a policy that people write.
 const MAX_COMPARISONS: usize = 1_000_000;
@@ -288,21 +291,11 @@ impl<'t> Compiler<'t, '_> {
         }
         let [systemd, cgroup, container] =
             self.fields(entry, "a selector", ["systemd", "cgroup", "container"])?;
-        if let Some(container) = container {
-            let problem = Problem::new(
-                "unsupported-selector",
-                "this version cannot select containers by their runtime's name",
-            );
-            self.error(
-                container,
-                problem.hint("select the container's cgroup: `cgroup: /system.slice/docker-*.scope`"),
-            );
-            return None;
-        }
-        match (systemd, cgroup) {
-            (Some(unit), None) => self.text(unit, "a unit", Selector::parse_systemd),
-            (None, Some(path)) => self.text(path, "a cgroup path", Selector::parse_cgroup),
-            (Some(_), Some(second)) => {
+        match (systemd, cgroup, container) {
+            (Some(unit), None, None) => self.text(unit, "a unit", Selector::parse_systemd),
+            (None, Some(path), None) => self.text(path, "a cgroup path", Selector::parse_cgroup),
+            (None, None, Some(container)) => self.container(container),
+            (Some(_), Some(second), _) | (Some(_), None, Some(second)) | (None, Some(_), Some(second)) => {
                 let problem = Problem::new("invalid-selector", "one entry holds one selector");
                 self.error(
                     second,
@@ -310,7 +303,7 @@ impl<'t> Compiler<'t, '_> {
                 );
                 None
             }
-            (None, None) => {
+            (None, None, None) => {
                 if let Value::Mapping(children) = entry.value()
                     && children.is_empty()
                 {
@@ -323,6 +316,85 @@ impl<'t> Compiler<'t, '_> {
                 None
             }
         }
+    }
+
+    /// A container selector; nothing if a finding tells what is wrong with a part of it, since without that part it would
+    /// select more than was meant.
+    fn container(&mut self, entry: At<'t>) -> Option<Selector> {
+        if let Value::Text(text) = entry.value() {
+            let problem = Problem::new("wrong-type", "a container selector says what is to match");
+            self.error(entry, problem.hint(format!("write `container: {{ name: {text} }}`")));
+            return None;
+        }
+        let names = ["name", "image", "label", "id", "runtime", "pod", "namespace"];
+        let fields = self.fields(entry, "a container selector", names)?;
+        let is_whole = |value: &Value<'_>| match value {
+            Value::Mapping(children) => children.pairs().count() == fields.iter().flatten().count(),
+            Value::Null | Value::Text(_) | Value::List(_) | Value::Invalid => false,
+        };
+        let mut whole = is_whole(&entry.value());
+        if whole && fields.iter().all(Option::is_none) {
+            let problem = Problem::new("missing-field", "the container selector is empty");
+            self.error(entry, problem.hint("write `container: { name: pg-main }`; `name: \"*\"` is any name"));
+            return None;
+        }
+        let [name, image, label, id, runtime, pod, namespace] = fields;
+        let mut selector = ContainerSelector::default();
+        let texts = [
+            (name, "a container's name", container::parse_name as fn(&str) -> _, &mut selector.name),
+            (image, "an image", container::parse_image, &mut selector.image),
+            (id, "a container's id", container::parse_id, &mut selector.id),
+            (pod, "a pod's name", container::parse_kubernetes, &mut selector.pod),
+            (namespace, "a namespace's name", container::parse_kubernetes, &mut selector.namespace),
+        ];
+        for (at, what, parse, field) in texts {
+            *field = at.and_then(|at| self.text(at, what, parse));
+            whole &= at.is_some() == field.is_some();
+        }
+        selector.runtime = runtime.and_then(|at| self.text(at, "a runtime", container::parse_runtime));
+        whole &= runtime.is_some() == selector.runtime.is_some();
+        if let Some(label) = label {
+            let labels = self.labels(label);
+            whole &= labels.is_some();
+            selector.labels = labels.unwrap_or_default();
+        }
+        whole.then(|| Selector::Container(Box::new(selector)))
+    }
+
+    fn labels(&mut self, at: At<'t>) -> Option<Vec<(String, String)>> {
+        let entries = match at.value() {
+            Value::Mapping(entries) => entries,
+            other => {
+                let rule = "`label` is a mapping of keys and values";
+                self.wrong_type(at, other, rule, "write `label: { app: web }`");
+                return None;
+            }
+        };
+        if entries.is_empty() {
+            let problem = Problem::new("missing-field", "`label` names no label");
+            self.error(at, problem.hint("write `label: { app: web }`, or leave it out"));
+            return None;
+        }
+        let mut labels: Vec<(String, String)> = Vec::new();
+        let mut keys: HashMap<&'t str, At<'t>> = HashMap::new();
+        let mut whole = true;
+        for (key, value) in entries.pairs() {
+            let (key, value) = (at.with(key), at.with(value));
+            let name = self.key(key);
+            if let Some(name) = name
+                && let Some(first) = keys.insert(name, key)
+            {
+                let message = format!("the label {} is there twice", quoted(name));
+                self.twice(key, first, "duplicate-key", &message, "remove one of them");
+                whole = false;
+            }
+            let name = name.and_then(|_| self.text(key, "a label", container::parse_label));
+            let value = self.text(value, "a label's value", container::parse_label);
+            whole &= name.is_some() && value.is_some();
+            labels.extend(name.zip(value));
+        }
+        labels.sort();
+        whole.then_some(labels)
     }
 
     fn network(&mut self, declared: &Declared<'t>, prefixes: &mut Vec<At<'t>>) -> Network {
@@ -497,8 +569,8 @@ impl<'t> Compiler<'t, '_> {
         if let Some(peer) = known.get(text) {
             return Some(*peer);
         }
-        if text == "unknown" {
-            let message = "no rule can name `unknown`: records call an end so that could not be identified";
+        if text == "unknown" || text == "pending" {
+            let message = format!("no rule can name `{text}`: records call an end so that is not identified");
             self.error(at, Problem::new("reserved-name", message).hint(hint));
         } else if self.complete && self.findings.wants(Severity::Error) {
             // A file that could not be read to its end may be the one that declares the name.
@@ -546,18 +618,26 @@ impl<'t> Compiler<'t, '_> {
             } else {
                 (second, *second_owner, first, *first_owner)
             };
+            let what = match &selectors[conflict.first].1 {
+                Selector::Container(_) => "container",
+                Selector::Systemd(_) | Selector::Cgroup(_) => "cgroup",
+            };
             let message = format!(
-                "a cgroup can be claimed by two services, {} and {}: for example {}",
+                "a {what} can be claimed by two services, {} and {}: for example {}",
                 quoted(services[early_owner].name),
                 quoted(services[late_owner].name),
                 quoted(&conflict.example),
             );
-            let what = format!("{} claims it here", quoted(services[early_owner].name));
+            let claims = format!("{} claims it here", quoted(services[early_owner].name));
             let finding = late
                 .tree
                 .finding(late.id, Severity::Error, "claimed-twice", message)
-                .related(key(early), what)
-                .hint("narrow one of them; a selector claims what is below a cgroup too");
+                .related(key(early), claims)
+                .hint(if what == "container" {
+                    "narrow one of them"
+                } else {
+                    "narrow one of them; a selector claims what is below a cgroup too"
+                });
             self.findings.add(finding);
         }
     }

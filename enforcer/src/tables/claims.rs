@@ -12,6 +12,7 @@ use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input, MatchKind};
 
 use super::{CapacityError, ServiceOwner};
+use crate::containers::cgroup;
 
 /// Bytes that building the automaton may take; reached by selectors that share stars in unlucky ways.
 const BUILD_BYTES: usize = 512 * 1024 * 1024;
@@ -58,13 +59,26 @@ impl Claims {
         names.fold(self.start, |state, name| self.child(state, name))
     }
 
-    pub(super) fn compile(services: &[ServiceOwner]) -> Result<Self, CapacityError> {
+    /// `pending` claims every container of the host, if any container is selected; `top` is the root of what is judged.
+    pub(super) fn compile(
+        services: &[ServiceOwner],
+        pending: Option<Owner>,
+        top: &[u8],
+    ) -> Result<Self, CapacityError> {
         let mut patterns = Vec::new();
         let mut owners = Vec::new();
         for service in services {
             for selector in &service.selectors {
-                patterns.push(selector.regex());
-                owners.push(service.owner);
+                if let Some(regex) = selector.regex() {
+                    patterns.push(regex);
+                    owners.push(service.owner);
+                }
+            }
+        }
+        if let Some(pending) = pending {
+            for regex in cgroup::regexes(top) {
+                patterns.push(regex);
+                owners.push(pending);
             }
         }
         if patterns.is_empty() {
@@ -139,15 +153,19 @@ impl Claims {
     }
 }
 
-/// Who owns a path that ends in `state`. Two services that claim it make its owner unknown, which is denied.
+/// Who owns a path that ends in `state`. Two services that claim it make its owner unknown, which is denied; one that
+/// claims it by its path is its owner, whatever its runtime may tell of it later.
 fn claimant(automaton: &dense::DFA<Vec<u32>>, state: StateID, owners: &[Owner]) -> Option<Owner> {
     let end = automaton.next_eoi_state(state);
     if !automaton.is_match_state(end) {
         return None;
     }
-    let mut matching = (0..automaton.match_len(end))
+    let matching = (0..automaton.match_len(end))
         .filter_map(|index| owners.get(automaton.match_pattern(end, index).as_usize()));
-    let first = *matching.next()?;
+    let is_pending = |owner: &&Owner| owner.identity() == Identity::PENDING;
+    let pending = matching.clone().find(is_pending);
+    let mut matching = matching.filter(|owner| !is_pending(owner));
+    let Some(first) = matching.next().copied() else { return pending.copied() };
     let unknown = Owner::new(Identity::UNKNOWN, Mode::Enforce);
     Some(if matching.all(|other| *other == first) { first } else { unknown })
 }
@@ -169,8 +187,15 @@ mod tests {
     }
 
     fn tables(services: Vec<ServiceOwner>) -> Tables {
-        let claims = Claims::compile(&services).expect("small");
+        let claims = Claims::compile(&services, None, b"/").expect("small");
         Tables { services, claims, ..Tables::default() }
+    }
+
+    /// The same, with containers that are pending until their runtime tells of them.
+    fn with_containers(services: Vec<ServiceOwner>, top: &[u8]) -> Tables {
+        let pending = Some(Owner::new(Identity::PENDING, Mode::Audit));
+        let claims = Claims::compile(&services, pending, top).expect("small");
+        Tables { services, claims, pending, top: top.to_vec(), ..Tables::default() }
     }
 
     /// The owner as the kernel finds it: cgroup by cgroup from the top, each from its parent.
@@ -227,9 +252,70 @@ mod tests {
     }
 
     #[test]
+    fn containers_are_pending_unless_a_path_says_more() {
+        let id = "4fa6".repeat(16);
+        let other = format!("{}0", &id[..63]);
+        let services = vec![
+            service(0, &[unit("docker-*0.scope"), cgroup(&format!("/docker/{other}"))]),
+            service(1, &[cgroup("/docker/*/inner"), unit("till.service")]),
+            service(2, &[cgroup("/libpod_parent")]),
+        ];
+        let (none, pending) = (Identity::UNMANAGED, Identity::PENDING);
+        let owner = |number| Identity::service(number).expect("few services");
+        let top = b"/judged";
+        let tables = with_containers(services, top);
+        for (path, expected) in [
+            (format!("/docker/{id}"), pending),
+            (format!("/docker/{id}/init.scope"), pending),
+            // A selector that names the cgroup itself, or one inside of it, says more than that it is a container.
+            (format!("/docker/{other}"), owner(0)),
+            (format!("/docker/{id}/inner"), owner(1)),
+            (format!("/docker/{id}/inner/x"), owner(1)),
+            (format!("/system.slice/docker-{other}.scope"), owner(0)),
+            (format!("/system.slice/docker-{id}.scope"), pending),
+            // One that names what the container lies in says less.
+            (format!("/libpod_parent/libpod-{id}"), pending),
+            (String::from("/libpod_parent/conmon"), owner(2)),
+            (format!("/system.slice/till.service/libpod-payload-{id}"), pending),
+            (String::from("/system.slice/till.service/x"), owner(1)),
+            (format!("/judged/docker/{id}/x"), pending),
+            (format!("/judge/docker/{id}"), none),
+            (format!("/docker/{id}x"), none),
+            // A user's own containers are of no service, and not pending either: nobody is asked about them.
+            (format!("/user.slice/user-7.slice/user@7.service/user.slice/libpod-{id}.scope"), none),
+            (format!("/user.slice/user-7.slice/user@7.service/docker/{id}"), none),
+        ] {
+            assert_eq!(owner_by_claims(&tables, path.as_bytes()).identity(), expected, "{path}");
+            assert_eq!(tables.owner_of_path(path.as_bytes()).identity(), expected, "{path}");
+        }
+    }
+
+    #[test]
     fn a_policy_without_selectors_claims_nothing() {
         let tables = tables(vec![service(0, &[])]);
         assert_eq!(owner_by_claims(&tables, b"/system.slice/nginx.service"), Owner::UNMANAGED);
+    }
+
+    /// Segments that container paths are made of, and some that are nearly so.
+    fn container_segment() -> impl Strategy<Value = String> {
+        let id = "4fa6".repeat(16);
+        let user = ["user.slice", "user-7.slice", "user@7.service", "x.service", "user.service", "us.service"];
+        let made = ["docker", "libpod_parent", "kubepods", "burstable", "system.slice", "containerd.service"];
+        let named = user.into_iter().chain(made).map(str::to_owned);
+        let of_id = [
+            id.clone(),
+            format!("{id}0"),
+            format!("docker-{id}.scope"),
+            format!("libpod-{id}"),
+            format!("libpod-{id}.scope"),
+            format!("libpod-payload-{id}"),
+            format!("crio-{id}"),
+            format!("cri-containerd-{id}.scope"),
+            format!("pod{}", &id[..32]),
+            format!("pod{}", &id[..31]),
+            format!("a.slice:cri-containerd:{id}"),
+        ];
+        proptest::sample::select(named.chain(of_id).collect::<Vec<_>>())
     }
 
     fn segment() -> impl Strategy<Value = String> {
@@ -255,6 +341,19 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn the_automaton_agrees_with_the_table_of_containers(
+            paths in proptest::collection::vec(proptest::collection::vec(container_segment(), 1..5), 64),
+            top in proptest::sample::select(vec!["/", "/docker", "/system.slice"]),
+        ) {
+            let tables = with_containers(vec![service(0, &[unit("x.service")])], top.as_bytes());
+            for path in paths {
+                let path: String = path.iter().map(|segment| format!("/{segment}")).collect();
+                let (claims, naive) = (owner_by_claims(&tables, path.as_bytes()), tables.owner_of_path(path.as_bytes()));
+                prop_assert_eq!(claims, naive, "{}", path);
+            }
+        }
 
         #[test]
         fn the_automaton_agrees_with_the_selectors(

@@ -10,8 +10,8 @@ use crate::policy::{Cidr, OnUnsupported, PortRange};
 /// Bytes of a name: it is a label in metrics and a key in maps.
 const MAX_NAME: usize = 63;
 
-/// Words that are no names: the reserved peers, and what an unidentified end is called in records.
-pub(super) const RESERVED: [&str; 3] = ["unmanaged", "world", "unknown"];
+/// Words that are no names: the reserved peers, and what an end without a known identity is called in records.
+pub(super) const RESERVED: [&str; 4] = ["unmanaged", "world", "unknown", "pending"];
 
 /// Protocols by the word that policies use.
 const PROTOCOLS: [(&str, Protocol, bool); 7] = [
@@ -180,7 +180,7 @@ pub(super) fn masked(value: u128, prefix: u8) -> u128 {
 }
 
 /// "did you mean", if one of the known words is close enough to be meant.
-pub(super) fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(in crate::policy) fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let length = word.chars().count();
     if length > 2 * MAX_NAME {
         return None;
