@@ -37,6 +37,8 @@ pub enum Body {
     Attempt(Box<Attempt>),
     /// Events for which there was no room in the ring buffer, or lines that could not be written.
     Lost(Lost),
+    /// A runtime has told what a container is.
+    Container(Box<ContainerKnown>),
     /// A policy was put in force, or refused.
     Policy(PolicyChange),
     /// The daemon has taken over from one that ended while enforcement went on.
@@ -143,6 +145,31 @@ pub struct Lost {
     pub cause: &'static str,
     /// How many since the last such record.
     pub count: u64,
+}
+
+/// Written once a container's runtime has told of it, for every cgroup that is a container's own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ContainerKnown {
+    /// Who it is from now on: a service or `unmanaged`; `unknown` if two services claim it.
+    pub service: String,
+    /// Path of its own cgroup.
+    pub cgroup: String,
+    /// Id of that cgroup.
+    pub cgroup_id: u64,
+    /// Its id.
+    pub id: String,
+    /// The runtime that told.
+    pub runtime: &'static str,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its image.
+    pub image: Option<String>,
+    /// Its Kubernetes pod.
+    pub pod: Option<String>,
+    /// The Kubernetes namespace of the pod.
+    pub namespace: Option<String>,
+    /// Milliseconds from the moment that the daemon learned of the cgroup.
+    pub pending_ms: u64,
 }
 
 /// Written for every reload, and for every policy that comes through the control socket.
@@ -284,6 +311,7 @@ impl Body {
             Self::Resume(resume) => resume.events_newly_lost,
             Self::Start(_)
             | Self::Attempt(_)
+            | Self::Container(_)
             | Self::Policy(_)
             | Self::Tamper(_)
             | Self::Unprotected(_)

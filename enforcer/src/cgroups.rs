@@ -63,6 +63,17 @@ pub struct Subtree {
 }
 
 impl Subtree {
+    /// The part of it that begins at `path`, which lies in it and is counted from the top of the tree.
+    pub fn below(&self, path: &Path) -> Self {
+        let below = path.strip_prefix(&self.path).unwrap_or(path);
+        Self { directory: self.directory.join(below), path: path.to_path_buf() }
+    }
+
+    /// The id of the cgroup at `path`, if it is there.
+    pub fn id(&self, path: &Path) -> Option<u64> {
+        Some(self.below(path).directory.metadata().ok()?.ino())
+    }
+
     /// Visits every cgroup. Each is visited before its children are listed, so that a child that is made meanwhile is
     /// either listed, or made after its parent's visit.
     ///

@@ -10,6 +10,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
 
 use crate::check::Query;
+use crate::containers::cgroup::Runtime;
+use crate::containers::lookup;
 use crate::control::client::{Answer, Client};
 use crate::control::{self, api};
 use crate::daemon::{self, Settings};
@@ -141,6 +143,10 @@ struct Run {
     /// Let the programs in the kernel log, down to this level
     #[arg(long, value_name = "LEVEL", default_value = "off")]
     kernel_log: KernelLog,
+    /// Where a container runtime listens: docker or podman, with the path of its socket; may be given for each
+    /// [default: docker=/run/docker.sock podman=/run/podman/podman.sock]
+    #[arg(long, value_name = "NAME=SOCKET", value_parser = parse_runtime)]
+    runtime: Vec<(Runtime, PathBuf)>,
     /// Where the control socket is; none for no such socket
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_SOCKET)]
     control: PathBuf,
@@ -249,6 +255,13 @@ pub fn run(command: Command) -> ExitCode {
     }
 }
 
+fn parse_runtime(text: &str) -> Result<(Runtime, PathBuf), String> {
+    let (name, socket) = text.split_once('=').ok_or("no `=` between the runtime and its socket")?;
+    let runtime = Runtime::parse(name).filter(|runtime| lookup::default_sockets().contains_key(runtime));
+    let runtime = runtime.ok_or_else(|| format!("no runtime called `{name}` can be asked"))?;
+    if socket.is_empty() { Err(String::from("no socket")) } else { Ok((runtime, PathBuf::from(socket))) }
+}
+
 enum Failure {
     BadInput(String),
     Other(anyhow::Error),
@@ -274,6 +287,8 @@ fn run_daemon(args: Run) -> Result<ExitCode, Failure> {
         audit: args.audit,
         log_allowed: args.log_allowed,
         kernel_log: args.kernel_log as u8,
+        // Of several for one runtime the last one counts.
+        runtimes: lookup::default_sockets().into_iter().chain(args.runtime).collect(),
         staying: (!args.detach_on_exit).then_some(Staying {
             pin_dir: args.directories.pin_dir,
             state_dir: args.directories.state_dir,

@@ -9,6 +9,8 @@ use crate::tables::Tables;
 use cgroup::Runtime;
 
 pub mod cgroup;
+mod docker;
+pub mod lookup;
 
 /// What a runtime says of a container.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,9 +24,12 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
 use crate::audit::{
-    self, Attempt, Body, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop, Tamper, Unprotected,
+    self, Attempt, Body, ContainerKnown, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop, Tamper,
+    Unprotected,
 };
 use crate::cgroups::{self, Names, Subtree, Watch};
+use crate::containers::lookup::{Answer, Lookups, Question, Sockets};
+use crate::containers::{Containers, cgroup};
 use crate::control::server::Socket;
 use crate::control::{Applied, LogState, Proposal, Refusal, Request, Snapshot};
 use crate::existing;
@@ -79,6 +82,8 @@ pub struct Settings {
     pub log_allowed: bool,
     /// The most verbose level that the programs log at; 0 for none.
     pub kernel_log: u8,
+    /// Where container runtimes listen.
+    pub runtimes: Sockets,
     /// How enforcement outlives the daemon; none if it ends with it.
     pub staying: Option<Staying>,
     /// Where the control socket is, if there is to be one.
@@ -99,8 +104,9 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         let mut watchdog = Watchdog::from_environment();
         loop {
             let (surveyed, surveys) = mpsc::channel(1);
-            match Daemon::start(settings, surveyed) {
-                Ok(daemon) => return daemon.serve(signals, surveys, watchdog).await,
+            let (lookups, answers) = Lookups::new(settings.runtimes.clone());
+            match Daemon::start(settings, surveyed, lookups) {
+                Ok(daemon) => return daemon.serve(signals, surveys, answers, watchdog).await,
                 Err(err) if may_run_open(settings, &err) => {
                     stand_open(settings, &err)?;
                     if !signals.ask_for_another_try(&mut watchdog).await {
@@ -141,6 +147,7 @@ enum Input {
     Cgroups,
     Network,
     Surveyed(Box<Surveyed>),
+    Container(Box<Answer>),
     Tick,
     Heartbeat,
     Reload,
@@ -178,6 +185,8 @@ struct Daemon {
     names: Names,
     /// Only where the kernel does not identify new cgroups itself.
     watch: Option<Watch>,
+    containers: Containers,
+    lookups: Lookups,
     news: News,
     /// None while it is at work.
     surveyor: Option<Surveyor>,
@@ -204,7 +213,11 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(settings: &Settings, surveyed: mpsc::Sender<Box<Surveyed>>) -> anyhow::Result<Self> {
+    fn start(
+        settings: &Settings,
+        surveyed: mpsc::Sender<Box<Surveyed>>,
+        lookups: Lookups,
+    ) -> anyhow::Result<Self> {
         feature::require()?;
         let reading = || format!("read policy {}", settings.policy.display());
         let on_disk = read_policy(settings);
@@ -230,15 +243,19 @@ impl Daemon {
             kernel_log: settings.kernel_log,
         };
         let mut enforcement = Enforcement::load(options, pins)?;
+        let top = cgroups::bytes(&path);
         let First { policy, documents, tables, identities, is_adopted } =
-            left.first(&enforcement, &on_disk, compile)?;
+            left.first(&enforcement, &on_disk, |policy, identities, revision| {
+                compile(policy, identities, revision, top)
+            })?;
         let news = News::subscribe().context("watch addresses")?;
         let mut surveyor = Surveyor::new(&path);
         enforcement.set_views(&surveyor.views().context("survey network namespaces")?)?;
         failpoint::pass("addresses-told");
         let subtree = Subtree { directory: root, path: path.clone() };
         let mut names = Names::default();
-        install(&mut enforcement, &tables, &subtree, &mut names)?;
+        let containers = Containers::default();
+        install(&mut enforcement, &tables, &subtree, &mut names, &containers)?;
         failpoint::pass("installed");
         let mut watch = None;
         if !enforcement.identifies_cgroups() {
@@ -304,6 +321,8 @@ impl Daemon {
             subtree,
             names,
             watch,
+            containers,
+            lookups,
             news,
             surveyor: Some(surveyor),
             surveyed,
@@ -320,6 +339,7 @@ impl Daemon {
             requests: control.is_some().then_some(requests),
             _control: control,
         };
+        daemon.ask_about_containers();
         daemon.close_books()?;
         if is_adopted {
             daemon.catch_up(on_disk);
@@ -426,9 +446,10 @@ impl Daemon {
         mut self,
         signals: Signals,
         surveys: mpsc::Receiver<Box<Surveyed>>,
+        answers: mpsc::Receiver<Answer>,
         watchdog: Watchdog,
     ) -> anyhow::Result<()> {
-        let mut inputs = Inputs::new(&mut self, signals, surveys, watchdog)?;
+        let mut inputs = Inputs::new(&mut self, signals, surveys, answers, watchdog)?;
         notify::ready(&self.status());
         loop {
             let confirm_by = self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.by);
@@ -443,6 +464,7 @@ impl Daemon {
                     self.survey();
                 }
                 Input::Surveyed(surveyed) => self.take_survey(*surveyed),
+                Input::Container(answer) => self.take_answer(*answer)?,
                 Input::Tick => self.survey(),
                 Input::Heartbeat => {
                     // What could not be written before is tried again.
@@ -537,7 +559,10 @@ impl Daemon {
     /// Puts what was read from the policy directory in force, and tells what came of it.
     fn take_over(&mut self, next: u32, read: anyhow::Result<(Policy, Vec<Document>)>) -> Result<u32, String> {
         let put = read
-            .and_then(|read| Ok(Revision::read(read, self.revision.identities.clone(), next)?))
+            .and_then(|read| {
+                let top = cgroups::bytes(&self.subtree.path);
+                Ok(Revision::read(read, self.revision.identities.clone(), next, top)?)
+            })
             .and_then(|revision| self.put_in_force(revision));
         let result = match put {
             Ok(()) => {
@@ -569,12 +594,13 @@ impl Daemon {
             kept.remember(tables, documents, identities)?;
         }
         failpoint::pass("reload-state-written");
-        install(&mut self.enforcement, tables, &self.subtree, &mut self.names)?;
+        install(&mut self.enforcement, tables, &self.subtree, &mut self.names, &self.containers)?;
         self.rules.push_back((tables.revision, tables.rules.clone()));
         while self.rules.len() > REVISIONS_REMEMBERED {
             self.rules.pop_front();
         }
         self.revision = Arc::new(revision);
+        self.ask_about_containers();
         Ok(())
     }
 
@@ -674,6 +700,101 @@ impl Daemon {
         }
     }
 
+    /// Asks about every container that is there and not known yet, if the policy selects any.
+    fn ask_about_containers(&mut self) {
+        if self.revision.tables.pending.is_none() {
+            self.lookups.close_all();
+            return;
+        }
+        let cgroups: Vec<(u64, PathBuf)> =
+            self.names.iter().map(|(id, path)| (id, path.to_path_buf())).collect();
+        for (id, path) in cgroups {
+            self.look_for_container(id, &path);
+        }
+    }
+
+    /// Asks about a cgroup if it is the host's container; brings one that lies in a known container up to date.
+    fn look_for_container(&mut self, id: u64, path: &Path) {
+        if self.revision.tables.pending.is_none() {
+            return;
+        }
+        let found = cgroup::find(cgroups::bytes(path), &self.revision.tables.top);
+        let Some(found) = found.filter(|found| found.user.is_none()) else { return };
+        if found.own.len() == cgroups::bytes(path).len() {
+            if self.containers.get(id).is_none() {
+                let (path, container) = (path.to_path_buf(), found.id.to_owned());
+                let runtimes = found.runtimes;
+                self.lookups.ask(Question { cgroup: id, path, id: container, runtimes });
+            }
+            return;
+        }
+        // A cgroup may have been made from what its parent was a moment before it was told of.
+        let is_pending = |cgroup: Cgroup| cgroup.owner.identity() == Identity::PENDING;
+        if !self.enforcement.cgroup(id).is_some_and(is_pending) {
+            return;
+        }
+        let own = PathBuf::from(OsStr::from_bytes(found.own));
+        if let Some(own_id) = self.subtree.id(&own)
+            && self.containers.get(own_id).is_some()
+            && let Err(err) = self.identify(&own)
+        {
+            error!("identify cgroup: {err:#}");
+        }
+    }
+
+    /// Takes in what a runtime has told of a container.
+    fn take_answer(&mut self, answer: Answer) -> anyhow::Result<()> {
+        // What was decided before comes before it in the log; and word of its cgroup's end may be there.
+        self.write_events()?;
+        let Answer { cgroup: id, container, after } = answer;
+        self.lookups.close(id);
+        let Some(path) = self.names.path(id).map(Path::to_path_buf) else { return Ok(()) };
+        self.containers.insert(id, container.clone());
+        if let Err(err) = self.identify(&path) {
+            error!("identify container {}: {err:#}", container.id);
+        }
+        let selecting: Vec<&str> =
+            self.revision.tables.selecting(&container).map(|service| service.name.as_str()).collect();
+        let owner = self.enforcement.cgroup(id).map_or(Identity::UNKNOWN, |cgroup| cgroup.owner.identity());
+        let service = self.name(owner);
+        if owner == Identity::UNKNOWN {
+            warn!(
+                id = container.id,
+                cgroup = %path.display(),
+                selected_by = selecting.join(", "),
+                "two services claim this container, by its runtime's word or its cgroup's path: it is unknown"
+            );
+        }
+        let known = ContainerKnown {
+            service,
+            cgroup: path.to_string_lossy().into_owned(),
+            cgroup_id: id,
+            id: container.id,
+            runtime: container.runtime.name(),
+            name: container.name,
+            image: container.image,
+            pod: container.pod,
+            namespace: container.namespace,
+            pending_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+        };
+        self.write(SystemTime::now(), Body::Container(Box::new(known)));
+        self.flush();
+        Ok(())
+    }
+
+    /// Gives a container's own cgroup, and then what lies below, the owner that they have by what is known now.
+    fn identify(&mut self, own: &Path) -> anyhow::Result<()> {
+        let (tables, containers, enforcement) =
+            (&self.revision.tables, &self.containers, &mut self.enforcement);
+        let mut entered = HashMap::new();
+        self.subtree.below(own).walk(|found| {
+            let cgroup = cgroup_of(tables, containers, &entered, &found);
+            enforcement.set_owner(found.id, cgroup.owner)?;
+            entered.insert(found.id, cgroup);
+            Ok(())
+        })
+    }
+
     /// Takes in what the watch has seen, where there is one.
     fn update_cgroups(&mut self) {
         let Some(watch) = &mut self.watch else { return };
@@ -688,11 +809,13 @@ impl Daemon {
             let result = match change {
                 cgroups::Change::Appeared { id, path } => {
                     let owner = self.revision.tables.owner_of_path(cgroups::bytes(&path));
+                    let set = self.enforcement.set_cgroup(id, owner);
+                    self.look_for_container(id, &path);
                     self.names.insert(id, path);
-                    self.enforcement.set_cgroup(id, owner)
+                    set
                 }
                 cgroups::Change::Forgotten { id } => {
-                    self.names.remove(id);
+                    self.forget_cgroup(id);
                     self.enforcement.remove_cgroup(id)
                 }
             };
@@ -705,19 +828,29 @@ impl Daemon {
     /// Takes in what the programs tell of a cgroup that they have entered or forgotten.
     fn take_cgroup(&mut self, event: &CgroupEvent) {
         if event.made == 0 {
-            self.names.remove(event.id);
+            self.forget_cgroup(event.id);
             return;
         }
         if let Some(parent) = self.names.path(event.parent) {
             let path = parent.join(OsStr::from_bytes(event.name()));
+            self.look_for_container(event.id, &path);
             self.names.insert(event.id, path);
-        } else if let Err(err) = self.subtree.walk(|cgroup| {
+            return;
+        }
+        if let Err(err) = self.subtree.walk(|cgroup| {
             // Word of the parent was lost, so all names are read again.
             self.names.insert(cgroup.id, cgroup.path.to_path_buf());
             Ok::<(), std::io::Error>(())
         }) {
             error!("read cgroups: {err}");
         }
+        self.ask_about_containers();
+    }
+
+    fn forget_cgroup(&mut self, id: u64) {
+        self.names.remove(id);
+        self.containers.remove(id);
+        self.lookups.close(id);
     }
 
     /// Writes what waits, and under a flood at most as many as can wait at a time.
@@ -943,8 +1076,14 @@ fn read_policy(settings: &Settings) -> anyhow::Result<(Policy, Vec<Document>)> {
     Ok((policy, loaded.documents))
 }
 
-fn compile(policy: &Policy, identities: &mut Identities, revision: u32) -> anyhow::Result<Tables> {
-    Tables::compile(policy, identities, revision).map_err(|err| InvalidPolicy(err.to_string()).into())
+fn compile(
+    policy: &Policy,
+    identities: &mut Identities,
+    revision: u32,
+    top: &[u8],
+) -> anyhow::Result<Tables> {
+    Tables::compile_below(policy, identities, revision, top)
+        .map_err(|err| InvalidPolicy(err.to_string()).into())
 }
 
 /// Puts tables in force with every cgroup of the subtree identified.
@@ -953,28 +1092,39 @@ fn install(
     tables: &Tables,
     subtree: &Subtree,
     names: &mut Names,
+    containers: &Containers,
 ) -> anyhow::Result<()> {
     enforcement.install(tables, |enter| {
         let mut entered: HashMap<u64, Cgroup> = HashMap::new();
         subtree.walk(|found| {
-            let cgroup = match found.parent.and_then(|parent| entered.get(&parent)) {
-                Some(parent) => {
-                    let name = found.path.file_name().unwrap_or_default();
-                    let state = tables.claims.child(parent.state, name.as_bytes());
-                    let claimant = tables.claims.claimants.get(&state).copied();
-                    Cgroup { owner: claimant.unwrap_or(parent.owner), state }
-                }
-                None => {
-                    let path = cgroups::bytes(found.path);
-                    Cgroup { owner: tables.owner_of_path(path), state: tables.claims.state(path) }
-                }
-            };
+            let cgroup = cgroup_of(tables, containers, &entered, &found);
             enter(found.id, cgroup)?;
             entered.insert(found.id, cgroup);
             names.insert(found.id, found.path.to_path_buf());
             Ok(())
         })
     })
+}
+
+/// Whose a cgroup is, from its parent if that was entered already, or else from its path.
+fn cgroup_of(
+    tables: &Tables,
+    containers: &Containers,
+    entered: &HashMap<u64, Cgroup>,
+    found: &cgroups::Found<'_>,
+) -> Cgroup {
+    let (state, inherited) = match found.parent.and_then(|parent| entered.get(&parent)) {
+        Some(parent) => {
+            let name = found.path.file_name().unwrap_or_default();
+            (tables.claims.child(parent.state, name.as_bytes()), parent.owner)
+        }
+        None => {
+            let parent = found.path.parent().map_or(&b""[..], cgroups::bytes);
+            (tables.claims.state(cgroups::bytes(found.path)), tables.owner_of_path(parent))
+        }
+    };
+    let claimed = tables.claims.claimants.get(&state).copied();
+    Cgroup { owner: containers.owner(tables, found.id, claimed, inherited), state }
 }
 
 /// Says whose the ports are that were bound before the programs could see it.
@@ -1036,6 +1186,7 @@ struct Inputs {
     cgroups: Option<AsyncFd<OwnedFd>>,
     network: AsyncFd<OwnedFd>,
     surveys: mpsc::Receiver<Box<Surveyed>>,
+    answers: mpsc::Receiver<Answer>,
     ticks: Interval,
     heartbeat: Interval,
     requests: Option<mpsc::Receiver<Request>>,
@@ -1084,6 +1235,7 @@ impl Inputs {
         daemon: &mut Daemon,
         signals: Signals,
         surveys: mpsc::Receiver<Box<Surveyed>>,
+        answers: mpsc::Receiver<Answer>,
         watchdog: Watchdog,
     ) -> anyhow::Result<Self> {
         let mut ticks = tokio::time::interval(TICK);
@@ -1096,6 +1248,7 @@ impl Inputs {
             cgroups: daemon.watch.as_ref().map(|watch| readable(watch.fd())).transpose()?,
             network: readable(daemon.news.fd())?,
             surveys,
+            answers,
             ticks,
             heartbeat,
             requests: daemon.requests.take(),
@@ -1117,6 +1270,11 @@ impl Inputs {
             surveyed = self.surveys.recv() => match surveyed {
                 Some(surveyed) => Input::Surveyed(surveyed),
                 // The daemon holds a sender for as long as it lives.
+                None => Input::Tick,
+            },
+            answer = self.answers.recv() => match answer {
+                Some(answer) => Input::Container(Box::new(answer)),
+                // Likewise.
                 None => Input::Tick,
             },
             _ = self.ticks.tick() => Input::Tick,

@@ -43,16 +43,21 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// Compiles documents that somebody gave.
+    /// Compiles documents that somebody gave, for the part of the cgroup tree that begins at `top`.
     ///
     /// # Errors
     ///
     /// Everything that is wrong with them.
-    pub fn of(documents: Vec<Document>, identities: Identities, number: u32) -> Result<Self, InvalidPolicy> {
+    pub fn of(
+        documents: Vec<Document>,
+        identities: Identities,
+        number: u32,
+        top: &[u8],
+    ) -> Result<Self, InvalidPolicy> {
         let loaded = policy::compile_documents(&documents);
         let findings: Vec<String> = loaded.findings.iter().map(Finding::render).collect();
         let Some(policy) = loaded.policy else { return Err(InvalidPolicy(findings.join("\n"))) };
-        let mut revision = Self::read((policy, documents), identities, number)?;
+        let mut revision = Self::read((policy, documents), identities, number, top)?;
         revision.origin = Origin::Applied;
         revision.warnings = findings;
         Ok(revision)
@@ -67,8 +72,9 @@ impl Revision {
         (policy, documents): (Policy, Vec<Document>),
         mut identities: Identities,
         number: u32,
+        top: &[u8],
     ) -> Result<Self, InvalidPolicy> {
-        let tables = Tables::compile(&policy, &mut identities, number)
+        let tables = Tables::compile_below(&policy, &mut identities, number, top)
             .map_err(|err| InvalidPolicy(err.to_string()))?;
         let (origin, since) = (Origin::Directory, SystemTime::now());
         Ok(Self { origin, since, documents, policy, tables, identities, warnings: Vec::new() })
@@ -98,7 +104,7 @@ mod tests {
     fn the_hash_is_that_of_the_texts_in_their_order() {
         let documents =
             vec![Document::new("a.yaml", "version: 1\n"), Document::new("b.yaml", "version: 1\n")];
-        let revision = Revision::of(documents, Identities::default(), 1).expect("valid");
+        let revision = Revision::of(documents, Identities::default(), 1, b"/").expect("valid");
         // printf 'version: 1\nversion: 1\n' | sha256sum
         assert_eq!(revision.sha256(), "d1cf46b031d130508686f9594ff9b5a6045a9ad5585fc752cc945844884868a4");
     }

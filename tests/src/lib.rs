@@ -17,6 +17,7 @@ pub mod case;
 pub mod clean;
 pub mod compiled;
 pub mod demo;
+pub mod engine;
 pub mod kernel;
 pub mod machine;
 pub mod oracle;

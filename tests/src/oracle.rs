@@ -52,8 +52,7 @@ pub fn answer(policy: &Policy, attempt: &Attempt) -> Answer {
     let Attempt { from, to, protocol, port, reply_port } = *attempt;
     let allow = |reason, rule| Answer { outcome: Outcome::Allowed, reason, rule };
     if from == End::Pending || to == End::Pending {
-        let reason =
-            if from == End::Pending { Reason::SourcePending } else { Reason::DestinationPending };
+        let reason = if from == End::Pending { Reason::SourcePending } else { Reason::DestinationPending };
         return Answer { outcome: pending_outcome(policy, from, to), reason, rule: None };
     }
     let declared: Vec<usize> = [from, to].into_iter().filter_map(service).collect();

@@ -247,9 +247,7 @@ fn id_between<'a>(segment: &'a [u8], before: &str, after: &str) -> Option<&'a st
     let (begin, rest) = segment.split_at_checked(start)?;
     let (id, end) = rest.split_at_checked(ID_DIGITS)?;
     let begins = match before.strip_prefix('*') {
-        Some(suffix) => {
-            begin.strip_suffix(suffix.as_bytes()).is_some_and(|any| !any.contains(&b':'))
-        }
+        Some(suffix) => begin.strip_suffix(suffix.as_bytes()).is_some_and(|any| !any.contains(&b':')),
         None => begin == before.as_bytes(),
     };
     (begins && is_id(id) && end == after.as_bytes()).then(|| std::str::from_utf8(id).ok()).flatten()
@@ -381,14 +379,8 @@ mod tests {
             ),
         ] {
             let own = filled(path);
-            let expected = Found {
-                own: own.as_bytes(),
-                id: ID,
-                runtimes,
-                driver,
-                pod: pod.map(str::to_owned),
-                user,
-            };
+            let expected =
+                Found { own: own.as_bytes(), id: ID, runtimes, driver, pod: pod.map(str::to_owned), user };
             assert_eq!(exactly(own.as_bytes(), b"/").as_ref(), Some(&expected), "{path}");
             // What lies below is the container's, also if it looks like another one; podman and CRI-O put the
             // processes into such a cgroup themselves.

@@ -507,7 +507,7 @@ async fn apply(State(server): State<Arc<Server>>, body: Body) -> Answer<api::App
 /// The policy that a client wants after the one in force.
 fn successor(before: &Revision, proposal: &api::Proposal) -> Result<Revision, Failed> {
     let documents = report::documents(proposal)?;
-    Ok(Revision::of(documents, before.identities.clone(), before.tables.revision + 1)?)
+    Ok(Revision::of(documents, before.identities.clone(), before.tables.revision + 1, &before.tables.top)?)
 }
 
 async fn proposal(body: Body) -> Result<api::Proposal, Failed> {

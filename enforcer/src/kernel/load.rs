@@ -363,6 +363,20 @@ impl Enforcement {
         self.maps.set_cgroup(id, owner)
     }
 
+    /// What the policy in force says of a cgroup; `None` if it is not in the tables.
+    pub fn cgroup(&self, id: u64) -> Option<Cgroup> {
+        self.maps.cgroup(id)
+    }
+
+    /// Gives a cgroup of the policy in force another owner, if it is still there.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone; the cgroup keeps its owner.
+    pub fn set_owner(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
+        self.maps.set_owner(id, owner)
+    }
+
     /// Forgets a cgroup.
     ///
     /// # Errors

@@ -27,6 +27,8 @@ use crate::tables::Tables;
 const SPARSE: u32 = 1;
 /// `BPF_F_INNER_MAP` (kernel 5.10): an inner array may be of another size than its template.
 const RESIZABLE: u32 = 1 << 12;
+/// `BPF_EXIST`: write only what is there already, so that a cgroup that was just released is not entered again.
+const KNOWN_ONLY: u64 = 2;
 /// `BPF_NOEXIST`: write only what is not there yet.
 const NEW_ONLY: u64 = 1;
 /// The error it gives for want of memory.
@@ -265,6 +267,19 @@ impl Maps {
     /// Says in the tables in force whose a cgroup is.
     pub(super) fn set_cgroup(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
         write(names::CGROUPS, self.cgroups_in_force.insert(id, Cgroup { owner, state: DEAD }, 0))
+    }
+
+    /// What the tables in force say of a cgroup.
+    pub(super) fn cgroup(&self, id: u64) -> Option<Cgroup> {
+        // What cannot be read counts as not there; who asks does so to change it, and that error is told.
+        self.cgroups_in_force.get(&id, 0).ok()
+    }
+
+    /// Gives a cgroup that the tables in force know another owner.
+    pub(super) fn set_owner(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
+        let Some(Cgroup { state, .. }) = self.cgroup(id) else { return Ok(()) };
+        let changed = self.cgroups_in_force.insert(id, Cgroup { owner, state }, KNOWN_ONLY);
+        unless_missing(names::CGROUPS, changed)
     }
 
     /// Forgets a cgroup in the tables in force.

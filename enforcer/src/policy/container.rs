@@ -1,5 +1,7 @@
 //! Containers by what their runtime says of them: all that a selector names must match.
 
+use std::fmt;
+
 use super::finding::{Problem, quoted};
 use super::selector::{common_segment, glob_matches};
 use crate::containers::Container;
@@ -121,6 +123,29 @@ impl ContainerSelector {
     }
 }
 
+impl fmt::Display for ContainerSelector {
+    /// As it is written under `container`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts = [
+            ("name", &self.name),
+            ("image", &self.image),
+            ("id", &self.id),
+            ("pod", &self.pod),
+            ("namespace", &self.namespace),
+        ];
+        let given =
+            texts.into_iter().filter_map(|(field, text)| Some(format!("{field}: {}", text.as_ref()?)));
+        let mut fields: Vec<String> = given.collect();
+        fields.extend(self.runtime.map(|runtime| format!("runtime: {runtime}")));
+        if !self.labels.is_empty() {
+            let pairs: Vec<String> =
+                self.labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+            fields.push(format!("label: {{ {} }}", pairs.join(", ")));
+        }
+        write!(f, "{{ {} }}", fields.join(", "))
+    }
+}
+
 /// Reads a container's name.
 pub(super) fn parse_name(text: &str) -> Result<String, Problem> {
     if let Some(rest) = text.strip_prefix('/') {
@@ -136,7 +161,9 @@ pub(super) fn parse_kubernetes(text: &str) -> Result<String, Problem> {
     let word = word(text, "pod or namespace", "-.")?;
     if upper {
         let problem = problem(format!("no pod or namespace is called {}", quoted(text)));
-        return Err(problem.hint(format!("write `{}`: Kubernetes has small letters only", text.to_lowercase())));
+        return Err(
+            problem.hint(format!("write `{}`: Kubernetes has small letters only", text.to_lowercase()))
+        );
     }
     Ok(word)
 }
@@ -206,7 +233,9 @@ mod tests {
             runtime: Runtime::Docker,
             name: Some(String::from("pg-main")),
             image: Some(String::from("registry.example/db/postgres:16")),
-            labels: BTreeMap::from([("tier", "data"), ("env", "")].map(|(a, b)| (a.to_owned(), b.to_owned()))),
+            labels: BTreeMap::from(
+                [("tier", "data"), ("env", "")].map(|(a, b)| (a.to_owned(), b.to_owned())),
+            ),
             pod: None,
             namespace: None,
         }
@@ -258,7 +287,11 @@ mod tests {
             (name("pg-*"), name("pg-main"), Some("{ name: pg-main }")),
             (name("pg-*"), name("*-main"), Some("{ name: pg-main }")),
             (name("pg-a"), name("pg-b"), None),
-            (name("pg-*"), ContainerSelector { image: some("x"), ..name("pg-1") }, Some("{ name: pg-1, image: x }")),
+            (
+                name("pg-*"),
+                ContainerSelector { image: some("x"), ..name("pg-1") },
+                Some("{ name: pg-1, image: x }"),
+            ),
             // Different things: both may be true of one container, which is told when there is one.
             (name("pg-*"), ContainerSelector { image: some("x"), ..any() }, None),
             (tier("data"), tier("data"), Some("{ label: { tier: data } }")),

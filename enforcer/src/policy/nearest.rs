@@ -25,6 +25,8 @@ pub fn miss(selector: &Selector, path: &str) -> Option<Miss> {
                 .or_else(|| above(&wanted, &segments))
                 .or_else(|| elsewhere(&wanted, &segments))
         }
+        // A path says nothing of what a runtime calls a container.
+        Selector::Container(_) => None,
     }
 }
 

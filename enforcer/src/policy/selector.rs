@@ -44,6 +44,7 @@ impl fmt::Display for Selector {
         match self {
             Self::Systemd(unit) => write!(f, "systemd: {unit}"),
             Self::Cgroup(path) => write!(f, "cgroup: {path}"),
+            Self::Container(container) => write!(f, "container: {container}"),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use enforcer_common::{Mode, Protocol, limits};
 
-use super::container::{self, ContainerSelector};
 use super::conflict;
+use super::container::{self, ContainerSelector};
 use super::finding::{Findings, Problem, Severity, quoted};
 use super::tree::{Children, NodeId, Tree, Value};
 use super::{Cidr, Network, OnUnsupported, Peer, Policy, PortRange, Ports, Rule, Selector, Service};
@@ -335,7 +335,10 @@ impl<'t> Compiler<'t, '_> {
         let mut whole = is_whole(&entry.value());
         if whole && fields.iter().all(Option::is_none) {
             let problem = Problem::new("missing-field", "the container selector is empty");
-            self.error(entry, problem.hint("write `container: { name: pg-main }`; `name: \"*\"` is any name"));
+            self.error(
+                entry,
+                problem.hint("write `container: { name: pg-main }`; `name: \"*\"` is any name"),
+            );
             return None;
         }
         let [name, image, label, id, runtime, pod, namespace] = fields;

@@ -299,7 +299,8 @@ mod tests {
     /// Segments that container paths are made of, and some that are nearly so.
     fn container_segment() -> impl Strategy<Value = String> {
         let id = "4fa6".repeat(16);
-        let user = ["user.slice", "user-7.slice", "user@7.service", "x.service", "user.service", "us.service"];
+        let user =
+            ["user.slice", "user-7.slice", "user@7.service", "x.service", "user.service", "us.service"];
         let made = ["docker", "libpod_parent", "kubepods", "burstable", "system.slice", "containerd.service"];
         let named = user.into_iter().chain(made).map(str::to_owned);
         let of_id = [

@@ -1,0 +1,182 @@
+//! Containers of real engines, by name, image and label: pending until the engine tells, and then who they are.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use enforcer_tests::actor::{Request, Transport};
+use enforcer_tests::engine::{Engine, Kind};
+use enforcer_tests::sandbox::{Daemon, Sandbox};
+use enforcer_tests::slowness::patience;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const POLICY: &str = "version: 1
+services:
+  web: { match: [{ container: { name: 'web-*', runtime: KIND } }] }
+  tiny: { match: [{ container: { image: '*tiny:*', label: { tier: data } } }] }
+  orders: { match: [{ cgroup: ROOT/orders }] }
+allow:
+  - { name: checkout, from: [web, tiny], to: orders, ports: [8080/tcp] }
+";
+
+/// Sends a word to the port every tenth of a second, whatever comes of it, until the container ends.
+const CALL: &str = "while :; do echo x | busybox nc -w 1 127.0.0.1 8080; busybox usleep 20000; done";
+
+fn policy(kind: Kind) -> String {
+    POLICY.replace("KIND", kind.name())
+}
+
+fn is_known(record: &Value, id: &str) -> bool {
+    record["kind"] == "container" && record["id"] == id
+}
+
+fn await_known(daemon: &mut Daemon, id: &str) -> anyhow::Result<Value> {
+    // The record may have come while the client was waited for.
+    match daemon.records().iter().rev().find(|record| is_known(record, id)) {
+        Some(record) => Ok(record.clone()),
+        None => daemon.wait_for(|record| is_known(record, id)),
+    }
+}
+
+/// Waits for an attempt of a cgroup with this outcome.
+fn await_attempt(daemon: &mut Daemon, cgroup: &str, verdict: &str, reason: &str) -> anyhow::Result<Value> {
+    daemon.wait_for(|record| {
+        record["kind"] == "attempt"
+            && record["source"]["cgroup"].as_str().is_some_and(|path| path.starts_with(cgroup))
+            && record["verdict"] == verdict
+            && record["reason"] == reason
+    })
+}
+
+fn run(container: &[&str], engine: &Engine<'_>) -> anyhow::Result<String> {
+    let (name, options) = container.split_first().context("a name")?;
+    engine.container(name, options, &["/bin/busybox", "sh", "-c", CALL])
+}
+
+fn who_is_who(kind: Kind) -> anyhow::Result<()> {
+    let sandbox = Sandbox::new(&format!("{}-who", kind.name()))?;
+    let engine = Engine::start(&sandbox, kind)?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    ensure!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    // Older than the enforcer.
+    let old = run(&["web-old"], &engine)?;
+    let mut daemon = sandbox.daemon_with(&policy(kind), &["--log-allowed", &engine.argument()])?;
+    let old_known = await_known(&mut daemon, &old)?;
+    ensure!(old_known["service"] == "web", "{old_known}");
+
+    for (container, service, reason) in [
+        (&["web-1"][..], "web", "rule"),
+        (&["db", "--label=tier=data"], "tiny", "rule"),
+        (&["other", "--label=tier=web"], "unmanaged", "no-rule"),
+        // Both selectors are true of it.
+        (&["web-2", "--label=tier=data"], "unknown", "source-unknown"),
+    ] {
+        let id = run(container, &engine)?;
+        let known = await_known(&mut daemon, &id)?;
+        ensure!(known["service"] == service && known["runtime"] == kind.name(), "{known}");
+        ensure!(known["name"] == container[0] && known["cgroup_id"].as_u64() > Some(0), "{known}");
+        let cgroup = sandbox.path_of(&engine.cgroup_of(&id));
+        ensure!(known["cgroup"] == cgroup.as_str(), "{known}");
+        let verdict = if reason == "rule" { "allow" } else { "deny" };
+        let attempt = await_attempt(&mut daemon, &cgroup, verdict, reason)?;
+        ensure!(attempt["source"]["service"] == service, "{attempt}");
+        ensure!(attempt["destination"]["service"] == "orders", "{attempt}");
+    }
+
+    // What lies in a container is the container's, made before or after it became known.
+    let nested = format!("{}/inner/deep", engine.cgroup_of(&old));
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    let reply = sandbox.actor(&nested)?.ask(&connect)?;
+    ensure!(reply.text == "hello", "{reply:?}");
+
+    // A policy that calls them otherwise does so at once, without asking anybody.
+    engine.signal(Signal::SIGSTOP)?;
+    let renamed = policy(kind).replace("web: {", "front: {").replace("[web, tiny]", "[front, tiny]");
+    let change = daemon.reload(&sandbox, &renamed)?;
+    ensure!(change["result"] == "applied", "{change}");
+    let cgroup = sandbox.path_of(&engine.cgroup_of(&old));
+    let attempt = daemon.wait_for(|record| {
+        record["source"]["cgroup"] == cgroup.as_str() && record["revision"] == change["revision"]
+    })?;
+    ensure!(attempt["source"]["service"] == "front" && attempt["reason"] == "rule", "{attempt}");
+    engine.signal(Signal::SIGCONT)?;
+    daemon.stop()?.check_totals()
+}
+
+fn pending_until_told(kind: Kind) -> anyhow::Result<()> {
+    let sandbox = Sandbox::new(&format!("{}-wait", kind.name()))?;
+    let mut engine = Engine::start(&sandbox, kind)?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    ensure!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let mut daemon = sandbox.daemon_with(&policy(kind), &["--log-allowed", &engine.argument()])?;
+    let id = run(&["web-1"], &engine)?;
+    let first = await_known(&mut daemon, &id)?;
+    ensure!(first["service"] == "web", "{first}");
+    let cgroup = sandbox.path_of(&engine.cgroup_of(&id));
+    await_attempt(&mut daemon, &cgroup, "allow", "rule")?;
+
+    // A stopped engine tells nothing, and a cgroup that looks like a container's is pending from its first moment on.
+    engine.signal(Signal::SIGSTOP)?;
+    let look_alike = engine.cgroup_of(&"0f".repeat(32));
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    let mut inside = sandbox.actor(&look_alike)?;
+    let reply = inside.ask(&connect)?;
+    ensure!(reply.is_refused(), "{reply:?}");
+    let reply = inside.ask(&Request::Create { domain: 2, kind: 3, protocol: 1 })?;
+    ensure!(reply.is_refused(), "a raw socket: {reply:?}");
+    let pending = await_attempt(&mut daemon, &sandbox.path_of(&look_alike), "deny", "source-pending")?;
+    ensure!(pending["source"]["service"] == "pending", "{pending}");
+    // Who is known already stays who he is.
+    await_attempt(&mut daemon, &cgroup, "allow", "rule")?;
+
+    // The daemon comes new, while the engine is stopped: nobody can tell what the container is.
+    daemon.stop()?.check_totals()?;
+    let mut daemon = sandbox.daemon_with(&policy(kind), &["--log-allowed", &engine.argument()])?;
+    let pending = await_attempt(&mut daemon, &cgroup, "deny", "source-pending")?;
+    ensure!(pending["source"]["service"] == "pending", "{pending}");
+    engine.signal(Signal::SIGCONT)?;
+    let going_on = Instant::now();
+    let known = daemon.wait_for(|record| is_known(record, &id))?;
+    let after = going_on.elapsed();
+    ensure!(known["service"] == "web", "{known}");
+    ensure!(after < patience(Duration::from_millis(100)), "resolved {after:?} after the engine went on");
+    await_attempt(&mut daemon, &cgroup, "allow", "rule")?;
+    let reply = inside.ask(&connect)?;
+    ensure!(reply.is_refused(), "no engine knows it: {reply:?}");
+
+    // A container that starts again has a new cgroup, which is asked about again.
+    engine.docker(&["restart", "-t", "0", "web-1"])?;
+    let again = daemon.wait_for(|record| is_known(record, &id))?;
+    ensure!(again["service"] == "web" && again["cgroup_id"] != known["cgroup_id"], "{again}");
+
+    // A killed engine takes no identity with it.
+    engine.kill()?;
+    await_attempt(&mut daemon, &cgroup, "allow", "rule")?;
+    drop(inside);
+    let finished = daemon.stop()?;
+    let told: Vec<&Value> = finished.records.iter().filter(|record| record["kind"] == "container").collect();
+    ensure!(told.len() == 2, "{told:?}");
+    finished.check_totals()
+}
+
+#[test]
+fn docker_containers_are_who_the_engine_says() -> anyhow::Result<()> {
+    who_is_who(Kind::Docker)
+}
+
+#[test]
+fn podman_containers_are_who_the_engine_says() -> anyhow::Result<()> {
+    who_is_who(Kind::Podman)
+}
+
+#[test]
+fn docker_containers_are_pending_until_the_engine_tells() -> anyhow::Result<()> {
+    pending_until_told(Kind::Docker)
+}
+
+#[test]
+fn podman_containers_are_pending_until_the_engine_tells() -> anyhow::Result<()> {
+    pending_until_told(Kind::Podman)
+}
