@@ -82,7 +82,7 @@ fn policies() -> impl Strategy<Value = Policy> {
             .enumerate()
             .map(|(number, (mode, selects))| {
                 let mut service = sketch::service(number, mode);
-                let container = || Selector::Container(Box::new(ContainerSelector::default()));
+                let container = || Selector::Container(Box::<ContainerSelector>::default());
                 service.selectors.extend(selects.then(container));
                 service
             })

@@ -23,20 +23,25 @@ const DENY_VERSION: &str = "0.20.2";
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// What the tests run as real servers and clients, each with the reason for it.
-const FOR_TESTS: [(&str, &str); 9] = [
+const FOR_TESTS: [(&str, &str); 13] = [
     ("nginx", "a server that the tests protect"),
     ("postgresql", "a server that the tests protect"),
     ("postgresql-client", "psql, a caller in the tests"),
     ("curl", "a caller in the tests"),
     ("iproute2", "ip and ss: the tests' network namespaces and sockets"),
     ("nftables", "translates addresses in the tests' network namespaces"),
+    ("docker.io", "an engine whose containers the tests identify, and its client"),
+    ("podman", "another engine whose containers the tests identify"),
+    ("runc", "what both start containers with"),
+    ("busybox-static", "the image that the tests make for them"),
     ("bpftool", "what is attached where, told by somebody else than the product"),
     ("mmdebstrap", "makes the machine with systemd that the tests boot"),
     ("systemd-container", "boots the machine with systemd that the tests use"),
 ];
 
-/// What a package manager would start at every boot.
-const SERVICES: [&str; 2] = ["nginx", "postgresql"];
+/// Packages whose services a package manager would start at every boot, and these.
+const SERVICES: [(&str, &str); 3] =
+    [("nginx", "nginx"), ("postgresql", "postgresql"), ("docker.io", "docker")];
 
 /// What `setup` is asked for.
 #[derive(clap::Args)]
@@ -266,8 +271,9 @@ fn servers(apt: &mut Apt) -> Result<()> {
     for (package, why) in &missing {
         apt.install(&[package], why)?;
         // The package enables its service for the next boot; the tests start their own with their own settings.
-        if SERVICES.contains(package) && on_path("systemctl").is_some() {
-            run_command(Command::new("systemctl").args(["--quiet", "disable", package]))?;
+        let service = SERVICES.iter().find(|(of, _)| of == package);
+        if let (Some((_, service)), Some(_)) = (service, on_path("systemctl")) {
+            run_command(Command::new("systemctl").args(["--quiet", "disable", service]))?;
         }
     }
     Ok(())
