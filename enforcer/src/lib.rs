@@ -7,6 +7,7 @@ pub mod audit;
 pub mod cgroups;
 pub mod check;
 pub mod cli;
+pub mod connections;
 pub mod control;
 pub mod daemon;
 pub mod detach;

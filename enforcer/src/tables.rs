@@ -7,7 +7,7 @@ use enforcer_common::{Address, Identity, Mode, Port, Protocol, limits};
 use thiserror::Error;
 
 use crate::identities::Identities;
-use crate::policy::{Location, Policy, PortRange, Ports, Selector};
+use crate::policy::{Existing, Location, Policy, PortRange, Ports, Selector};
 
 pub use claims::Claims;
 pub use networks::Prefix;
@@ -22,6 +22,8 @@ mod networks;
 pub struct Tables {
     /// Which revision of the policy this is.
     pub revision: u32,
+    /// What happens to connections that are older than the enforcer.
+    pub existing: Existing,
     /// In the order of the policy.
     pub services: Vec<ServiceOwner>,
     /// By [`RuleId`](enforcer_common::RuleId): how records name a rule.
@@ -99,6 +101,7 @@ impl Tables {
         let ends = edges::Ends { services: &identity_of, networks: &networks.sets_of, world: &world };
         Ok(Self {
             revision,
+            existing: policy.existing,
             rules: policy
                 .rules
                 .iter()

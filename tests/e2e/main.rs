@@ -4,6 +4,7 @@
 mod audit;
 mod cases;
 mod connect;
+mod connections;
 mod control;
 mod datagrams;
 mod demo;
