@@ -72,7 +72,7 @@ pub fn judge<T: Tables>(snapshot: &Snapshot, tables: &T) -> Judgement {
         if socket.state == State::Waiting || seen[number] {
             continue;
         }
-        let far = index.other_end(socket, tables);
+        let far = index.other_end(number, tables);
         if let Far::Sockets(others) = &far
             && let [only] = others.as_slice()
             && snapshot.sockets[*only].state != State::Waiting
@@ -195,7 +195,8 @@ impl<'a> Index<'a> {
         &self.snapshot.sockets[number]
     }
 
-    fn other_end<T: Tables>(&self, socket: &Socket, tables: &T) -> Far {
+    fn other_end<T: Tables>(&self, number: usize, tables: &T) -> Far {
+        let socket = self.socket(number);
         let near = self.in_namespace(socket.netns, socket);
         if !near.is_empty() {
             return Far::Sockets(near);
@@ -208,19 +209,27 @@ impl<'a> Index<'a> {
         {
             return Far::Missing;
         }
-        // A socket of nobody known is no evidence: whoever may make a namespace may make up an end in it.
-        let is_known = |number: &usize| {
-            self.socket(*number).cgroup.is_some_and(|cgroup| tables.cgroup(cgroup).is_some())
-        };
-        let far: Vec<usize> = holders
-            .iter()
-            .flat_map(|namespace| self.in_namespace(*namespace, socket))
-            .filter(is_known)
-            .collect();
-        match far.as_slice() {
-            [_] => Far::Sockets(far),
+        // Each must be the only one for the other, or somebody could claim to be the end of another's connection.
+        match self.across(number, tables).as_slice() {
+            [only] if self.across(*only, tables).as_slice() == [number] => Far::Sockets(vec![*only]),
+            // A socket that waits for datagrams from anyone has no other end of its own.
+            [only] if self.socket(*only).state == State::Waiting => Far::Sockets(vec![*only]),
             _ => Far::Elsewhere { contested: !holders.is_empty() },
         }
+    }
+
+    /// The sockets of other namespaces that may be at the other end of a socket.
+    fn across<T: Tables>(&self, number: usize, tables: &T) -> Vec<usize> {
+        let socket = self.socket(number);
+        // A socket of nobody known is no evidence: whoever may make a namespace may make up an end in it.
+        let is_known = |socket: &Socket| socket.cgroup.is_some_and(|cgroup| tables.cgroup(cgroup).is_some());
+        if !is_known(socket) {
+            return Vec::new();
+        }
+        let holders = self.holders.get(&socket.remote.address).map(Vec::as_slice).unwrap_or_default();
+        let others = holders.iter().filter(|namespace| **namespace != socket.netns);
+        let found = others.flat_map(|namespace| self.in_namespace(*namespace, socket));
+        found.filter(|number| is_known(self.socket(*number))).collect()
     }
 
     /// The sockets of a namespace that may be at the other end of a socket.
@@ -324,5 +333,195 @@ impl<'a> Index<'a> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, PortRange, ProtocolKey};
+    use enforcer_common::{Address, Identity, Mode, Port, Protocol, RuleId, Tables};
+
+    use super::{Judgement, judge};
+    use crate::connections::{Endpoint, Namespace, Opened, Snapshot, Socket, State};
+
+    const HOME: Address = Address::V4_LOOPBACK;
+    const NEAR: Address = Address::from_v4([10, 0, 0, 1]);
+    const FAR: Address = Address::from_v4([10, 0, 0, 2]);
+    const WEB: u64 = 10;
+    const DB: u64 = 11;
+
+    const fn service(number: u32) -> Identity {
+        match Identity::service(number) {
+            Some(identity) => identity,
+            None => Identity::UNKNOWN,
+        }
+    }
+
+    /// `web` may reach `db` at 5432/tcp and 53/udp.
+    struct Example(EdgeValue);
+
+    impl Example {
+        fn new() -> Self {
+            let mut ranges = [PortRange::UNUSED; EdgeValue::RANGES];
+            ranges[0] = PortRange::ports(Protocol::TCP, 5432, 5432, RuleId(0));
+            ranges[1] = PortRange::ports(Protocol::UDP, 53, 53, RuleId(0));
+            Self(EdgeValue::new(ranges, false))
+        }
+    }
+
+    impl Tables for Example {
+        fn cgroup(&self, id: u64) -> Option<Owner> {
+            match id {
+                1 => Some(Owner::UNMANAGED),
+                WEB => Some(Owner::new(service(0), Mode::Enforce)),
+                DB => Some(Owner::new(service(1), Mode::Enforce)),
+                _ => None,
+            }
+        }
+
+        fn network(&self, _: &Address) -> Option<Identity> {
+            None
+        }
+
+        fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
+            (*key == EdgeKey::new(service(0), service(1))).then_some(&self.0)
+        }
+
+        fn reserved(&self, _: &PortKey) -> Option<Owner> {
+            None
+        }
+
+        fn names_protocol(&self, _: &ProtocolKey) -> bool {
+            false
+        }
+    }
+
+    fn end(address: Address, port: u16) -> Endpoint {
+        Endpoint { address, port: Port::new(port) }
+    }
+
+    fn socket(cgroup: u64, protocol: Protocol, local: Endpoint, remote: Endpoint) -> Socket {
+        Socket {
+            netns: 1,
+            cookie: u64::from(local.port.number()),
+            protocol,
+            state: State::Open,
+            local,
+            remote,
+            device: 0,
+            is_v6: false,
+            is_only_v6: false,
+            cgroup: Some(cgroup),
+            opened: None,
+            traffic: None,
+        }
+    }
+
+    fn waiting(cgroup: u64, protocol: Protocol, local: Endpoint) -> Socket {
+        let nowhere = end(Address::V4_UNSPECIFIED, 0);
+        Socket { state: State::Waiting, ..socket(cgroup, protocol, local, nowhere) }
+    }
+
+    /// Both ends of a TCP connection on one host.
+    fn pair(caller: u64, answerer: u64, port: u16, opened: Option<Opened>) -> Vec<Socket> {
+        let (here, there) = (end(HOME, 40_000), end(HOME, port));
+        vec![
+            Socket { opened, ..socket(caller, Protocol::TCP, here, there) },
+            socket(answerer, Protocol::TCP, there, here),
+        ]
+    }
+
+    fn judged(sockets: Vec<Socket>, namespaces: &[(u64, Address)]) -> Judgement {
+        let namespaces = namespaces
+            .iter()
+            .map(|(cookie, address)| Namespace { cookie: *cookie, addresses: HashSet::from([*address]) });
+        let snapshot = Snapshot { sockets, namespaces: namespaces.collect(), unreadable: Vec::new() };
+        judge(&snapshot, &Example::new())
+    }
+
+    /// Of the only connection: whether it is permitted, whether that may change, and how many sockets are its own.
+    fn only(judgement: &Judgement) -> (bool, bool, usize) {
+        let [connection] = judgement.connections.as_slice() else { panic!("{judgement:?}") };
+        (connection.is_permitted(), connection.may_change, connection.sockets().count())
+    }
+
+    #[test]
+    fn a_connection_is_judged_in_the_direction_in_which_it_was_opened() {
+        let (here, there) = (Some(Opened::Here), Some(Opened::There));
+        for (caller, answerer, port, opened, permitted) in [
+            (WEB, DB, 5432, here, true),
+            (WEB, DB, 5433, here, false),
+            (DB, WEB, 5432, here, false),
+            // The socket at 40000 is the one that was called, and no rule lists that port.
+            (WEB, DB, 5432, there, false),
+            (WEB, WEB, 1, here, true),
+            (1, DB, 5432, here, false),
+            (WEB, 99, 5432, here, false),
+        ] {
+            let judgement = judged(pair(caller, answerer, port, opened), &[]);
+            let (found, may_change, sockets) = only(&judgement);
+            assert_eq!((found, sockets), (permitted, 2), "{caller} {answerer} {port} {opened:?}");
+            // An owner that is not known may be known a moment later.
+            assert_eq!(may_change, answerer == 99);
+        }
+        assert_eq!(judged(pair(1, 1, 5432, here), &[]), Judgement::default());
+    }
+
+    #[test]
+    fn without_counters_a_listener_tells_the_direction_and_else_either_will_do() {
+        assert_eq!(only(&judged(pair(WEB, DB, 5432, None), &[])), (true, true, 2));
+        assert_eq!(only(&judged(pair(DB, WEB, 40_001, None), &[])), (false, true, 2));
+        let mut sockets = pair(WEB, DB, 5432, None);
+        sockets.push(waiting(DB, Protocol::TCP, end(Address::V4_UNSPECIFIED, 5432)));
+        assert_eq!(only(&judged(sockets.clone(), &[])), (true, true, 2));
+        sockets[2] = waiting(WEB, Protocol::TCP, end(HOME, 40_000));
+        assert_eq!(only(&judged(sockets, &[])), (false, true, 2));
+    }
+
+    #[test]
+    fn an_end_that_should_be_here_and_is_not_is_left_alone() {
+        for remote in [end(HOME, 5433), end(NEAR, 5433)] {
+            let alone = socket(WEB, Protocol::TCP, end(NEAR, 40_000), remote);
+            let judgement = judged(vec![alone], &[(1, NEAR)]);
+            assert_eq!((judgement.connections.len(), judgement.alone), (0, 1));
+        }
+    }
+
+    #[test]
+    fn an_end_in_another_namespace_is_who_it_is_and_else_an_address() {
+        let near = Socket {
+            opened: Some(Opened::Here),
+            ..socket(WEB, Protocol::TCP, end(NEAR, 40_000), end(FAR, 5432))
+        };
+        let far = |netns, cgroup| Socket {
+            netns,
+            ..socket(cgroup, Protocol::TCP, end(FAR, 5432), end(NEAR, 40_000))
+        };
+        let places = [(1, NEAR), (2, FAR), (3, FAR)];
+        assert_eq!(only(&judged(vec![near.clone()], &places[..1])), (false, false, 1));
+        assert_eq!(only(&judged(vec![near.clone(), far(2, DB)], &places)), (true, false, 2));
+        // A socket of nobody known is no evidence, and neither are two.
+        assert_eq!(only(&judged(vec![near.clone(), far(2, 99)], &places)).0, false);
+        let both = judged(vec![near, far(2, DB), far(3, DB)], &places);
+        assert!(both.connections.iter().all(|connection| !connection.is_permitted()), "{both:?}");
+    }
+
+    #[test]
+    fn a_connected_datagram_socket_is_covered_by_a_rule_in_either_direction() {
+        for (caller, answerer, port, permitted) in
+            [(WEB, DB, 53, true), (WEB, DB, 54, false), (DB, WEB, 53, false)]
+        {
+            let client = socket(caller, Protocol::UDP, end(HOME, 40_000), end(HOME, port));
+            let server = waiting(answerer, Protocol::UDP, end(HOME, port));
+            assert_eq!(only(&judged(vec![client, server], &[])), (permitted, false, 1), "{port}");
+        }
+        // The server has connected its socket to its client.
+        let server = socket(DB, Protocol::UDP, end(HOME, 53), end(HOME, 40_000));
+        let client = waiting(WEB, Protocol::UDP, end(HOME, 40_000));
+        let judgement = judged(vec![server, client], &[]);
+        assert_eq!(only(&judgement), (true, false, 1));
+        assert_eq!(judgement.connections[0].decision.from, service(0));
     }
 }
