@@ -1,7 +1,7 @@
 //! Connections that are live already: what an earlier policy permitted, or nobody judged, is judged by the one in force.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use enforcer_tests::actor::{Request, Transport};
@@ -169,4 +169,52 @@ fn what_is_older_than_the_enforcer_is_treated_as_the_policy_says() -> anyhow::Re
         finished.check_totals()?;
     }
     Ok(())
+}
+
+#[test]
+fn half_of_a_thousand_die_within_a_second_and_none_of_the_others() -> anyhow::Result<()> {
+    const EACH: usize = 500;
+    let mut three = Three::new("thousand")?;
+    let mut daemon = three.sandbox.daemon(&format!("{SERVICES}{BOTH}"))?;
+    three.connect(EACH)?;
+    daemon.reload(&three.sandbox, &format!("{SERVICES}{ONE}"))?;
+    let revoked = Instant::now();
+    let tallies = [tally(&mut three.web, EACH)?, tally(&mut three.orders, EACH)?, tally(&mut three.shop, 0)?];
+    let took = revoked.elapsed();
+    let counts = tallies.each_ref().map(|tally| (tally.alive, tally.dead()));
+    assert_eq!(counts, [(0, EACH), (EACH, EACH), (EACH, 0)], "{tallies:?}");
+    assert!(took < patience(REVOKED_WITHIN), "dead at both ends after {took:?}");
+    all_speak(&mut [&mut three.shop], &mut three.orders, EACH)?;
+    let finished = daemon.stop()?;
+    assert_eq!(finished.connections().count(), EACH);
+    for record in finished.connections() {
+        check_record(record, "closed", "reload", 2)?;
+    }
+    finished.check_totals()
+}
+
+#[test]
+fn what_waits_to_be_accepted_and_connected_datagram_sockets_are_closed_too() -> anyhow::Result<()> {
+    let mut three = Three::new("queued")?;
+    let mut daemon = three.sandbox.daemon(&format!("{SERVICES}{BOTH}"))?;
+    ask(&mut three.orders, &kept::Request::Serve { at: at(8080), accept: false })?;
+    let serve = Request::Serve { at: at(8081), transport: Transport::Udp };
+    assert!(three.orders.ask(&serve)?.is_ok());
+    for caller in [&mut three.web, &mut three.shop] {
+        open(caller, at(8080), Transport::Tcp, 2)?;
+        open(caller, at(8081), Transport::Udp, 2)?;
+    }
+    daemon.reload(&three.sandbox, &format!("{SERVICES}{ONE}"))?;
+    let tallies = [tally(&mut three.web, 4)?, tally(&mut three.shop, 0)?];
+    let counts = tallies.each_ref().map(|tally| (tally.alive, tally.dead()));
+    assert_eq!(counts, [(0, 4), (4, 0)], "{tallies:?}");
+    let mut protocols = Vec::new();
+    for _ in 0..4 {
+        let record = daemon.wait_for(|record| record["kind"] == "connection")?;
+        check_record(&record, "closed", "reload", 2)?;
+        protocols.extend(record["protocol"].as_str().map(str::to_owned));
+    }
+    protocols.sort();
+    assert_eq!(protocols, ["tcp", "tcp", "udp", "udp"]);
+    daemon.stop()?.check_totals()
 }

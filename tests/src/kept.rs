@@ -27,11 +27,6 @@ pub enum Request {
         /// How many.
         number: usize,
     },
-    /// Begin to connect without waiting for the answer, and keep the socket.
-    Begin {
-        /// Where to.
-        to: SocketAddr,
-    },
     /// Listen, and keep every connection that comes.
     Serve {
         /// Where.
@@ -39,15 +34,6 @@ pub enum Request {
         /// Take connections out of the queue, in which they wait otherwise.
         accept: bool,
     },
-    /// Bind a UDP socket, connect it, and keep it.
-    Pair {
-        /// Its own address.
-        at: SocketAddr,
-        /// That of the other end.
-        to: SocketAddr,
-    },
-    /// Stop listening.
-    StopServing,
     /// Wait until this many have been kept.
     AwaitKept(usize),
     /// Wait until so many in all have died, or for so long, and tell what lives and what died of what.
@@ -107,28 +93,7 @@ pub fn perform(request: &Request) -> io::Result<String> {
             }
             Ok(number.to_string())
         }
-        Request::Begin { to } => {
-            let socket = Socket::new(Domain::for_address(*to), Type::STREAM, None)?;
-            socket.set_nonblocking(true)?;
-            match socket.connect(&(*to).into()) {
-                Err(err) if err.raw_os_error() == Some(nix::libc::EINPROGRESS) => {}
-                result => result?,
-            }
-            with(|kept| kept.live.push(socket));
-            Ok(String::new())
-        }
         Request::Serve { at, accept } => serve(*at, *accept),
-        Request::Pair { at, to } => {
-            let socket = Socket::new(Domain::for_address(*at), Type::DGRAM, None)?;
-            socket.bind(&(*at).into())?;
-            socket.connect(&(*to).into())?;
-            keep(socket)?;
-            Ok(String::new())
-        }
-        Request::StopServing => {
-            with(|kept| kept.listeners.clear());
-            Ok(String::new())
-        }
         Request::AwaitKept(number) => {
             let start = Instant::now();
             while with(|kept| kept.live.len()) < *number {
