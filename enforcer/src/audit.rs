@@ -47,6 +47,8 @@ pub enum Body {
     Tamper(Tamper),
     /// The host cannot enforce, and the policy wants the daemon to run all the same.
     Unprotected(Unprotected),
+    /// The policy in force denies a connection that was live already.
+    Connection(Box<Connection>),
     /// The daemon ends.
     Stop(Stop),
 }
@@ -97,6 +99,35 @@ pub struct Attempt {
     pub destination: End,
     /// The process that makes the attempt; unknown where a packet is judged.
     pub process: Option<Process>,
+}
+
+/// Written for every live connection that is denied when the enforcer starts or a new policy is in force.
+#[derive(Clone, Debug, Serialize)]
+pub struct Connection {
+    /// `closed`; `kept` and `would-close` where it was let live; `failed` where the kernel did not close it.
+    pub action: &'static str,
+    /// `start` or `reload`.
+    pub cause: &'static str,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// `deny`.
+    pub verdict: &'static str,
+    /// `enforce`, or `audit` where every declared end is in that mode.
+    pub mode: &'static str,
+    /// Why.
+    pub reason: &'static str,
+    /// The rule that allows it: none does.
+    pub rule: Option<Rule>,
+    /// Revision of the policy that decided.
+    pub revision: u32,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// How far it had come: `opening`, `answering`, `open`, `closing`.
+    pub state: &'static str,
+    /// Who opened it, as far as can be told.
+    pub source: End,
+    /// Who answers.
+    pub destination: End,
 }
 
 /// A rule by its name and place.
@@ -246,6 +277,8 @@ pub struct Stop {
     pub cgroups: u64,
     /// Cgroups that could not be entered into it when they were made, and so stayed unknown.
     pub cgroups_failed: u64,
+    /// Live connections that were closed because the policy denies them.
+    pub connections_closed: u64,
 }
 
 /// Bytes that wait before the file is given them unasked.
@@ -313,6 +346,7 @@ impl Body {
             | Self::Attempt(_)
             | Self::Container(_)
             | Self::Policy(_)
+            | Self::Connection(_)
             | Self::Tamper(_)
             | Self::Unprotected(_)
             | Self::Stop(_) => 0,

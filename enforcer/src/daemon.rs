@@ -14,7 +14,7 @@ use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::event::{CgroupEvent, Event, InvalidEvent, Message};
 use enforcer_common::layout::{Cgroup, SocketNote};
 use enforcer_common::limits::RING_BYTES;
-use enforcer_common::{Address, Identity, Mode, Port};
+use enforcer_common::{Address, Identity, Mode, Port, RuleId};
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -30,6 +30,8 @@ use crate::audit::{
 use crate::cgroups::{self, Names, Subtree, Watch};
 use crate::containers::lookup::{Answer, Lookups, Question, Sockets};
 use crate::containers::{Containers, cgroup};
+use crate::connections::sweep::{Report, Told};
+use crate::connections::{self, Action, Cause, Sweeper};
 use crate::control::server::Socket;
 use crate::control::{Applied, LogState, Proposal, Refusal, Request, Snapshot};
 use crate::existing;
@@ -150,6 +152,7 @@ enum Input {
     Container(Box<Answer>),
     Tick,
     Heartbeat,
+    Connections(Report),
     Reload,
     Reopen,
     Control(Request),
@@ -193,6 +196,8 @@ struct Daemon {
     surveyed: mpsc::Sender<Box<Surveyed>>,
     /// Whether something has changed since the survey that is under way began.
     survey_again: bool,
+    sweeper: Sweeper,
+    connections_closed: u64,
     log: Log,
     kept: Option<Kept>,
     /// What was found by the last look and could not be put back.
@@ -285,6 +290,7 @@ impl Daemon {
         );
         let ledger = enforcement.ledger()?.unwrap_or_default();
         let tail = log.tail(&settings.audit, staying::place(&ledger)).context("read audit log")?;
+        let sweeper = Sweeper::start(path.clone()).context("start the thread for connections")?;
         let start = Start {
             version: env!("CARGO_PKG_VERSION"),
             revision: tables.revision,
@@ -311,10 +317,12 @@ impl Daemon {
         let (origin, since) = (Origin::Directory, SystemTime::now());
         let revision =
             Revision { origin, since, documents, policy, tables, identities, warnings: Vec::new() };
+        let revision = Arc::new(revision);
+        sweep(&sweeper, Cause::Start, &revision, &enforcement);
         let mut daemon = Self {
             settings: settings.clone(),
             enforcement,
-            revision: Arc::new(revision),
+            revision,
             unconfirmed: None,
             refused: None,
             rules,
@@ -327,6 +335,8 @@ impl Daemon {
             surveyor: Some(surveyor),
             surveyed,
             survey_again: false,
+            sweeper,
+            connections_closed: 0,
             log,
             kept,
             tampering: Vec::new(),
@@ -453,7 +463,7 @@ impl Daemon {
         notify::ready(&self.status());
         loop {
             let confirm_by = self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.by);
-            match inputs.next(self.more_events, confirm_by).await? {
+            match inputs.next(self.more_events, confirm_by, &mut self.sweeper).await? {
                 Input::Events => self.write_some_events()?,
                 Input::KernelLog => self.enforcement.flush_log(),
                 Input::Cgroups => self.update_cgroups(),
@@ -487,7 +497,11 @@ impl Daemon {
                 Input::Watchdog => notify::alive(),
                 Input::Stop => {
                     notify::stopping();
-                    return self.stop();
+                    return self.stop().await;
+                }
+                Input::Connections(report) => {
+                    self.write_connections(report);
+                    self.flush();
                 }
             }
         }
@@ -585,6 +599,9 @@ impl Daemon {
         let change = PolicyChange { result, revision: self.revision.tables.revision, error };
         self.write(SystemTime::now(), Body::Policy(change));
         self.flush();
+        if matches!(result, "applied" | "rolled-back") {
+            sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+        }
     }
 
     fn put_in_force(&mut self, revision: Revision) -> anyhow::Result<()> {
@@ -968,16 +985,61 @@ impl Daemon {
         }
     }
 
+    /// Writes what was found of live connections.
+    fn write_connections(&mut self, report: Report) {
+        match report {
+            Report::Denied(cause, revision, denied) => {
+                for told in denied {
+                    self.connections_closed += u64::from(told.action == Action::Closed);
+                    if let Some(err) = &told.error {
+                        error!("{err}");
+                    }
+                    let record = self.connection(cause, revision, told);
+                    self.write(SystemTime::now(), Body::Connection(Box::new(record)));
+                }
+            }
+            Report::Trouble(err) => error!("judge live connections: {err}"),
+            Report::Done(cause, revision, took) => {
+                debug!(cause = cause.name(), revision, ?took, "live connections are judged");
+            }
+        }
+    }
+
+    fn connection(&self, cause: Cause, revision: u32, told: Told) -> audit::Connection {
+        let Told { connection, action, error } = told;
+        let decision = &connection.decision;
+        let end = |identity, end: &connections::judge::End| {
+            let cgroup = Some(end.party.cgroup_id()).filter(|id| *id != 0);
+            self.end(identity, cgroup, Some((end.at.address, end.at.port)))
+        };
+        audit::Connection {
+            action: action.name(),
+            cause: cause.name(),
+            error,
+            verdict: audit::verdict(decision.verdict),
+            mode: audit::mode(decision.mode),
+            reason: decision.reason.code(),
+            rule: self.rule(revision, decision.rule()),
+            revision,
+            protocol: audit::protocol(connection.protocol),
+            state: connection.state.name(),
+            source: end(decision.from, &connection.caller),
+            destination: end(decision.to, &connection.answerer),
+        }
+    }
+
+    fn rule(&self, revision: u32, rule: Option<RuleId>) -> Option<Rule> {
+        let (_, rules) = self.rules.iter().find(|(known, _)| *known == revision)?;
+        let rule = rules.get(usize::try_from(rule?.0).ok()?)?;
+        Some(Rule {
+            name: rule.name.clone(),
+            file: rule.location.file.to_path_buf(),
+            line: rule.location.line,
+        })
+    }
+
     fn attempt(&self, event: &Event) -> Attempt {
-        let rule = event.rule().and_then(|id| {
-            let (_, rules) = self.rules.iter().find(|(revision, _)| *revision == event.revision)?;
-            let rule = rules.get(usize::try_from(id.0).ok()?)?;
-            Some(Rule {
-                name: rule.name.clone(),
-                file: rule.location.file.to_path_buf(),
-                line: rule.location.line,
-            })
-        });
+        let rule = self.rule(event.revision, event.rule());
         Attempt {
             verdict: event.verdict().map_or("unknown", audit::verdict),
             mode: audit::mode(event.mode()),
@@ -1012,9 +1074,13 @@ impl Daemon {
     }
 
     /// Detaches what is not to outlive the daemon, then writes what still waited and what it all came to.
-    fn stop(mut self) -> anyhow::Result<()> {
+    async fn stop(mut self) -> anyhow::Result<()> {
         failpoint::pass("stop-begun");
         self.enforcement.detach();
+        self.sweeper.end();
+        while let Some(report) = self.sweeper.report().await {
+            self.write_connections(report);
+        }
         self.write_events()?;
         failpoint::pass("stop-events-written");
         let enforcing = self.enforcement.outlives_us();
@@ -1041,6 +1107,7 @@ impl Daemon {
             enforcing,
             cgroups: self.enforcement.cgroups()?,
             cgroups_failed: counts.get(Counter::CGROUPS_FAILED),
+            connections_closed: self.connections_closed,
         };
         info!(
             allowed = stop.allowed,
@@ -1134,6 +1201,17 @@ fn note_sockets(enforcement: &mut Enforcement, names: &Names, mount: &Cgroup2) {
         if let Err(err) = enforcement.note_socket(&bound.socket, note) {
             warn!("note the owner of a socket: {err}");
         }
+    }
+}
+
+/// Has live connections judged by the policy in force.
+fn sweep(sweeper: &Sweeper, cause: Cause, revision: &Arc<Revision>, enforcement: &Enforcement) {
+    let ordered = enforcement
+        .owners()
+        .map_err(anyhow::Error::from)
+        .and_then(|owners| Ok(sweeper.order(cause, revision.clone(), owners)?));
+    if let Err(err) = ordered {
+        error!("judge live connections: {err:#}");
     }
 }
 
@@ -1258,7 +1336,12 @@ impl Inputs {
     }
 
     /// The next input; with `more_events`, events if there is nothing else.
-    async fn next(&mut self, more_events: bool, confirm_by: Option<Instant>) -> anyhow::Result<Input> {
+    async fn next(
+        &mut self,
+        more_events: bool,
+        confirm_by: Option<Instant>,
+        sweeper: &mut Sweeper,
+    ) -> anyhow::Result<Input> {
         // Cgroups come before events, so that events find the names of what they are about.
         let input = tokio::select! {
             biased;
@@ -1282,6 +1365,7 @@ impl Inputs {
             _ = self.signals.reopen.recv() => Input::Reopen,
             () = moment(confirm_by) => Input::Unconfirmed,
             request = next_request(&mut self.requests) => Input::Control(request),
+            Some(report) = sweeper.report() => Input::Connections(report),
             ready = self.events.readable() => { ready?.clear_ready(); Input::Events }
             ready = if_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
             _ = self.heartbeat.tick() => Input::Heartbeat,

@@ -15,7 +15,7 @@ pub mod watch;
 
 pub use feature::Unsupported;
 pub use load::{Enforcement, LoadError, OBJECT, Options};
-pub use maps::{Counts, MapError};
+pub use maps::{CgroupOwners, Counts, MapError};
 pub use pins::{Ledger, PinError, Pins, Removed};
 pub use watch::Tampering;
 

@@ -8,6 +8,7 @@ pub mod cgroups;
 pub mod check;
 pub mod cli;
 pub mod containers;
+pub mod connections;
 pub mod control;
 pub mod daemon;
 pub mod detach;

@@ -76,6 +76,20 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// What the daemon does on a host that cannot enforce it.
     pub on_unsupported: OnUnsupported,
+    /// What happens to connections that are older than the enforcer.
+    pub existing: Existing,
+}
+
+/// What happens to a live connection that is older than the enforcer and that the policy denies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Existing {
+    /// It is closed at both ends.
+    Close,
+    /// It stays, and is recorded.
+    Keep,
+    /// It stays, and is recorded as what would have been closed.
+    #[default]
+    Audit,
 }
 
 /// What the daemon does where the programs cannot be loaded or attached.

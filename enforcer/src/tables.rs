@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::containers::{Container, cgroup};
 use crate::identities::Identities;
-use crate::policy::{Location, Policy, PortRange, Ports, Selector};
+use crate::policy::{Existing, Location, Policy, PortRange, Ports, Selector};
 
 pub use claims::Claims;
 pub use networks::Prefix;
@@ -23,6 +23,8 @@ mod networks;
 pub struct Tables {
     /// Which revision of the policy this is.
     pub revision: u32,
+    /// What happens to connections that are older than the enforcer.
+    pub existing: Existing,
     /// In the order of the policy.
     pub services: Vec<ServiceOwner>,
     /// By [`RuleId`](enforcer_common::RuleId): how records name a rule.
@@ -130,6 +132,7 @@ impl Tables {
         let ends = edges::Ends { services: &identity_of, networks: &networks.sets_of, world: &world };
         Ok(Self {
             revision,
+            existing: policy.existing,
             rules: policy
                 .rules
                 .iter()

@@ -5,6 +5,7 @@ mod audit;
 mod cases;
 mod connect;
 mod containers;
+mod connections;
 mod control;
 mod datagrams;
 mod demo;

@@ -107,6 +107,8 @@ pub enum Request {
         /// How often.
         times: u64,
     },
+    /// Something with the connections that it keeps open.
+    Kept(crate::kept::Request),
 }
 
 /// What a stream or datagram travels over.
@@ -207,6 +209,7 @@ pub(crate) fn perform(request: &Request) -> Reply {
         Request::MoveThenConnect { cgroup, to } => steps.move_then_connect(cgroup, *to),
         Request::MoveThenServe { cgroup, at } => steps.move_then_serve(cgroup, *at),
         Request::Flood { to, times } => steps.flood(*to, *times),
+        Request::Kept(request) => steps.judged("kept", || crate::kept::perform(request)),
     };
     let (errno, text) = match result {
         Ok(text) => (None, text),

@@ -6,7 +6,7 @@
 //! policies without YAML, for properties and capacities.
 //!
 //! On a real kernel a [`sandbox`] is a cgroup subtree and a network namespace of a test's own, with a daemon over the
-//! one and [`actor`] processes in both; [`bpftool`] tells what is attached to it, and [`slowness`] lets all of it run
+//! one and [`actor`] processes in both, which can keep connections ([`kept`]); [`bpftool`] tells what is attached to it, and [`slowness`] lets all of it run
 //! where every step takes longer. A [`machine`] is a whole
 //! Debian with systemd, whose services run a [`mod@unit`] each.
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod clean;
 pub mod compiled;
 pub mod demo;
 pub mod engine;
+pub mod kept;
 pub mod kernel;
 pub mod machine;
 pub mod oracle;

@@ -712,6 +712,11 @@ impl Finished {
         self.records.iter().filter(|record| record["kind"] == "attempt")
     }
 
+    /// The records of connections that were live already.
+    pub fn connections(&self) -> impl Iterator<Item = &Value> {
+        self.records.iter().filter(|record| record["kind"] == "connection")
+    }
+
     /// Fails unless the records and the kernel's counters tell the same story: every event that was produced was
     /// written or counted as lost, sequence numbers have no gap, and denials number as many as their records.
     ///
@@ -738,6 +743,8 @@ impl Finished {
             ensure!(total("denied")? == count("deny", "enforce"), "{kinds:?}, but {}", self.stop);
             ensure!(total("would_deny")? == count("deny", "audit"), "{kinds:?}, but {}", self.stop);
         }
+        let closed = self.connections().filter(|record| record["action"] == "closed").count();
+        ensure!(total("connections_closed")? == u64::try_from(closed)?, "{closed} closed, but {}", self.stop);
         for (number, record) in (1_u64..).zip(&self.records) {
             ensure!(record["sequence"].as_u64() == Some(number), "sequence {number} is not {record}");
         }

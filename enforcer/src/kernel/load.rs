@@ -21,7 +21,7 @@ use thiserror::Error;
 use super::btf;
 use super::chain;
 use super::feature::{self, Unsupported};
-use super::maps::{self, Counts, MapError, Maps};
+use super::maps::{self, CgroupOwners, Counts, MapError, Maps};
 use super::pins::{Book, Ledger, LedgerMap, PinError, Pins};
 use super::sys;
 use super::watch::Held;
@@ -429,6 +429,15 @@ impl Enforcement {
     /// The map is gone.
     pub fn counts(&self) -> Result<Counts, MapError> {
         self.maps.counts()
+    }
+
+    /// The owners of cgroups in the policy in force.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone, or this process may have no more descriptors.
+    pub fn owners(&self) -> Result<CgroupOwners, MapError> {
+        self.maps.owners()
     }
 
     /// How many cgroups the tables in force hold.

@@ -1,11 +1,11 @@
 //! Typed handles over the maps, and the one way to put a policy into them.
 
 use std::borrow::BorrowMut;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::of_maps::ArrayOfMaps;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, SkStorage};
+use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, PerCpuArray, PerCpuValues, SkStorage};
 use aya::sys::SyscallError;
 use aya::{Ebpf, Pod};
 use enforcer_common::claims::DEAD;
@@ -100,6 +100,25 @@ impl Counts {
 }
 
 type Inner<K, V> = HashMap<MapData, K, V>;
+
+/// Who owns which cgroup in one revision of the policy, for another thread to ask. The programs keep it up to date as
+/// long as the revision is in force.
+pub struct CgroupOwners(Inner<u64, Cgroup>);
+
+impl CgroupOwners {
+    /// The owner of a cgroup; `None` if it is not in the tables.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read.
+    pub fn owner(&self, id: u64) -> Result<Option<Owner>, MapError> {
+        match self.0.get(&id, 0) {
+            Ok(cgroup) => Ok(Some(cgroup.owner)),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(cause) => Err(MapError::Read { map: names::CGROUPS, cause }),
+        }
+    }
+}
 
 /// All maps that the host writes.
 pub(super) struct Maps {
@@ -346,6 +365,17 @@ impl Maps {
             }
             result => write(names::SOCKETS, result),
         }
+    }
+
+    /// The owners of cgroups in the tables in force, through a descriptor of its own.
+    pub(super) fn owners(&self) -> Result<CgroupOwners, MapError> {
+        let map = names::CGROUPS;
+        let open = |cause: String| MapError::Open { map, cause };
+        let fd = self.cgroups_in_force.map().fd().as_fd().try_clone_to_owned();
+        let data = MapData::from_fd(fd.map_err(|err| open(err.to_string()))?);
+        let data = data.map_err(|cause| open(chain(&cause)))?;
+        let inner = Inner::try_from(Map::HashMap(data)).map_err(|cause| open(chain(&cause)))?;
+        Ok(CgroupOwners(inner))
     }
 
     /// How many cgroups the tables in force hold.

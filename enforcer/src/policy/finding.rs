@@ -58,6 +58,7 @@ pub const CODES: &[&str] = &[
     "unknown-mode",
     "unknown-name",
     "unknown-protocol",
+    "unknown-treatment",
     "unreadable",
     "unsupported-version",
     "wrong-type",

@@ -9,7 +9,9 @@ use super::conflict;
 use super::container::{self, ContainerSelector};
 use super::finding::{Findings, Problem, Severity, quoted};
 use super::tree::{Children, NodeId, Tree, Value};
-use super::{Cidr, Network, OnUnsupported, Peer, Policy, PortRange, Ports, Rule, Selector, Service};
+use super::{
+    Cidr, Existing, Network, OnUnsupported, Peer, Policy, PortRange, Ports, Rule, Selector, Service,
+};
 
 mod value;
 
@@ -52,6 +54,7 @@ struct Declared<'t> {
 struct Parts<'t> {
     mode: Option<(At<'t>, Mode)>,
     on_unsupported: Option<(At<'t>, OnUnsupported)>,
+    existing: Option<(At<'t>, Existing)>,
     services: Vec<Declared<'t>>,
     networks: Vec<Declared<'t>>,
     rules: Vec<At<'t>>,
@@ -116,7 +119,8 @@ impl<'t> Compiler<'t, '_> {
         self.reserved_twice(&parts.services, listens);
         let rules = self.rules(&parts.rules, &peers);
         let on_unsupported = parts.on_unsupported.map_or(OnUnsupported::Refuse, |(_, found)| found);
-        Policy { services, networks, rules, on_unsupported }
+        let existing = parts.existing.map_or_else(Existing::default, |(_, existing)| existing);
+        Policy { services, networks, rules, on_unsupported, existing }
     }
 
     // The document and its sections.
@@ -163,8 +167,8 @@ impl<'t> Compiler<'t, '_> {
         allow: Option<At<'t>>,
     ) {
         if let Some(defaults) = defaults.filter(|at| !matches!(at.value(), Value::Null))
-            && let Some([mode, on_unsupported]) =
-                self.fields(defaults, "`defaults`", ["mode", "on_unsupported"])
+            && let Some([mode, on_unsupported, existing]) =
+                self.fields(defaults, "`defaults`", ["mode", "on_unsupported", "existing"])
         {
             self.once(&mut parts.mode, mode, "mode", value::parse_mode);
             self.once(
@@ -173,6 +177,7 @@ impl<'t> Compiler<'t, '_> {
                 "`on_unsupported`",
                 value::parse_on_unsupported,
             );
+            self.once(&mut parts.existing, existing, "`existing`", value::parse_existing);
         }
         for (section, what, declared) in
             [(services, "service", &mut parts.services), (networks, "network", &mut parts.networks)]

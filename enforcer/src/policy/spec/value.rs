@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use enforcer_common::{Mode, Protocol};
 
 use crate::policy::finding::{Problem, quoted};
-use crate::policy::{Cidr, OnUnsupported, PortRange};
+use crate::policy::{Cidr, Existing, OnUnsupported, PortRange};
 
 /// Bytes of a name: it is a label in metrics and a key in maps.
 const MAX_NAME: usize = 63;
@@ -59,6 +59,22 @@ pub(super) fn parse_on_unsupported(text: &str) -> Result<OnUnsupported, Problem>
                 .unwrap_or_else(|| String::from("`on_unsupported` is `refuse` or `open`"));
             let message = format!("{} is no answer to a host that cannot enforce", quoted(text));
             Err(Problem::new("unknown-choice", message).hint(hint))
+        }
+    }
+}
+
+/// Reads `close`, `keep` or `audit`.
+pub(super) fn parse_existing(text: &str) -> Result<Existing, Problem> {
+    match text {
+        "close" => Ok(Existing::Close),
+        "keep" => Ok(Existing::Keep),
+        "audit" => Ok(Existing::Audit),
+        _ => {
+            let hint = suggest(text, ["close", "keep", "audit"]).unwrap_or_else(|| {
+                String::from("older connections are treated by `close`, `keep` or `audit`")
+            });
+            let message = format!("{} does not say what happens to older connections", quoted(text));
+            Err(Problem::new("unknown-treatment", message).hint(hint))
         }
     }
 }

@@ -1,0 +1,405 @@
+//! Closes the live connections that a policy denies, in a thread of its own: entering network namespaces is a thread's
+//! affair, and events must be read meanwhile.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
+use enforcer_common::{Address, Decision, Identity, Mode, Verdict};
+use nix::errno::Errno;
+use tokio::sync::mpsc as reports;
+
+use super::survey::Survey;
+use super::{Connection, Judgement, Snapshot, judge};
+use crate::kernel::{CgroupOwners, MapError};
+use crate::policy::Existing;
+use crate::revision::Revision;
+use crate::tables::Tables;
+
+/// Looks at most that one order takes: each finds what the one before could not see yet.
+const MAX_LOOKS: u32 = 16;
+
+/// After this time a call that an earlier policy permitted has become a socket that a look finds, a socket whose other
+/// end was missing has it, and the owner of a new cgroup is in the tables.
+const SETTLING: Duration = Duration::from_millis(100);
+
+/// Connections that are told of at once.
+const BATCH: usize = 256;
+
+/// Batches that wait to be written; then the sweep waits.
+const MAX_WAITING: usize = 64;
+
+/// Why connections are judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// The enforcer has started.
+    Start,
+    /// A new policy is in force.
+    Reload,
+}
+
+impl Cause {
+    /// The stable word for it in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Reload => "reload",
+        }
+    }
+}
+
+/// What was done with a connection that the policy denies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Action {
+    /// It was closed at both ends.
+    Closed,
+    /// It stays, as the policy says of older connections.
+    Kept,
+    /// It stays, but would be closed outside of audit.
+    WouldClose,
+    /// It stays, since the kernel did not close it.
+    Failed,
+}
+
+impl Action {
+    /// The stable word for it in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Kept => "kept",
+            Self::WouldClose => "would-close",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What is to be done with a connection; nothing if it is permitted, or was spared when the enforcer started.
+///
+/// `spared` tells that it is older than the enforcer and was let live then. It stays so as long as the policy says so.
+pub fn action(cause: Cause, existing: Existing, spared: bool, decision: &Decision) -> Option<Action> {
+    match (decision.verdict, decision.mode) {
+        (Verdict::Allow, _) => return None,
+        (Verdict::Deny, Mode::Audit | Mode::Enforce) => {}
+    }
+    let treatment = match (cause, spared) {
+        (Cause::Start, _) => existing,
+        (Cause::Reload, false) => Existing::Close,
+        (Cause::Reload, true) if existing == Existing::Close => Existing::Close,
+        (Cause::Reload, true) => return None,
+    };
+    Some(match (treatment, decision.mode) {
+        (Existing::Keep, _) => Action::Kept,
+        (Existing::Audit, _) | (Existing::Close, Mode::Audit) => Action::WouldClose,
+        (Existing::Close, Mode::Enforce) => Action::Closed,
+    })
+}
+
+/// Something to write down.
+#[derive(Debug)]
+pub enum Report {
+    /// Connections that the policy of this revision denies.
+    Denied(Cause, u32, Vec<Told>),
+    /// Something kept connections from being judged or closed.
+    Trouble(String),
+    /// All connections have been judged by the policy of this revision.
+    Done(Cause, u32, Duration),
+}
+
+/// What became of one connection.
+#[derive(Debug)]
+pub struct Told {
+    /// The connection.
+    pub connection: Connection,
+    /// What was done.
+    pub action: Action,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// The thread, as the daemon speaks with it.
+pub struct Sweeper {
+    orders: mpsc::Sender<Order>,
+    reports: reports::Receiver<Report>,
+    ending: Arc<AtomicBool>,
+}
+
+struct Order {
+    cause: Cause,
+    revision: Arc<Revision>,
+    owners: CgroupOwners,
+}
+
+impl Sweeper {
+    /// Starts the thread. It judges connections of the cgroups in the subtree at `subtree`, the path from the top of the
+    /// cgroup tree.
+    ///
+    /// # Errors
+    ///
+    /// There is no room for a thread.
+    pub fn start(subtree: PathBuf) -> io::Result<Self> {
+        let (orders, incoming) = mpsc::channel();
+        let (outgoing, reports) = reports::channel(MAX_WAITING);
+        let ending = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            subtree,
+            incoming,
+            outgoing,
+            ending: ending.clone(),
+            spared: HashSet::new(),
+            unreadable: HashSet::new(),
+        };
+        thread::Builder::new().name(String::from("connections")).spawn(move || worker.run())?;
+        Ok(Self { orders, reports, ending })
+    }
+
+    /// Has every live connection judged by `revision`, which is in force.
+    ///
+    /// # Errors
+    ///
+    /// The thread has ended.
+    pub fn order(&self, cause: Cause, revision: Arc<Revision>, owners: CgroupOwners) -> io::Result<()> {
+        let order = Order { cause, revision, owners };
+        self.orders.send(order).map_err(|_ended| io::Error::other("the thread for connections has ended"))
+    }
+
+    /// Waits for a report; `None` if the thread has ended.
+    pub async fn report(&mut self) -> Option<Report> {
+        self.reports.recv().await
+    }
+
+    /// Tells the thread to end, after which [`report`](Self::report) tells what it has done and then nothing more.
+    pub fn end(&mut self) {
+        self.ending.store(true, Ordering::Relaxed);
+        // It may be waiting for an order.
+        self.orders = mpsc::channel().0;
+    }
+}
+
+struct Worker {
+    subtree: PathBuf,
+    incoming: mpsc::Receiver<Order>,
+    outgoing: reports::Sender<Report>,
+    ending: Arc<AtomicBool>,
+    /// Cookies of sockets that are older than the enforcer and were let live.
+    spared: HashSet<u64>,
+    /// What was said already of namespaces that cannot be read.
+    unreadable: HashSet<String>,
+}
+
+/// What one order remembers between its looks.
+#[derive(Default)]
+struct Progress {
+    /// Cookies of sockets whose connection was told of.
+    told: HashSet<u64>,
+    /// Since when a socket's connection was denied by what may change.
+    doubted: HashMap<u64, Instant>,
+}
+
+/// What one look came to.
+#[derive(Default)]
+struct Look {
+    /// Connections that were denied and not told of before, or still had to be closed.
+    found: usize,
+    /// Connections that are denied by what may change.
+    doubted: usize,
+}
+
+/// There is nobody left to tell anything, or nothing more is to be done.
+struct Ended;
+
+impl Worker {
+    fn run(mut self) {
+        let mut next = self.incoming.recv().ok();
+        while let Some(order) = next.take() {
+            match self.serve(&order) {
+                Ok(Some(newer)) => next = Some(newer),
+                Ok(None) => next = self.incoming.recv().ok(),
+                Err(Ended) => return,
+            }
+        }
+    }
+
+    /// Looks until nothing is found any longer, and once more when everything has settled. Returns a newer order if one
+    /// has come, which judges everything again.
+    fn serve(&mut self, order: &Order) -> Result<Option<Order>, Ended> {
+        let start = Instant::now();
+        let mut progress = Progress::default();
+        let mut settled = false;
+        for _ in 0..MAX_LOOKS {
+            let look = match self.look(order, &mut progress)? {
+                Ok(look) => look,
+                Err(err) => {
+                    self.tell(Report::Trouble(format!("read owners of cgroups: {err}")))?;
+                    Look::default()
+                }
+            };
+            let wait = if look.found > 0 { Duration::ZERO } else { SETTLING };
+            if wait > Duration::ZERO && settled && look.doubted == 0 {
+                break;
+            }
+            match self.incoming.recv_timeout(wait) {
+                Ok(newer) => return Ok(Some(newer)),
+                Err(RecvTimeoutError::Timeout) => settled |= wait > Duration::ZERO,
+                Err(RecvTimeoutError::Disconnected) => return Err(Ended),
+            }
+        }
+        self.tell(Report::Done(order.cause, order.revision.tables.revision, start.elapsed()))?;
+        Ok(None)
+    }
+
+    fn look(&mut self, order: &Order, progress: &mut Progress) -> Result<Result<Look, MapError>, Ended> {
+        let mut survey = Survey::take(&self.subtree);
+        for trouble in std::mem::take(&mut survey.snapshot.unreadable) {
+            if self.unreadable.insert(trouble.clone()) {
+                self.tell(Report::Trouble(trouble))?;
+            }
+        }
+        let in_force = match InForce::new(order, &survey.snapshot) {
+            Ok(in_force) => in_force,
+            Err(err) => return Ok(Err(err)),
+        };
+        let Judgement { connections, .. } = judge(&survey.snapshot, &in_force);
+        let alive: HashSet<u64> = survey.snapshot.sockets.iter().map(|socket| socket.cookie).collect();
+        self.spared.retain(|cookie| alive.contains(cookie));
+
+        let mut look = Look::default();
+        let (mut told, mut closing) = (Vec::new(), Vec::new());
+        for connection in connections {
+            let cookies: Vec<u64> =
+                connection.sockets().map(|place| survey.snapshot.sockets[place].cookie).collect();
+            let spared = cookies.iter().any(|cookie| self.spared.contains(cookie));
+            let Some(action) =
+                action(order.cause, order.revision.tables.existing, spared, &connection.decision)
+            else {
+                continue;
+            };
+            if connection.may_change && !progress.is_settled(&cookies) {
+                look.doubted += 1;
+                continue;
+            }
+            let is_new = !cookies.iter().any(|cookie| progress.told.contains(cookie));
+            progress.told.extend(&cookies);
+            if action == Action::Closed {
+                look.found += 1;
+                closing.push((connection, is_new));
+                continue;
+            }
+            if order.cause == Cause::Start && order.revision.tables.existing != Existing::Close {
+                self.spared.extend(&cookies);
+            }
+            if is_new {
+                look.found += 1;
+                told.push(Told { connection, action, error: None });
+            }
+        }
+        self.tell_all(order, &mut told)?;
+        for batch in closing.chunks(BATCH) {
+            if self.ending.load(Ordering::Relaxed) {
+                return Err(Ended);
+            }
+            let mut told = close(&mut survey, batch);
+            self.tell_all(order, &mut told)?;
+        }
+        Ok(Ok(look))
+    }
+
+    fn tell_all(&self, order: &Order, told: &mut Vec<Told>) -> Result<(), Ended> {
+        while !told.is_empty() {
+            let rest = told.split_off(told.len().min(BATCH));
+            let batch = std::mem::replace(told, rest);
+            self.tell(Report::Denied(order.cause, order.revision.tables.revision, batch))?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, report: Report) -> Result<(), Ended> {
+        self.outgoing.blocking_send(report).map_err(|_nobody_listens| Ended)
+    }
+}
+
+impl Progress {
+    /// Whether a doubtful denial has lasted.
+    fn is_settled(&mut self, cookies: &[u64]) -> bool {
+        let now = Instant::now();
+        let since = cookies.iter().map(|cookie| *self.doubted.entry(*cookie).or_insert(now)).min();
+        since.is_some_and(|since| now.duration_since(since) >= SETTLING)
+    }
+}
+
+/// Closes connections; those that are new are to be told of, except where they have ended by themselves meanwhile.
+fn close(survey: &mut Survey, batch: &[(Connection, bool)]) -> Vec<Told> {
+    let places: Vec<usize> = batch.iter().flat_map(|(connection, _)| connection.sockets()).collect();
+    let mut results = survey.destroy(&places).into_iter();
+    let mut told = Vec::new();
+    for (connection, is_new) in batch {
+        let said: Vec<io::Result<()>> = results.by_ref().take(connection.sockets().count()).collect();
+        let Some((action, error)) = outcome(&said) else { continue };
+        if *is_new {
+            told.push(Told { connection: connection.clone(), action, error });
+        }
+    }
+    told
+}
+
+/// What closing the sockets of one connection has come to; nothing if it was not there any longer.
+fn outcome(said: &[io::Result<()>]) -> Option<(Action, Option<String>)> {
+    if said.iter().any(Result::is_ok) {
+        return Some((Action::Closed, None));
+    }
+    let failed = said.iter().filter_map(|said| said.as_ref().err());
+    let mut failed = failed.filter(|err| err.kind() != io::ErrorKind::NotFound);
+    let err = failed.next()?;
+    let hint = if err.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) {
+        "\nhint: the kernel must be built with CONFIG_INET_DIAG_DESTROY"
+    } else {
+        ""
+    };
+    Some((Action::Failed, Some(format!("close connection: {err}{hint}"))))
+}
+
+/// A policy with the owners of the cgroups that sockets of a snapshot are of, so that one judgement sees one state.
+struct InForce<'a> {
+    tables: &'a Tables,
+    owners: HashMap<u64, Owner>,
+}
+
+impl<'a> InForce<'a> {
+    fn new(order: &'a Order, snapshot: &Snapshot) -> Result<Self, MapError> {
+        let ids: HashSet<u64> = snapshot.sockets.iter().filter_map(|socket| socket.cgroup).collect();
+        let mut owners = HashMap::with_capacity(ids.len());
+        for id in ids {
+            if let Some(owner) = order.owners.owner(id)? {
+                owners.insert(id, owner);
+            }
+        }
+        Ok(Self { tables: &order.revision.tables, owners })
+    }
+}
+
+impl enforcer_common::Tables for InForce<'_> {
+    fn cgroup(&self, id: u64) -> Option<Owner> {
+        self.owners.get(&id).copied()
+    }
+
+    fn network(&self, address: &Address) -> Option<Identity> {
+        enforcer_common::Tables::network(self.tables, address)
+    }
+
+    fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
+        enforcer_common::Tables::edge(self.tables, key)
+    }
+
+    fn reserved(&self, key: &PortKey) -> Option<Owner> {
+        enforcer_common::Tables::reserved(self.tables, key)
+    }
+
+    fn names_protocol(&self, key: &ProtocolKey) -> bool {
+        enforcer_common::Tables::names_protocol(self.tables, key)
+    }
+}
