@@ -15,5 +15,6 @@ mod namespaces;
 mod pins;
 mod reload;
 mod servers;
+mod software;
 mod start;
 mod systemd;
