@@ -17,5 +17,6 @@ mod namespaces;
 mod pins;
 mod reload;
 mod servers;
+mod software;
 mod start;
 mod systemd;

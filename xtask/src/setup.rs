@@ -23,11 +23,24 @@ const DENY_VERSION: &str = "0.20.2";
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// What the tests run as real servers and clients, each with the reason for it.
-const FOR_TESTS: [(&str, &str); 13] = [
+const FOR_TESTS: [(&str, &str); 26] = [
     ("nginx", "a server that the tests protect"),
     ("postgresql", "a server that the tests protect"),
     ("postgresql-client", "psql, a caller in the tests"),
     ("curl", "a caller in the tests"),
+    ("redis-server", "a server that the tests protect"),
+    ("redis-tools", "redis-benchmark, a caller in the tests"),
+    ("memcached", "a server that the tests protect"),
+    ("libmemcached-tools", "memccapable, a caller in the tests"),
+    ("unbound", "a resolver: it answers over UDP and TCP, and asks another"),
+    ("dnsmasq-base", "the name server that the resolver asks"),
+    ("bind9-dnsutils", "dig, a caller in the tests"),
+    ("ngtcp2-server", "HTTP/3 over QUIC, which the tests protect"),
+    ("ngtcp2-client", "its caller in the tests"),
+    ("iperf3", "TCP and UDP both ways, many streams at once"),
+    ("iputils-ping", "ping: a caller without ports"),
+    ("traceroute", "a caller that wants the errors of the network"),
+    ("openssl", "makes the certificate of a server of HTTP/3"),
     ("iproute2", "ip and ss: the tests' network namespaces and sockets"),
     ("nftables", "translates addresses in the tests' network namespaces"),
     ("docker.io", "an engine whose containers the tests identify, and its client"),
@@ -39,9 +52,16 @@ const FOR_TESTS: [(&str, &str); 13] = [
     ("systemd-container", "boots the machine with systemd that the tests use"),
 ];
 
-/// Packages whose services a package manager would start at every boot, and these.
-const SERVICES: [(&str, &str); 3] =
-    [("nginx", "nginx"), ("postgresql", "postgresql"), ("docker.io", "docker")];
+/// Packages that would start a service at every boot, each with its unit.
+const SERVICES: [(&str, &str); 7] = [
+    ("nginx", "nginx"),
+    ("postgresql", "postgresql"),
+    ("redis-server", "redis-server"),
+    ("memcached", "memcached"),
+    ("unbound", "unbound"),
+    ("ngtcp2-server", "ngtcp2d"),
+    ("docker.io", "docker"),
+];
 
 /// What `setup` is asked for.
 #[derive(clap::Args)]
@@ -271,12 +291,23 @@ fn servers(apt: &mut Apt) -> Result<()> {
     for (package, why) in &missing {
         apt.install(&[package], why)?;
         // The package enables its service for the next boot; the tests start their own with their own settings.
-        let service = SERVICES.iter().find(|(of, _)| of == package);
-        if let (Some((_, service)), Some(_)) = (service, on_path("systemctl")) {
-            run_command(Command::new("systemctl").args(["--quiet", "disable", service]))?;
+        let unit = SERVICES.iter().find(|(name, _)| name == package);
+        if let Some((_, unit)) = unit
+            && on_path("systemctl").is_some()
+        {
+            run_command(Command::new("systemctl").args(["--quiet", "disable", unit]))?;
         }
     }
-    Ok(())
+    let python = python_tests()?;
+    apt.install(&[&python], "Python's own tests of its sockets, run as a service")
+}
+
+/// The package with the tests of the distribution's Python, which carries the version in its name.
+fn python_tests() -> Result<String> {
+    let told = output(Command::new("/usr/bin/python3").arg("--version"))?;
+    let version = told.strip_prefix("Python ").and_then(|version| version.rsplit_once('.'));
+    let (version, _patch) = version.with_context(|| format!("read Python's version: it says {told:?}"))?;
+    Ok(format!("libpython{version}-testsuite"))
 }
 
 /// The package manager. It is asked for new lists once, and only when something is missing.
