@@ -164,7 +164,9 @@ pub fn run(selection: &Selection) -> anyhow::Result<Report> {
                 scope.spawn(move || work(&mut stage, techniques_ref, jobs, done))
             })
             .collect();
-        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_panic| anyhow!("a stage panicked"))?)
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().map_err(|_panic| anyhow!("a stage panicked"))?)
     })?;
     let done = done.into_inner().map_err(|_poisoned| anyhow!("a stage panicked"))?;
     Ok(report(techniques, done))

@@ -5,7 +5,6 @@ from corpus import CLONE_NEWNET, NEAR, NEAR6, called, libc
 PATHS = ["v4/tcp", "v6/tcp", "v4/udp", "v6/udp"]
 CALLER = "stranger"
 SOURCE = "world"
-CONTROL = "no rule lets the world call"
 
 
 def stage(scene):

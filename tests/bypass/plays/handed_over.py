@@ -1,8 +1,8 @@
 """Takes over an open connection from somebody who may call (SCM_RIGHTS)."""
 
-from corpus import EVERY, pass_fd, take_fd
+from corpus import TCP, pass_fd, take_fd
 
-PATHS = EVERY
+PATHS = [*TCP, "v4/udp", "v6/udp"]
 OPEN = "whoever hands an open connection to another hands over its rights"
 
 

@@ -2,10 +2,10 @@
 
 import mmap
 
-from corpus import EVERY, SILENT
+from corpus import SILENT, TCP
 from uring import OP_CONNECT, SQPOLL, Ring, sockaddr
 
-PATHS = EVERY
+PATHS = [*TCP, "v4/udp", "v6/udp"]
 OPEN = "whoever shares an io_uring that a kernel thread empties lends its name to all that is put into it"
 
 

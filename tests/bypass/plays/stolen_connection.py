@@ -2,9 +2,9 @@
 
 import socket
 
-from corpus import EVERY, SYS_PIDFD_GETFD, SYS_PIDFD_OPEN, called, libc
+from corpus import SYS_PIDFD_GETFD, SYS_PIDFD_OPEN, TCP, called, libc
 
-PATHS = EVERY
+PATHS = [*TCP, "v4/udp", "v6/udp"]
 OPEN = "pidfd_getfd takes an open connection, with its rights, from a process that the taker may trace"
 
 

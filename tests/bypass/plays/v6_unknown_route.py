@@ -6,7 +6,6 @@ PATHS = ["v6/udp"]
 CALLER = "stranger"
 NEEDS = ("CAP_NET_RAW",)
 SOURCE = "unknown"
-BARE = "the kernel takes no routing header of an unknown kind"
 CONTROL = "a packet that no socket of this host has sent is nobody's"
 
 

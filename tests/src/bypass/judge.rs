@@ -123,7 +123,9 @@ pub fn permitted(techniques: &[&Technique], outcome: &Outcome) -> Vec<String> {
         None if !outcome.records.is_empty() => {
             wrong.push(format!("with permission something is refused: {:?}", outcome.records));
         }
-        Some(why) if outcome.reached() => wrong.push(format!("with permission it gets through, though {why}")),
+        Some(why) if outcome.reached() => {
+            wrong.push(format!("with permission it gets through, though {why}"))
+        }
         None | Some(_) => {}
     }
     wrong

@@ -37,7 +37,16 @@ allow:
 
 /// Cgroups in the sandbox; that of a stranger is of no service.
 const CGROUPS: [&str; 10] = [
-    "thief", "clerk", "teller", "proxy", "bell", "vault", "stranger", "pool/thief", "pool/clerk", "pool/teller",
+    "thief",
+    "clerk",
+    "teller",
+    "proxy",
+    "bell",
+    "vault",
+    "stranger",
+    "pool/thief",
+    "pool/clerk",
+    "pool/teller",
 ];
 
 /// Debian's own interpreter: another one in the PATH may be a wrapper that starts slowly.

@@ -10,7 +10,8 @@ const PATHS: [&str; 6] = ["v4/tcp", "v6/tcp", "mapped/tcp", "v4/udp", "v6/udp", 
 
 /// How each technique is blocked, in Markdown.
 pub fn blocked(report: &Report) -> String {
-    let mut rows = vec![[vec!["technique"], PATHS.to_vec()].concat().into_iter().map(str::to_owned).collect()];
+    let mut rows =
+        vec![[vec!["technique"], PATHS.to_vec()].concat().into_iter().map(str::to_owned).collect()];
     for name in report.techniques.keys() {
         let cell = |path: &&str| {
             let cell = Cell { techniques: vec![name.clone()], path: (**path).to_owned() };
@@ -30,7 +31,9 @@ pub fn blocked(report: &Report) -> String {
 pub fn without_hooks(report: &Report) -> String {
     let hooks: Vec<_> = report.changed.keys().collect();
     let mut rows = vec![
-        std::iter::once(String::from("technique")).chain(hooks.iter().map(|hook| hook.0.to_owned())).collect(),
+        std::iter::once(String::from("technique"))
+            .chain(hooks.iter().map(|hook| hook.0.to_owned()))
+            .collect(),
     ];
     for name in report.techniques.keys() {
         let cell = |changes: &BTreeMap<Cell, Change>| {
@@ -43,7 +46,8 @@ pub fn without_hooks(report: &Report) -> String {
             }
             .to_owned()
         };
-        let row: Vec<String> = std::iter::once(name.clone()).chain(report.changed.values().map(cell)).collect();
+        let row: Vec<String> =
+            std::iter::once(name.clone()).chain(report.changed.values().map(cell)).collect();
         if row.iter().skip(1).any(|cell| !cell.is_empty()) {
             rows.push(row);
         }
