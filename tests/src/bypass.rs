@@ -169,7 +169,7 @@ pub fn run(selection: &Selection) -> anyhow::Result<Report> {
             .try_for_each(|worker| worker.join().map_err(|_panic| anyhow!("a stage panicked"))?)
     })?;
     let done = done.into_inner().map_err(|_poisoned| anyhow!("a stage panicked"))?;
-    Ok(report(techniques, done))
+    Ok(report(techniques, &done))
 }
 
 /// Takes jobs until there are none.
@@ -276,10 +276,10 @@ fn play(stage: &mut Stage, techniques: &Techniques, job: Job) -> anyhow::Result<
     Ok(tried)
 }
 
-fn report(techniques: Techniques, done: Vec<Tried>) -> Report {
+fn report(techniques: Techniques, done: &[Tried]) -> Report {
     let mut report = Report { techniques, ..Report::default() };
     let mut whole: BTreeMap<Cell, (Option<Outcome>, Option<Outcome>)> = BTreeMap::new();
-    for one in &done {
+    for one in done {
         let name = one.cell.name();
         report.wrong.extend(one.wrong.iter().map(|wrong| format!("{:?}: {name}: {wrong}", one.run)));
         let single = one.cell.techniques.len() == 1;
@@ -295,7 +295,7 @@ fn report(techniques: Techniques, done: Vec<Tried>) -> Report {
             Run::Permitted => whole.entry(one.cell.clone()).or_default().1.clone_from(&one.permitted),
         }
     }
-    for one in &done {
+    for one in done {
         let Run::Without(hook) = one.run else { continue };
         let changes = report.changed.entry(hook).or_default();
         let (Some(before), Some(forbidden), Some(permitted)) =

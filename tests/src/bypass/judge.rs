@@ -87,8 +87,7 @@ fn records(techniques: &[&Technique], outcome: &Outcome, open: bool) -> Vec<Stri
     }
     for record in &outcome.records {
         let service = record["source"]["service"].as_str().unwrap_or_default();
-        let is_true = sources.iter().any(|source| *source == service)
-            || (service == "unmanaged" && sources.contains(&"stranger"));
+        let is_true = sources.contains(&service) || (service == "unmanaged" && sources.contains(&"stranger"));
         if record["verdict"] != "deny" || !is_true {
             wrong.push(format!("a record does not name {sources:?} as refused: {record}"));
         }
@@ -124,7 +123,7 @@ pub fn permitted(techniques: &[&Technique], outcome: &Outcome) -> Vec<String> {
             wrong.push(format!("with permission something is refused: {:?}", outcome.records));
         }
         Some(why) if outcome.reached() => {
-            wrong.push(format!("with permission it gets through, though {why}"))
+            wrong.push(format!("with permission it gets through, though {why}"));
         }
         None | Some(_) => {}
     }
