@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod bypass;
 mod cases;
 mod connect;
 mod containers;

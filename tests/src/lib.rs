@@ -13,6 +13,7 @@
 
 pub mod actor;
 pub mod bpftool;
+pub mod bypass;
 pub mod case;
 pub mod clean;
 pub mod compiled;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a developer's tool talks to its terminal")]
 
+mod bypass;
 mod chaos;
 mod check;
 mod clean_kernel;
@@ -35,6 +36,8 @@ enum Verb {
     Reproducible,
     /// Run `setup`, `check` and every test, rootless and kernel ones; needs root
     Test,
+    /// Try every known way around the enforcer, and print what blocks it; needs root
+    Bypass,
     /// Kill, upgrade and tamper with the daemon under load, a thousand times; needs root
     Chaos(chaos::Args),
     /// Remove what a crash of the demo or of a test has left in the kernel; needs root
@@ -60,6 +63,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Tidy => tidy::run(&workspace)?,
         Verb::Reproducible => reproducible::run(&workspace)?,
         Verb::Test => return test::run(&workspace),
+        Verb::Bypass => bypass::run(&workspace)?,
         Verb::Chaos(args) => chaos::run(&workspace, args)?,
         Verb::CleanKernel(args) => clean_kernel::run(&workspace, args)?,
     }

@@ -1,0 +1,13 @@
+"""Writes a packet in the name of an address that nobody has bound."""
+
+from corpus import datagram, v4_packet
+
+PATHS = ["v4/udp"]
+CALLER = "stranger"
+NEEDS = ("CAP_NET_RAW",)
+SOURCE = "unknown"
+CONTROL = "a packet that no socket of this host has sent is nobody's"
+
+
+def attempt(scene):
+    return scene.write(v4_packet("127.0.0.99", "127.0.0.1", 17, datagram(scene, "127.0.0.99")))

@@ -1,0 +1,168 @@
+"""Makes the attempts that it is told of, each in a process of its own, and tells how each ended."""
+
+import errno
+import importlib
+import json
+import os
+import pathlib
+import select
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+
+import corpus
+from corpus import Absent, Scene, drop, libc
+
+KINDS = ("ways", "sources", "destinations", "plays")
+
+
+def load():
+    """Every technique: `kind/name` and its module."""
+    here = pathlib.Path(__file__).parent
+    names = sorted(f"{kind}/{path.stem}" for kind in KINDS for path in (here / kind).glob("*.py"))
+    return {name: importlib.import_module(name.replace("/", ".")) for name in names}
+
+
+def describe(module):
+    """What the run has to know of a technique."""
+    kept = ("PATHS", "NEEDS", "CALLER", "HELPER", "SOURCE", "OPEN", "BARE", "CONTROL", "RECORDS", "ALONE")
+    told = {key.lower(): list(value) if isinstance(value, tuple) else value
+            for key in kept if (value := getattr(module, key, None)) is not None}
+    told["sentence"] = module.__doc__
+    return told
+
+
+def play(scene, modules):
+    """Runs one technique, or a way of calling with a source or a destination of another."""
+    way = source = None
+    for module in modules:
+        if hasattr(module, "attempt"):
+            return module.attempt(scene)
+        way = getattr(module, "call", way)
+        source = getattr(module, "source", source)
+        if hasattr(module, "address"):
+            scene.address = module.address
+    # A way is loaded before the socket is made, a source may change who this process is.
+    sock = source(scene) if source else scene.socket()
+    return way(scene, sock) if way else scene.call(sock)
+
+
+def attempt(order, techniques, cgroups, namespaces):
+    modules = [techniques[name] for name in order["techniques"]]
+    scene = Scene(order, cgroups, namespaces)
+    try:
+        libc.prctl(1, signal.SIGKILL, 0, 0, 0)
+        for module in modules:
+            if hasattr(module, "stage"):
+                module.stage(scene)
+        scene.enter(order["caller"])
+        drop([name for module in modules for name in getattr(module, "NEEDS", ())])
+        return scene.outcome(play(scene, modules))
+    except Absent as absent:
+        return scene.outcome("absent", text=str(absent))
+    except OSError as error:
+        return scene.outcome("errno", errno=errno.errorcode.get(error.errno, str(error)), text=str(error))
+    except Exception:
+        return scene.outcome("broken", text=traceback.format_exc()[-1500:])
+
+
+def ring_bell():
+    """Makes an attempt that is refused for certain, so that its record tells that those before it have been read."""
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        sock.connect_ex(("127.0.0.1", corpus.PORT))
+
+
+def perform(order, techniques, cgroups, namespaces):
+    """Makes an attempt in a child, whose every descriptor and process ends with it."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.setpgid(pid, pid)
+    else:
+        os.close(reader)
+        told = attempt(order, techniques, cgroups, namespaces)
+        os.write(writer, json.dumps(told).encode())
+        os._exit(0)
+    os.close(writer)
+    # Other processes of the attempt may hold the pipe open; what is told is told in one piece.
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    # Reached only by a technique that is broken.
+    told = os.read(reader, 65536) if poll.poll(15000) else b""
+    os.close(reader)
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    os.waitpid(pid, 0)
+    if order["bell"]:
+        ring_bell()
+    return json.loads(told) if told else {"end": "broken", "call": "", "ms": 0, "pids": [pid], "text": "it died"}
+
+
+def build():
+    """Furnishes this network namespace, and lays a cable from it to another one."""
+    annex = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE)
+    annex.stdout.readline()
+    run(["ip", "-batch", "-"], f"""
+link set lo mtu 1500
+link add near type veth peer name far netns {annex.pid}
+link set near up
+address add {corpus.NEAR}/30 brd + dev near
+address add {corpus.NEAR6}/64 dev near nodad
+address add {corpus.LINK_LOCAL}/64 dev near nodad
+address add 100.65.0.1/32 dev lo
+address add fd00:8::1/128 dev lo
+route add local 198.18.0.0/24 dev lo
+route add local fd00:9::/64 dev lo
+route add default via {corpus.FAR}
+""")
+    run(["nsenter", f"--net=/proc/{annex.pid}/ns/net", "ip", "-batch", "-"], f"""
+link set lo up
+link set far up
+address add {corpus.FAR}/30 dev far
+address add {corpus.FAR6}/64 dev far nodad
+""")
+    run(["nft", "-f", "-"], f"""
+table ip door {{
+  chain out {{
+    type nat hook output priority -100
+    tcp dport {corpus.DOOR} redirect to :{corpus.PORT}
+    udp dport {corpus.DOOR} redirect to :{corpus.PORT}
+  }}
+}}
+""")
+    pathlib.Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
+    return annex
+
+
+def run(command, script):
+    done = subprocess.run(command, input=script, text=True, capture_output=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stderr}of:{script}")
+
+
+def main():
+    root = pathlib.Path(sys.argv[1])
+    sys.path.insert(0, str(pathlib.Path(__file__).parent))
+    techniques = load()
+    annex = build()
+    cgroups = {"root": os.open(root, os.O_PATH)}
+    for path in root.iterdir():
+        if path.is_dir():
+            cgroups[path.name] = os.open(path / "cgroup.procs", os.O_WRONLY)
+    for path in (root / "pool").iterdir():
+        if path.is_dir():
+            (path / "cgroup.type").write_text("threaded")
+            cgroups[f"pool/{path.name}"] = os.open(path / "cgroup.threads", os.O_WRONLY)
+    namespaces = {"annex": os.open(f"/proc/{annex.pid}/ns/net", os.O_RDONLY)}
+    print(json.dumps({name: describe(module) for name, module in techniques.items()}), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        print(json.dumps(perform(order, techniques, cgroups, namespaces)), flush=True)
+
+
+main()

@@ -1,0 +1,13 @@
+"""Connects a datagram socket to somebody that may be called, and names the vault with the datagram."""
+
+from corpus import PROXY, UDP
+
+PATHS = UDP
+CONTROL = "a datagram to another address than the connected one is refused: README names it"
+
+
+def call(scene, sock):
+    scene.connect(sock, (scene.loopback, PROXY))
+    with scene.judge("sendto"):
+        sock.sendto(scene.token, scene.to())
+    return scene.hear(sock)

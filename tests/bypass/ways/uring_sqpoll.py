@@ -1,0 +1,10 @@
+"""Connects by an io_uring that a kernel thread empties: the call is made in no process's system call at all."""
+
+from corpus import EVERY
+from uring import OP_CONNECT, SQPOLL, Ring
+
+PATHS = EVERY
+
+
+def call(scene, sock):
+    return Ring(SQPOLL).connect(scene, sock, OP_CONNECT)

@@ -1,0 +1,11 @@
+//! Every technique of the corpus gets through without an enforcer, fails under one, and works where it is permitted.
+
+use enforcer_tests::bypass::{self, Selection};
+
+#[test]
+fn nothing_gets_around_the_enforcer_but_what_is_documented() -> anyhow::Result<()> {
+    let report = bypass::run(&Selection { only: None, singly: true })?;
+    assert!(report.techniques.len() >= 80, "{} techniques", report.techniques.len());
+    assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
+    Ok(())
+}

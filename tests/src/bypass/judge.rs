@@ -1,0 +1,140 @@
+//! What an attempt must come to, and what is wrong with one that does not.
+
+use super::Technique;
+use super::stage::Outcome;
+use crate::slowness::patience;
+use std::time::Duration;
+
+/// A refusal takes less: it is an answer, not a time-out. On a machine with something else to do that is a long time.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// How an attempt was blocked, for the table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Judgement {
+    /// The hooks that refused, or `kernel`, `nobody`, `open`, `absent`.
+    pub by: String,
+    /// The errno, or `dropped`.
+    pub how: String,
+}
+
+impl Judgement {
+    /// What is to be said of an outcome.
+    pub fn of(outcome: &Outcome) -> Self {
+        let told = &outcome.told;
+        let how = match (told.end.as_str(), &told.errno) {
+            ("errno", Some(errno)) => errno.clone(),
+            ("silent", _) => String::from("dropped"),
+            (end, _) => end.to_owned(),
+        };
+        if told.end == "absent" {
+            return Self { by: String::from("absent"), how: told.text.clone().unwrap_or_default() };
+        }
+        if outcome.reached() {
+            return Self { by: String::from("open"), how: String::new() };
+        }
+        let mut hooks: Vec<&str> =
+            outcome.records.iter().filter_map(|record| record["hook"].as_str()).collect();
+        hooks.sort_unstable();
+        hooks.dedup();
+        let by = if hooks.is_empty() { String::from("kernel") } else { hooks.join(", ") };
+        Self { by, how }
+    }
+}
+
+/// Without an enforcer it gets through, unless it says why not.
+pub fn bare(techniques: &[&Technique], outcome: &Outcome) -> Vec<String> {
+    let mut wrong = defects(outcome);
+    let blocked = techniques.iter().find_map(|technique| technique.bare.as_ref());
+    match blocked {
+        _ if outcome.told.end == "absent" => {}
+        None if !outcome.reached() => {
+            wrong.push(format!("it does not get through without an enforcer either: {:?}", outcome.told));
+        }
+        Some(why) if outcome.reached() => wrong.push(format!("it gets through, though {why}")),
+        None | Some(_) => {}
+    }
+    wrong
+}
+
+/// Of what is forbidden the vault gets nothing, the caller hears of it at once, and one record names him.
+pub fn forbidden(techniques: &[&Technique], outcome: &Outcome) -> Vec<String> {
+    let mut wrong = defects(outcome);
+    if outcome.told.end == "absent" {
+        return wrong;
+    }
+    let open = techniques.iter().any(|technique| technique.open.is_some());
+    if outcome.reached() != open {
+        let (told, got) = (&outcome.told, &outcome.got);
+        let problem = if open { "it is said to be open, and is not" } else { "IT GOT THROUGH" };
+        wrong.push(format!("{problem}: {told:?}, the vault got {got:?}, records {:?}", outcome.records));
+    }
+    let refused = outcome.told.errno.as_deref() == Some("EPERM");
+    let took = Duration::from_secs_f64(outcome.told.ms / 1000.0);
+    if refused && took > patience(AT_ONCE) {
+        wrong.push(format!("the refusal took {took:?}"));
+    }
+    wrong.extend(records(techniques, outcome, open));
+    wrong
+}
+
+fn records(techniques: &[&Technique], outcome: &Outcome, open: bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let names = |word: &str| techniques.iter().any(|technique| technique.source.as_deref() == Some(word));
+    let mut sources = vec![outcome.cast.caller];
+    sources.extend(["unknown", "world"].into_iter().filter(|word| names(word)));
+    if names("client") {
+        sources = vec![outcome.cast.client];
+    }
+    for record in &outcome.records {
+        let service = record["source"]["service"].as_str().unwrap_or_default();
+        let is_true = sources.contains(&service) || (service == "unmanaged" && sources.contains(&"stranger"));
+        if record["verdict"] != "deny" || !is_true {
+            wrong.push(format!("a record does not name {sources:?} as refused: {record}"));
+        }
+        let pid = record["process"]["pid"].as_u64();
+        if pid.is_some_and(|pid| !outcome.told.pids.contains(&pid)) {
+            wrong.push(format!("a record names none of the processes {:?}: {record}", outcome.told.pids));
+        }
+    }
+    let many = techniques.iter().any(|technique| technique.records.is_some());
+    let by_kernel = techniques.iter().any(|technique| technique.bare.is_some())
+        || outcome.told.errno.as_deref().is_some_and(|errno| errno != "EPERM");
+    match outcome.records.len() {
+        0 if open || by_kernel => {}
+        0 => wrong.push(format!("no record tells of it: {:?}", outcome.told)),
+        1 => {}
+        _ if many => {}
+        number => wrong.push(format!("{number} records tell of it: {:#?}", outcome.records)),
+    }
+    wrong
+}
+
+/// What is permitted gets through, unless it says why not, and nothing is recorded as refused.
+pub fn permitted(techniques: &[&Technique], outcome: &Outcome) -> Vec<String> {
+    let mut wrong = defects(outcome);
+    let blocked = techniques.iter().find_map(|technique| technique.control.as_ref());
+    match blocked {
+        _ if outcome.told.end == "absent" => {}
+        None if outcome.told.end != "answered" => wrong.push(format!(
+            "with permission it does not get through: {:?}, the vault got {:?}, records {:?}",
+            outcome.told, outcome.got, outcome.records
+        )),
+        None if !outcome.records.is_empty() => {
+            wrong.push(format!("with permission something is refused: {:?}", outcome.records));
+        }
+        Some(why) if outcome.reached() => {
+            wrong.push(format!("with permission it gets through, though {why}"));
+        }
+        None | Some(_) => {}
+    }
+    wrong
+}
+
+fn defects(outcome: &Outcome) -> Vec<String> {
+    let told = &outcome.told;
+    match told.end.as_str() {
+        "errno" | "silent" | "answered" | "absent" => Vec::new(),
+        "broken" => vec![format!("the technique is broken: {}", told.text.as_deref().unwrap_or("?"))],
+        other => vec![other.to_owned()],
+    }
+}
