@@ -28,10 +28,10 @@ use crate::audit::{
     Unprotected,
 };
 use crate::cgroups::{self, Names, Subtree, Watch};
-use crate::containers::lookup::{Answer, Lookups, Question, Sockets};
-use crate::containers::{Containers, cgroup};
 use crate::connections::sweep::{Report, Told};
 use crate::connections::{self, Action, Cause, Sweeper};
+use crate::containers::lookup::{Answer, Lookups, Question, Sockets};
+use crate::containers::{Containers, cgroup};
 use crate::control::server::Socket;
 use crate::control::{Applied, LogState, Proposal, Refusal, Request, Snapshot};
 use crate::existing;
