@@ -8,6 +8,10 @@ use thiserror::Error;
 /// Socket look-ups, socket storage, netns cookies and ring buffers in cgroup programs all exist from here on.
 const MINIMUM: KernelVersion = KernelVersion::new(5, 10, 0);
 
+/// From here on a socket has places for its cgroup and for its class (`struct sock_cgroup_data`); before, the first class
+/// or priority that is given to anybody makes all sockets forget their cgroups until the next boot.
+const KEEPS_CGROUPS: KernelVersion = KernelVersion::new(5, 15, 0);
+
 /// Something that enforcer needs and this host does not have.
 #[derive(Debug, Error)]
 pub enum Unsupported {
@@ -32,6 +36,16 @@ pub enum Unsupported {
     NoCgroup2 {
         /// Where it was looked for.
         mounts: PathBuf,
+    },
+    /// Sockets do not remember their cgroup, since another kind of cgroups takes the place for it.
+    #[error(
+        "tell the cgroup of sockets: kernel {kernel} forgets it once net_cls or net_prio is in use, as by {}\nhint: use kernel 5.15 or newer, or boot with cgroup_no_v1=net_cls,net_prio", .user.display()
+    )]
+    SocketClasses {
+        /// What `uname` says.
+        kernel: String,
+        /// A cgroup with a class, a priority or processes.
+        user: PathBuf,
     },
     /// The given root is not a directory of a cgroup v2 tree.
     #[error("use cgroup root {}: not a cgroup below {}", .root.display(), .mount.display())]
@@ -64,6 +78,11 @@ pub fn require() -> Result<(), Unsupported> {
     if found < MINIMUM {
         return Err(Unsupported::Kernel { found: found.to_string() });
     }
+    if found < KEEPS_CGROUPS
+        && let Some(user) = user_of_socket_classes()?
+    {
+        return Err(Unsupported::SocketClasses { kernel: found.to_string(), user });
+    }
     let status = procfs::process::Process::myself().and_then(|process| process.status()).map_err(|err| {
         Unsupported::Proc { file: PathBuf::from("/proc/self/status"), cause: err.to_string() }
     })?;
@@ -77,6 +96,40 @@ pub fn require() -> Result<(), Unsupported> {
         return Err(Unsupported::Privilege { cause: "CAP_NET_ADMIN is not in effect" });
     }
     Ok(())
+}
+
+/// A cgroup that gives sockets a class or a priority, if there is one.
+fn user_of_socket_classes() -> Result<Option<PathBuf>, Unsupported> {
+    let mounts = mounts()?;
+    let classes = mounts.into_iter().filter(|mount| {
+        mount.fs_type == "cgroup"
+            && ["net_cls", "net_prio"].iter().any(|name| mount.super_options.contains_key(*name))
+    });
+    Ok(classes.into_iter().find_map(|mount| user_below(&mount.mount_point, true)))
+}
+
+/// A directory of a net_cls or net_prio tree that is in use: a class or a priority was written to it, or processes were
+/// moved into it, which those at the top never were.
+fn user_below(directory: &Path, is_top: bool) -> Option<PathBuf> {
+    let text = |file: &str| std::fs::read_to_string(directory.join(file)).unwrap_or_default();
+    let has_class = text("net_cls.classid").trim().parse().is_ok_and(|class: u32| class != 0);
+    let has_priority = text("net_prio.ifpriomap")
+        .lines()
+        .any(|line| line.rsplit_once(' ').is_some_and(|(_, priority)| priority != "0"));
+    if has_class || has_priority || (!is_top && !text("cgroup.procs").is_empty()) {
+        return Some(directory.to_path_buf());
+    }
+    // What cannot be listed has just been removed.
+    let children = std::fs::read_dir(directory).ok()?.flatten();
+    children
+        .filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir()))
+        .find_map(|child| user_below(&child.path(), false))
+}
+
+fn mounts() -> Result<procfs::process::MountInfos, Unsupported> {
+    procfs::process::Process::myself().and_then(|process| process.mountinfo()).map_err(|err| {
+        Unsupported::Proc { file: PathBuf::from("/proc/self/mountinfo"), cause: err.to_string() }
+    })
 }
 
 /// Where the cgroup v2 tree is mounted: `/sys/fs/cgroup` on most hosts, below it where v1 is in use too.
@@ -112,15 +165,12 @@ impl Cgroup2 {
 ///
 /// [`Unsupported::NoCgroup2`], or that the mount table could not be read.
 pub fn cgroup2() -> Result<Cgroup2, Unsupported> {
-    let mounts = PathBuf::from("/proc/self/mountinfo");
-    procfs::process::Process::myself()
-        .and_then(|process| process.mountinfo())
-        .map_err(|err| Unsupported::Proc { file: mounts.clone(), cause: err.to_string() })?
+    mounts()?
         .into_iter()
         .filter(|mount| mount.fs_type == "cgroup2")
         .map(|mount| Cgroup2 { directory: mount.mount_point, root: PathBuf::from(mount.root) })
         .min_by_key(|mount| mount.root != Path::new("/"))
-        .ok_or(Unsupported::NoCgroup2 { mounts })
+        .ok_or_else(|| Unsupported::NoCgroup2 { mounts: PathBuf::from("/proc/self/mountinfo") })
 }
 
 /// Whether a cgroup is the top of the tree, which no process of the host is outside of. What a container sees as the
@@ -188,6 +238,15 @@ mod tests {
                  cgroup v1 alone cannot tell which service a socket belongs to",
             ),
             (
+                Unsupported::SocketClasses {
+                    kernel: String::from("5.10.0"),
+                    user: PathBuf::from("/sys/fs/cgroup/net_cls/guests"),
+                },
+                "tell the cgroup of sockets: kernel 5.10.0 forgets it once net_cls or net_prio is in use, \
+                 as by /sys/fs/cgroup/net_cls/guests\n\
+                 hint: use kernel 5.15 or newer, or boot with cgroup_no_v1=net_cls,net_prio",
+            ),
+            (
                 Unsupported::NotACgroup {
                     root: PathBuf::from("/etc"),
                     mount: PathBuf::from("/sys/fs/cgroup"),
@@ -201,6 +260,34 @@ mod tests {
         ] {
             assert_eq!(error.to_string(), text);
         }
+    }
+
+    #[test]
+    fn classes_priorities_and_moved_processes_are_uses_of_net_cls_and_net_prio() -> std::io::Result<()> {
+        let top = tempfile::tempdir()?;
+        let (guests, inner) = (top.path().join("guests"), top.path().join("guests/inner"));
+        std::fs::create_dir_all(&inner)?;
+        let write = |directory: &Path, file: &str, text: &str| std::fs::write(directory.join(file), text);
+        // As the kernel shows a tree that was mounted and is not used.
+        write(top.path(), "cgroup.procs", "1\n2\n")?;
+        for directory in [top.path(), &guests, &inner] {
+            write(directory, "net_cls.classid", "0\n")?;
+            write(directory, "net_prio.ifpriomap", "lo 0\neth0 0\n")?;
+        }
+        write(&guests, "cgroup.procs", "")?;
+        write(&inner, "cgroup.procs", "")?;
+        assert_eq!(super::user_below(top.path(), true), None);
+        for (directory, file, used, unused) in [
+            (&inner, "cgroup.procs", "77\n", ""),
+            (&guests, "net_cls.classid", "1048577\n", "0\n"),
+            (&inner, "net_prio.ifpriomap", "lo 0\neth0 5\n", "lo 0\neth0 0\n"),
+        ] {
+            write(directory, file, used)?;
+            assert_eq!(super::user_below(top.path(), true).as_ref(), Some(directory), "{file}");
+            write(directory, file, unused)?;
+        }
+        assert_eq!(super::user_below(top.path(), true), None);
+        Ok(())
     }
 
     #[test]
