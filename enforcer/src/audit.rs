@@ -277,6 +277,8 @@ pub struct Stop {
     pub cgroups: u64,
     /// Cgroups that could not be entered into it when they were made, and so stayed unknown.
     pub cgroups_failed: u64,
+    /// Entries of it that were put right when they were compared with the tree.
+    pub cgroups_repaired: u64,
     /// Live connections that were closed because the policy denies them.
     pub connections_closed: u64,
 }

@@ -102,6 +102,15 @@ impl Subtree {
     }
 }
 
+impl Subtree {
+    /// The id of the cgroup at a path from the top of the tree, if there is one in this subtree now.
+    pub fn id_at(&self, path: &Path) -> Option<u64> {
+        let below = path.strip_prefix(&self.path).ok()?;
+        let directory = self.directory.join(below);
+        directory.metadata().ok().map(|metadata| metadata.ino())
+    }
+}
+
 /// Watches a subtree by inotify, where the kernel does not identify new cgroups itself.
 pub struct Watch {
     subtree: Subtree,
@@ -240,6 +249,8 @@ fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(err) if matches!(err.kind(), io::ErrorKind::NotFound) => Ok(None),
+        // Deeper than any call reaches: what lies there was identified when it was made, and is unknown after a reload.
+        Err(err) if err.raw_os_error() == Some(nix::libc::ENAMETOOLONG) => Ok(None),
         // kernfs answers so for a directory that is being removed.
         Err(err) if err.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
         Err(err) => Err(err),

@@ -1,6 +1,6 @@
 //! `enforcer run`: one loop over a closed set of inputs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -46,6 +46,7 @@ use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::notify::{self, Watchdog};
 use crate::policy::{self, Document, OnUnsupported, Policy};
+use crate::reconcile::{self, Repair, Tree};
 use crate::revision::{InvalidPolicy, Origin, Revision};
 use crate::staying::{self, First, Kept, Left, Staying};
 use crate::tables::{RuleName, Tables};
@@ -61,6 +62,9 @@ const EVENTS_THAT_WAIT: usize = RING_BYTES as usize / size_of::<Event>();
 
 /// How often the next daemon can tell from the ledger that this one was alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Reports that may wait for the loop; who brings one more waits.
+const REPORTS: usize = 16;
 
 /// How long a change of the network that nobody told of stays unseen.
 const TICK: Duration = Duration::from_secs(10);
@@ -105,10 +109,10 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         let mut signals = Signals::catch()?;
         let mut watchdog = Watchdog::from_environment();
         loop {
-            let (surveyed, surveys) = mpsc::channel(1);
+            let (reports, reported) = mpsc::channel(REPORTS);
             let (lookups, answers) = Lookups::new(settings.runtimes.clone());
-            match Daemon::start(settings, surveyed, lookups) {
-                Ok(daemon) => return daemon.serve(signals, surveys, answers, watchdog).await,
+            match Daemon::start(settings, reports, lookups) {
+                Ok(daemon) => return daemon.serve(signals, reported, answers, watchdog).await,
                 Err(err) if may_run_open(settings, &err) => {
                     stand_open(settings, &err)?;
                     if !signals.ask_for_another_try(&mut watchdog).await {
@@ -149,6 +153,7 @@ enum Input {
     Cgroups,
     Network,
     Surveyed(Box<Surveyed>),
+    TreeRead(Box<TreeRead>),
     Container(Box<Answer>),
     Tick,
     Heartbeat,
@@ -167,6 +172,15 @@ struct Surveyed {
     views: std::io::Result<Views>,
     /// Namespaces that the programs had told of before it.
     strangers: Vec<u64>,
+}
+
+/// What the cgroup tree was, to be compared with the kernel's table.
+struct TreeRead {
+    /// The policy that was in force.
+    revision: u32,
+    /// The ids in the table before the tree was read.
+    before: HashSet<u64>,
+    tree: std::io::Result<Tree>,
 }
 
 /// A policy that goes unless it is confirmed.
@@ -193,7 +207,10 @@ struct Daemon {
     news: News,
     /// None while it is at work.
     surveyor: Option<Surveyor>,
-    surveyed: mpsc::Sender<Box<Surveyed>>,
+    /// What works beside the loop reports through this.
+    reports: mpsc::Sender<Input>,
+    /// Entries of the kernel's table of cgroups that were put right.
+    cgroups_repaired: u64,
     /// Whether something has changed since the survey that is under way began.
     survey_again: bool,
     sweeper: Sweeper,
@@ -220,7 +237,7 @@ struct Daemon {
 impl Daemon {
     fn start(
         settings: &Settings,
-        surveyed: mpsc::Sender<Box<Surveyed>>,
+        reports: mpsc::Sender<Input>,
         lookups: Lookups,
     ) -> anyhow::Result<Self> {
         feature::require()?;
@@ -333,7 +350,8 @@ impl Daemon {
             lookups,
             news,
             surveyor: Some(surveyor),
-            surveyed,
+            reports,
+            cgroups_repaired: 0,
             survey_again: false,
             sweeper,
             connections_closed: 0,
@@ -455,11 +473,11 @@ impl Daemon {
     async fn serve(
         mut self,
         signals: Signals,
-        surveys: mpsc::Receiver<Box<Surveyed>>,
+        reports: mpsc::Receiver<Input>,
         answers: mpsc::Receiver<Answer>,
         watchdog: Watchdog,
     ) -> anyhow::Result<()> {
-        let mut inputs = Inputs::new(&mut self, signals, surveys, answers, watchdog)?;
+        let mut inputs = Inputs::new(&mut self, signals, reports, answers, watchdog)?;
         notify::ready(&self.status());
         loop {
             let confirm_by = self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.by);
@@ -474,8 +492,12 @@ impl Daemon {
                     self.survey();
                 }
                 Input::Surveyed(surveyed) => self.take_survey(*surveyed),
+                Input::TreeRead(read) => self.reconcile(&read),
                 Input::Container(answer) => self.take_answer(*answer)?,
-                Input::Tick => self.survey(),
+                Input::Tick => {
+                    self.survey();
+                    self.read_tree();
+                }
                 Input::Heartbeat => {
                     // What could not be written before is tried again.
                     self.write_events()?;
@@ -518,12 +540,78 @@ impl Daemon {
             error!("survey network namespaces: {err}");
             Vec::new()
         });
-        let done = self.surveyed.clone();
-        tokio::task::spawn_blocking(move || {
+        self.beside(move || {
             let views = surveyor.views();
-            // Nobody takes it any more when the daemon is about to end.
-            drop(done.blocking_send(Box::new(Surveyed { surveyor, views, strangers })));
+            Input::Surveyed(Box::new(Surveyed { surveyor, views, strangers }))
         });
+    }
+
+    /// Has something done beside this loop, which takes the report of it like any other input.
+    fn beside(&self, work: impl FnOnce() -> Input + Send + 'static) {
+        let reports = self.reports.clone();
+        tokio::task::spawn_blocking(move || {
+            // Nobody takes it any more when the daemon is about to end.
+            drop(reports.blocking_send(work()));
+        });
+    }
+
+    /// Has the cgroup tree read, to compare it with the kernel's table.
+    fn read_tree(&self) {
+        // Where the daemon itself identifies cgroups, its watch is what keeps the table.
+        if self.watch.is_some() {
+            return;
+        }
+        let before: HashSet<u64> = match self.enforcement.cgroups() {
+            Ok(ids) => ids.into_iter().collect(),
+            Err(err) => {
+                error!("compare cgroups: {err}");
+                return;
+            }
+        };
+        let (revision, subtree) = (self.revision.tables.revision, self.subtree.clone());
+        self.beside(move || {
+            Input::TreeRead(Box::new(TreeRead { revision, before, tree: Tree::read(&subtree) }))
+        });
+    }
+
+    /// Puts right what the kernel's table says otherwise than the tree.
+    fn reconcile(&mut self, read: &TreeRead) {
+        let tables = &self.revision.tables;
+        let tree = match &read.tree {
+            // A reload has entered every cgroup anew.
+            Ok(_) if read.revision != tables.revision => return,
+            Ok(tree) => tree,
+            Err(err) => {
+                error!("compare cgroups: read the tree: {err}");
+                return;
+            }
+        };
+        let repairs = reconcile::repairs(
+            tree,
+            &read.before,
+            |id| self.enforcement.cgroup(id),
+            |seen, known| {
+                let found = cgroups::Found { id: seen.id, parent: seen.parent, path: &seen.path };
+                cgroup_of(tables, &self.containers, known, &found)
+            },
+        );
+        for repair in repairs {
+            let result = match repair {
+                Repair::Enter(id, cgroup) | Repair::Correct(id, cgroup) => {
+                    // It may have gone since the tree was read, and nothing would ever forget it again.
+                    let path = tree.cgroups.iter().find(|seen| seen.id == id).map(|seen| &seen.path);
+                    let Some(path) = path.filter(|path| self.subtree.id_at(path) == Some(id)) else { continue };
+                    self.names.insert(id, path.clone());
+                    self.enforcement.enter_cgroup(id, cgroup)
+                }
+                Repair::Forget(id) => self.enforcement.remove_cgroup(id),
+            };
+            self.cgroups_repaired += 1;
+            match result {
+                Ok(()) => warn!(?repair, "the kernel's table of cgroups differed from the tree"),
+                Err(err) => error!("compare cgroups: {err}"),
+            }
+        }
     }
 
     fn take_survey(&mut self, surveyed: Surveyed) {
@@ -652,7 +740,7 @@ impl Daemon {
             subtree: self.subtree.clone(),
             kernel_identifies: self.watch.is_none(),
             counts: self.enforcement.counts()?,
-            cgroups: self.enforcement.cgroups()?,
+            cgroups: u64::try_from(self.enforcement.cgroups()?.len()).unwrap_or(u64::MAX),
             log: LogState {
                 path: self.settings.audit.clone(),
                 written: self.log.attempts(),
@@ -1105,8 +1193,9 @@ impl Daemon {
             events_lost,
             events_waiting: counts.get(Counter::EVENTS_WRITTEN).saturating_sub(told),
             enforcing,
-            cgroups: self.enforcement.cgroups()?,
+            cgroups: u64::try_from(self.enforcement.cgroups()?.len()).unwrap_or(u64::MAX),
             cgroups_failed: counts.get(Counter::CGROUPS_FAILED),
+            cgroups_repaired: self.cgroups_repaired,
             connections_closed: self.connections_closed,
         };
         info!(
@@ -1263,7 +1352,7 @@ struct Inputs {
     kernel_log: Option<AsyncFd<OwnedFd>>,
     cgroups: Option<AsyncFd<OwnedFd>>,
     network: AsyncFd<OwnedFd>,
-    surveys: mpsc::Receiver<Box<Surveyed>>,
+    reports: mpsc::Receiver<Input>,
     answers: mpsc::Receiver<Answer>,
     ticks: Interval,
     heartbeat: Interval,
@@ -1312,7 +1401,7 @@ impl Inputs {
     fn new(
         daemon: &mut Daemon,
         signals: Signals,
-        surveys: mpsc::Receiver<Box<Surveyed>>,
+        reports: mpsc::Receiver<Input>,
         answers: mpsc::Receiver<Answer>,
         watchdog: Watchdog,
     ) -> anyhow::Result<Self> {
@@ -1325,7 +1414,7 @@ impl Inputs {
             kernel_log: daemon.enforcement.log_fd().map(readable).transpose()?,
             cgroups: daemon.watch.as_ref().map(|watch| readable(watch.fd())).transpose()?,
             network: readable(daemon.news.fd())?,
-            surveys,
+            reports,
             answers,
             ticks,
             heartbeat,
@@ -1350,11 +1439,8 @@ impl Inputs {
             () = self.watchdog.due() => Input::Watchdog,
             ready = if_ready(self.cgroups.as_ref()) => { ready?; Input::Cgroups }
             ready = self.network.readable() => { ready?.clear_ready(); Input::Network }
-            surveyed = self.surveys.recv() => match surveyed {
-                Some(surveyed) => Input::Surveyed(surveyed),
-                // The daemon holds a sender for as long as it lives.
-                None => Input::Tick,
-            },
+            // The daemon holds a sender for as long as it lives, so there is always one to come.
+            report = self.reports.recv() => report.unwrap_or(Input::Tick),
             answer = self.answers.recv() => match answer {
                 Some(answer) => Input::Container(Box::new(answer)),
                 // Likewise.

@@ -22,6 +22,7 @@ pub mod netns;
 pub mod notify;
 pub mod policy;
 pub mod proc;
+pub mod reconcile;
 pub mod revision;
 pub mod state;
 pub mod staying;

@@ -176,3 +176,124 @@ fn listeners_older_than_the_enforcer_have_an_owner() -> anyhow::Result<()> {
     assert!(finished.attempts().all(|record| record["destination"]["service"] == "orders"));
     Ok(())
 }
+
+/// Deletes a cgroup from the tables of a daemon, as nothing of ours does.
+fn forget(daemon: u32, cgroup: u64) -> anyhow::Result<()> {
+    let key: Vec<String> = cgroup.to_ne_bytes().iter().map(u8::to_string).collect();
+    let mut found = false;
+    for entry in fs::read_dir(format!("/proc/{daemon}/fdinfo"))? {
+        // A descriptor that was closed meanwhile is none of the maps.
+        let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        // A hash map from u64 to what a cgroup is.
+        let (Some("1"), Some("8"), Some("12"), Some(id)) =
+            (field("map_type"), field("key_size"), field("value_size"), field("map_id"))
+        else {
+            continue;
+        };
+        let mut bpftool = Command::new("bpftool");
+        bpftool.args(["map", "delete", "id", id, "key"]).args(&key).stderr(Stdio::null());
+        found |= bpftool.status()?.success();
+    }
+    ensure!(found, "no map of process {daemon} has cgroup {cgroup}");
+    Ok(())
+}
+
+#[test]
+fn what_the_table_says_otherwise_than_the_tree_is_put_right() -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let sandbox = Sandbox::new("reconcile")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let mut short = sandbox.actor("short-1")?;
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    assert_eq!(short.ask(&connect)?.text, "hello");
+
+    forget(daemon.pid(), sandbox.cgroup().join("short-1").metadata()?.ino())?;
+    let refused = short.ask(&connect)?;
+    assert!(refused.is_refused(), "an unknown cgroup is nobody's: {refused:?}");
+    let start = Instant::now();
+    while short.ask(&connect)?.text != "hello" {
+        ensure!(start.elapsed() < patience(Duration::from_secs(30)), "the table is not put right");
+    }
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    assert_eq!(finished.stop["cgroups_repaired"], 1, "{}", finished.stop);
+    assert!(finished.words.contains("differed from the tree"), "{}", finished.words);
+    Ok(())
+}
+
+#[test]
+fn a_thousand_levels_of_nesting_are_the_service_that_they_lie_in() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("levels")?;
+    let mut daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    for (top, service, works) in [("short-1", "short", true), ("other", "unmanaged", false)] {
+        let deep = (0..1000).fold(String::from(top), |path, _| path + "/d");
+        let mut actor = sandbox.actor(&deep)?;
+        let reply = actor.ask(&connect)?;
+        assert_eq!((reply.is_ok(), reply.is_refused()), (works, !works), "{top}: {reply:?}");
+        let record = daemon.wait_for(|record| record["kind"] == "attempt")?;
+        assert_eq!(record["source"]["service"], service, "{record}");
+        assert_eq!(record["source"]["cgroup"], sandbox.path_of(&deep));
+    }
+    // A reload walks down there too.
+    assert_eq!(daemon.reload(&sandbox, POLICY)?["result"], "applied");
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    assert_eq!(finished.stop["cgroups_failed"], 0);
+    assert_eq!(finished.stop["cgroups"], 1 + 1 + 2 * 1001);
+    Ok(())
+}
+
+/// Makes cgroups until their path is longer than any system call takes, joins the last, connects and tells the errno.
+const BEYOND_PATH_MAX: &str = "
+import os, socket, sys
+os.chdir(sys.argv[1])
+for level in range(20):
+    os.mkdir('n' * 250)
+    os.chdir('n' * 250)
+with open('cgroup.procs', 'w') as procs:
+    procs.write('0')
+client = socket.socket()
+print(client.connect_ex(('127.0.0.1', 8080)))
+sys.stdout.flush()
+sys.stdin.read()
+client.close()
+with open(sys.argv[2] + '/cgroup.procs', 'w') as procs:
+    procs.write('0')
+for level in range(20):
+    os.chdir('..')
+    os.rmdir('n' * 250)
+";
+
+#[test]
+fn a_path_longer_than_any_call_takes_is_identified_and_stops_no_reload() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("long-path")?;
+    let mut daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    for (top, errno, service) in [("short-1", "0", "short"), ("other", "1", "unmanaged")] {
+        let cgroup = sandbox.make_cgroup(top)?;
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg("-c").arg(BEYOND_PATH_MAX).arg(&cgroup).arg(sandbox.make_cgroup("aside")?);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut python = sandbox.spawn(command)?;
+        let record = daemon.wait_for(|record| record["kind"] == "attempt")?;
+        assert_eq!(record["source"]["service"], service, "{record}");
+        assert!(record["source"]["cgroup"].as_str().is_some_and(|path| path.len() > 5000), "{record}");
+        assert_eq!(daemon.reload(&sandbox, POLICY)?["result"], "applied");
+        drop(python.stdin.take());
+        let output = python.wait_with_output()?;
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), errno, "{top}");
+        assert!(output.status.success(), "{top}: {}", output.status);
+    }
+    daemon.stop()?.check_totals()
+}

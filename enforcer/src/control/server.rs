@@ -124,7 +124,10 @@ impl Socket {
         let socket = Self { path: path.to_path_buf(), listener, readers, _lock: lock };
         // The kernel keeps strangers out already; who comes in is asked again. Until then only root may connect.
         if let Some(readers) = readers {
-            std::os::unix::fs::chown(path, None, Some(readers)).with_context(context)?;
+            // A daemon of that group needs no privilege for it, and may have none.
+            if fs::metadata(path).with_context(context)?.gid() != readers {
+                std::os::unix::fs::chown(path, None, Some(readers)).with_context(context)?;
+            }
             fs::set_permissions(path, Permissions::from_mode(0o660)).with_context(context)?;
         }
         Ok(socket)

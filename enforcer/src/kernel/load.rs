@@ -440,13 +440,22 @@ impl Enforcement {
         self.maps.owners()
     }
 
-    /// How many cgroups the tables in force hold.
+    /// The ids of the cgroups that the tables in force hold. One that comes or goes meanwhile may be missing.
     ///
     /// # Errors
     ///
     /// The map is gone.
-    pub fn cgroups(&self) -> Result<u64, MapError> {
+    pub fn cgroups(&self) -> Result<Vec<u64>, MapError> {
         self.maps.cgroups()
+    }
+
+    /// Enters a cgroup into the tables in force, with the state of its path.
+    ///
+    /// # Errors
+    ///
+    /// The map is full or gone; the cgroup stays unknown then, which is denied.
+    pub fn enter_cgroup(&mut self, id: u64, cgroup: Cgroup) -> Result<(), MapError> {
+        self.maps.enter_cgroup(id, cgroup)
     }
 
     /// The next message that waits, if one does.

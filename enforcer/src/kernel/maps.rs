@@ -294,6 +294,11 @@ impl Maps {
         self.cgroups_in_force.get(&id, 0).ok()
     }
 
+    /// Enters a cgroup into the tables in force, with the state of its path.
+    pub(super) fn enter_cgroup(&mut self, id: u64, cgroup: Cgroup) -> Result<(), MapError> {
+        write(names::CGROUPS, self.cgroups_in_force.insert(id, cgroup, 0))
+    }
+
     /// Gives a cgroup that the tables in force know another owner.
     pub(super) fn set_owner(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
         let Some(Cgroup { state, .. }) = self.cgroup(id) else { return Ok(()) };
@@ -378,11 +383,10 @@ impl Maps {
         Ok(CgroupOwners(inner))
     }
 
-    /// How many cgroups the tables in force hold.
-    pub(super) fn cgroups(&self) -> Result<u64, MapError> {
+    /// The ids of the cgroups that the tables in force hold.
+    pub(super) fn cgroups(&self) -> Result<Vec<u64>, MapError> {
         let keys: Result<Vec<u64>, aya::maps::MapError> = self.cgroups_in_force.keys().collect();
-        let number = keys.map_err(|cause| MapError::Read { map: names::CGROUPS, cause })?.len();
-        Ok(u64::try_from(number).unwrap_or(u64::MAX))
+        keys.map_err(|cause| MapError::Read { map: names::CGROUPS, cause })
     }
 
     /// Reads all counters.
