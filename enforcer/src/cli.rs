@@ -95,7 +95,7 @@ struct Socket {
 
 #[derive(clap::Args)]
 struct Get {
-    /// A process id, a cgroup path, or an address with a port, as in 127.0.0.1:5432 or [::1]:53/udp
+    /// A process id, a cgroup path, or an address with a port, as in `127.0.0.1:5432` or `[::1]:53/udp`
     #[arg(value_name = "PID|CGROUP|ADDR:PORT")]
     of: String,
     #[command(flatten)]

@@ -1,5 +1,5 @@
 //! Live connections: sockets are read from the kernel ([`survey`], [`diag`]), paired and judged by the policy in force
-//! ([`judge`]), and closed where it denies them ([`sweep`]).
+//! ([`mod@judge`]), and closed where it denies them ([`sweep`]).
 
 use std::collections::HashSet;
 

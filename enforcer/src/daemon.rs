@@ -235,11 +235,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(
-        settings: &Settings,
-        reports: mpsc::Sender<Input>,
-        lookups: Lookups,
-    ) -> anyhow::Result<Self> {
+    fn start(settings: &Settings, reports: mpsc::Sender<Input>, lookups: Lookups) -> anyhow::Result<Self> {
         feature::require()?;
         let reading = || format!("read policy {}", settings.policy.display());
         let on_disk = read_policy(settings);
@@ -600,7 +596,9 @@ impl Daemon {
                 Repair::Enter(id, cgroup) | Repair::Correct(id, cgroup) => {
                     // It may have gone since the tree was read, and nothing would ever forget it again.
                     let path = tree.cgroups.iter().find(|seen| seen.id == id).map(|seen| &seen.path);
-                    let Some(path) = path.filter(|path| self.subtree.id_at(path) == Some(id)) else { continue };
+                    let Some(path) = path.filter(|path| self.subtree.id_at(path) == Some(id)) else {
+                        continue;
+                    };
                     self.names.insert(id, path.clone());
                     self.enforcement.enter_cgroup(id, cgroup)
                 }
@@ -1455,7 +1453,8 @@ impl Inputs {
             ready = self.events.readable() => { ready?.clear_ready(); Input::Events }
             ready = if_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
             _ = self.heartbeat.tick() => Input::Heartbeat,
-            () = std::future::ready(()), if more_events => Input::Events,
+            // Through the runtime, which looks at clocks and descriptors only when nothing is ready in here.
+            () = tokio::task::yield_now(), if more_events => Input::Events,
         };
         Ok(input)
     }

@@ -71,7 +71,8 @@ fn serve_all(db: &mut Actor) -> anyhow::Result<()> {
 }
 
 fn denials(records: &[Value]) -> Vec<&Value> {
-    records.iter().filter(|record| record["verdict"] == "deny").collect()
+    let attempts = records.iter().filter(|record| record["kind"] == "attempt");
+    attempts.filter(|record| record["verdict"] == "deny").collect()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Tells of each live connection who called whom and what a policy says of it. Pure: sockets in, decisions out.
 //!
-//! A connection is judged as if it were opened now, by [`decide`] itself, in the direction in which it was opened. Where
+//! A connection is judged as if it were opened now, by [`decide()`] itself, in the direction in which it was opened. Where
 //! more than one reading is possible (the direction cannot be told, two sockets may be the other end) one reading that
 //! the policy permits is enough: what may be permitted is never closed.
 
