@@ -4,13 +4,16 @@
 //! carries its own way back, so that the loop never waits for a client. What takes time (reading `/proc`, compiling a
 //! policy) is done by the server. [`client`] is the other end, used by the commands, and [`api`] what both speak.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use enforcer_common::layout::Owner;
 use tokio::sync::oneshot;
 
 use crate::cgroups::Subtree;
+use crate::containers::Container;
 use crate::kernel::Counts;
 use crate::revision::Revision;
 
@@ -95,8 +98,10 @@ pub struct Snapshot {
     pub kernel_identifies: bool,
     /// What the programs have counted.
     pub counts: Counts,
-    /// Cgroups that the kernel's table holds.
-    pub cgroups: u64,
+    /// The cgroups that the kernel's table holds, and whose they are there.
+    pub owners: HashMap<u64, Owner>,
+    /// The containers that runtimes have told of.
+    pub containers: Vec<Container>,
     /// How the audit log stands.
     pub log: LogState,
 }

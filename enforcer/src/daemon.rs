@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, bail};
 use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::event::{CgroupEvent, Event, InvalidEvent, Message};
-use enforcer_common::layout::{Cgroup, SocketNote};
+use enforcer_common::layout::{Cgroup, Owner, SocketNote};
 use enforcer_common::limits::RING_BYTES;
 use enforcer_common::{Address, Identity, Mode, Port, RuleId};
 use nix::time::{ClockId, clock_gettime};
@@ -726,6 +726,12 @@ impl Daemon {
         }
     }
 
+    /// Whose each cgroup is in the kernel's table. One that goes meanwhile is left out.
+    fn owners(&self) -> anyhow::Result<HashMap<u64, Owner>> {
+        let ids = self.enforcement.cgroups()?.into_iter();
+        Ok(ids.filter_map(|id| Some((id, self.enforcement.cgroup(id)?.owner))).collect())
+    }
+
     fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let (started, started_at) = self.started;
         Ok(Snapshot {
@@ -738,7 +744,8 @@ impl Daemon {
             subtree: self.subtree.clone(),
             kernel_identifies: self.watch.is_none(),
             counts: self.enforcement.counts()?,
-            cgroups: u64::try_from(self.enforcement.cgroups()?.len()).unwrap_or(u64::MAX),
+            owners: self.owners()?,
+            containers: self.containers.iter().map(|(_, container)| container.clone()).collect(),
             log: LogState {
                 path: self.settings.audit.clone(),
                 written: self.log.attempts(),

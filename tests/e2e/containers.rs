@@ -128,6 +128,13 @@ fn pending_until_told(kind: Kind) -> anyhow::Result<()> {
     ensure!(reply.is_refused(), "a raw socket: {reply:?}");
     let pending = await_attempt(&mut daemon, &sandbox.path_of(&look_alike), "deny", "source-pending")?;
     ensure!(pending["source"]["service"] == "pending", "{pending}");
+    let status = sandbox.ask_daemon(&["status"])?;
+    ensure!(
+        status["coverage"]["pending_containers"] == serde_json::json!([sandbox.path_of(&look_alike)]),
+        "{status}"
+    );
+    let services = sandbox.ask_daemon(&["services"])?;
+    ensure!(services.to_string().contains(&format!("\"{cgroup}\"")), "{cgroup} is not in {services}");
     // Who is known already stays who he is.
     await_attempt(&mut daemon, &cgroup, "allow", "rule")?;
 

@@ -287,6 +287,20 @@ impl Sandbox {
         self.start_daemon(command)
     }
 
+    /// Asks the daemon of this sandbox by a verb of the command line.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer.
+    pub fn ask_daemon(&self, verb: &[&str]) -> anyhow::Result<Value> {
+        let mut command = Command::new(binary("enforcer")?);
+        command.args(verb).arg("--control").arg(self.control()).args(["-o", "json"]);
+        let output = self.output(command)?;
+        let words = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "enforcer {verb:?}: {}: {words}", output.status);
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
     /// The command that [`Sandbox::daemon`] runs, for tests that change it.
     ///
     /// # Errors

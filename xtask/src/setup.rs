@@ -78,7 +78,6 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut apt = Apt { updated: false };
     let bpf = kernel_side(&mut apt)?;
-    protoc(&mut apt)?;
     if args.with_tests {
         linters(&mut apt, &bpf)?;
         servers(&mut apt)?;
@@ -233,16 +232,6 @@ fn cargo_install(package: &str, version: &str) -> Result<Command> {
         install.args(["--root", "/usr/local"]);
     }
     Ok(install)
-}
-
-/// What the client of container runtimes is built with.
-fn protoc(apt: &mut Apt) -> Result<()> {
-    let why = "builds the client of the container runtime interface";
-    if on_path("protoc").is_some() {
-        say(&State::Have, "protoc", why);
-        return Ok(());
-    }
-    apt.install(&["protobuf-compiler"], why)
 }
 
 /// What `check` runs.

@@ -159,6 +159,8 @@ pub struct Coverage {
     pub unknown_listeners: Vec<UnknownListener>,
     /// Cgroups that more than one service claims: they are unknown, which is denied.
     pub overlapping_claims: Vec<Overlap>,
+    /// Cgroups of containers of which no runtime has told yet: they are denied everything.
+    pub pending_containers: Vec<String>,
     /// Processes that pass on what others say, in their own name.
     pub proxies: Vec<Proxy>,
 }

@@ -19,7 +19,7 @@ use super::{Refusal, Snapshot};
 use crate::audit;
 use crate::cgroups;
 use crate::kernel::feature;
-use crate::policy::{self, PortRange, nearest};
+use crate::policy::{self, PortRange, Selector, nearest};
 use crate::proc::{Scan, Task, Waiting};
 use crate::revision::{Origin, Revision};
 use crate::tables::diff::{self, PortSet};
@@ -95,7 +95,8 @@ impl Host {
             host.cgroups.push(Node {
                 id: found.id,
                 path: found.path.to_path_buf(),
-                owner: claimant.unwrap_or(owner),
+                // What the kernel decides by comes first; a runtime may have told whose a container is.
+                owner: snapshot.owners.get(&found.id).copied().unwrap_or(claimant.unwrap_or(owner)),
                 claims,
                 claimed_at: if claimant.is_some() { Some(number) } else { claimed_at },
             });
@@ -250,7 +251,7 @@ pub fn status(snapshot: &Snapshot, host: &Host) -> api::Status {
             audit: text(&snapshot.log.path),
         },
         cgroups: api::Cgroups {
-            known: snapshot.cgroups,
+            known: u64::try_from(snapshot.owners.len()).unwrap_or(u64::MAX),
             failed: count(Counter::CGROUPS_FAILED),
             notes_failed: count(Counter::NOTES_FAILED),
             news_lost: count(Counter::CGROUP_NEWS_LOST),
@@ -322,6 +323,13 @@ fn degraded(status: &api::Status, stuck: bool, refused: Option<&str>) -> Vec<api
             format!("{number} cgroups are claimed by more than one service and so unknown"),
         );
     }
+    if !status.coverage.pending_containers.is_empty() {
+        let number = status.coverage.pending_containers.len();
+        tell(
+            "containers-pending",
+            format!("{number} containers are denied everything until their runtime tells what they are"),
+        );
+    }
     if !status.coverage.complete {
         let text = "there was no time to look at every process; the coverage is of those that were seen";
         tell("coverage-incomplete", text.to_owned());
@@ -338,6 +346,7 @@ fn coverage(snapshot: &Snapshot, host: &Host) -> api::Coverage {
             (0..declared.selectors.len()).map(move |selector| (service, selector))
         })
         .filter(|place| !matched.contains(place))
+        .filter(|(service, selector)| !selects_a_container(snapshot, *service, *selector))
         .filter_map(|place| selector_of(revision, place))
         .collect();
     let overlapping_claims = host
@@ -355,8 +364,27 @@ fn coverage(snapshot: &Snapshot, host: &Host) -> api::Coverage {
         unmatched_selectors,
         unknown_listeners: unknown_listeners(snapshot, host),
         overlapping_claims,
+        pending_containers: pending(host).map(|node| text(&node.path)).collect(),
         proxies: proxies(snapshot, host),
     }
+}
+
+/// Whether a selector selects a container that a runtime has told of.
+fn selects_a_container(snapshot: &Snapshot, service: usize, selector: usize) -> bool {
+    let service = snapshot.revision.tables.services.get(service);
+    match service.and_then(|service| service.selectors.get(selector)) {
+        Some(Selector::Container(selector)) => {
+            snapshot.containers.iter().any(|container| selector.matches(container))
+        }
+        Some(Selector::Systemd(_) | Selector::Cgroup(_)) | None => false,
+    }
+}
+
+/// The cgroups of containers of which no runtime has told yet, without what lies below them.
+fn pending(host: &Host) -> impl Iterator<Item = &Node> {
+    let is_pending = |node: &Node| node.owner.identity() == Identity::PENDING;
+    let above = |node: &Node| node.path.parent().and_then(|parent| host.node(parent));
+    host.cgroups.iter().filter(move |node| is_pending(node) && !above(node).is_some_and(is_pending))
 }
 
 fn unknown_listeners(snapshot: &Snapshot, host: &Host) -> Vec<api::UnknownListener> {

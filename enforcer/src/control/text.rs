@@ -166,6 +166,11 @@ impl fmt::Display for Coverage {
                 })
                 .collect(),
         ));
+        let pending = self.pending_containers.iter();
+        parts.push((
+            "containers of which no runtime has told",
+            pending.map(|cgroup| vec![cgroup.clone()]).collect(),
+        ));
         let proxies = self.proxies.iter();
         parts.push((
             "proxies, which call and answer in their own name",
