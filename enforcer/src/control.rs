@@ -100,8 +100,8 @@ pub struct Snapshot {
     pub counts: Counts,
     /// The cgroups that the kernel's table holds, and whose they are there.
     pub owners: HashMap<u64, Owner>,
-    /// The containers that runtimes have told of.
-    pub containers: Vec<Container>,
+    /// The containers that runtimes have told of, by the ids of their own cgroups.
+    pub containers: HashMap<u64, Container>,
     /// How the audit log stands.
     pub log: LogState,
 }

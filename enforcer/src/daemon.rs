@@ -745,7 +745,7 @@ impl Daemon {
             kernel_identifies: self.watch.is_none(),
             counts: self.enforcement.counts()?,
             owners: self.owners()?,
-            containers: self.containers.iter().map(|(_, container)| container.clone()).collect(),
+            containers: self.containers.iter().map(|(id, container)| (id, container.clone())).collect(),
             log: LogState {
                 path: self.settings.audit.clone(),
                 written: self.log.attempts(),

@@ -18,6 +18,7 @@ use super::api;
 use super::{Refusal, Snapshot};
 use crate::audit;
 use crate::cgroups;
+use crate::containers::Container;
 use crate::kernel::feature;
 use crate::policy::{self, PortRange, Selector, nearest};
 use crate::proc::{Scan, Task, Waiting};
@@ -91,7 +92,10 @@ impl Host {
             };
             let number = host.cgroups.len();
             let claimant = tables.claims.claimants.get(&state).copied();
-            let claims = if claimant.is_some() { claims(&snapshot.revision, path) } else { Vec::new() };
+            let mut claims = if claimant.is_some() { claims(&snapshot.revision, path) } else { Vec::new() };
+            if let Some(container) = snapshot.containers.get(&found.id) {
+                claims.extend(selecting(&snapshot.revision, container));
+            }
             host.cgroups.push(Node {
                 id: found.id,
                 path: found.path.to_path_buf(),
@@ -346,7 +350,6 @@ fn coverage(snapshot: &Snapshot, host: &Host) -> api::Coverage {
             (0..declared.selectors.len()).map(move |selector| (service, selector))
         })
         .filter(|place| !matched.contains(place))
-        .filter(|(service, selector)| !selects_a_container(snapshot, *service, *selector))
         .filter_map(|place| selector_of(revision, place))
         .collect();
     let overlapping_claims = host
@@ -369,15 +372,17 @@ fn coverage(snapshot: &Snapshot, host: &Host) -> api::Coverage {
     }
 }
 
-/// Whether a selector selects a container that a runtime has told of.
-fn selects_a_container(snapshot: &Snapshot, service: usize, selector: usize) -> bool {
-    let service = snapshot.revision.tables.services.get(service);
-    match service.and_then(|service| service.selectors.get(selector)) {
-        Some(Selector::Container(selector)) => {
-            snapshot.containers.iter().any(|container| selector.matches(container))
-        }
-        Some(Selector::Systemd(_) | Selector::Cgroup(_)) | None => false,
-    }
+/// The selectors that select a container, by number of the service and of its selector.
+fn selecting(revision: &Revision, container: &Container) -> Vec<(usize, usize)> {
+    let services = revision.tables.services.iter().enumerate();
+    let selectors = services.flat_map(|(service, declared)| {
+        declared.selectors.iter().enumerate().map(move |(number, selector)| ((service, number), selector))
+    });
+    let selecting = selectors.filter(|(_, selector)| match selector {
+        Selector::Container(selector) => selector.matches(container),
+        Selector::Systemd(_) | Selector::Cgroup(_) => false,
+    });
+    selecting.map(|(place, _)| place).collect()
 }
 
 /// The cgroups of containers of which no runtime has told yet, without what lies below them.
