@@ -344,7 +344,7 @@ allow:
         let reply = many.actor(&format!("unit-{number:04}-a.service"))?.ask(&connect)?;
         assert_eq!(reply.is_ok(), number < SELECTORS, "{number}: {reply:?}");
     }
-    // Side by side, in turns, so that both meet the same machine.
+    // Side by side, in turns, so that both meet the same machine. It is told and not judged: other tests run beside this.
     let mut times = Vec::new();
     for round in 0..ROUNDS {
         let name =
@@ -359,8 +359,6 @@ allow:
     let without = median(times.iter().map(|(without, _)| *without).collect());
     let with = median(times.iter().map(|(_, with)| *with).collect());
     writeln!(std::io::stderr(), "mkdir: {without:?} without a selector, {with:?} with {SELECTORS}")?;
-    // One step per byte of a name costs little beside what the kernel does for a cgroup.
-    assert!(with < without * 2, "{times:?}");
     plain.stop()?.check_totals()?;
     let finished = daemon.stop()?;
     finished.check_totals()?;
