@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use enforcer_common::Address;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
-use procfs::process::Process;
 
 use super::diag::Diag;
 use super::{Namespace, Snapshot, Socket};
+use crate::cgroups;
 use crate::netns;
 
 /// Where tools keep namespaces that no process is in.
@@ -126,7 +126,7 @@ fn namespaces(subtree: &Path, unreadable: &mut Vec<String>) -> Vec<PathBuf> {
     match procfs::process::all_processes() {
         Ok(processes) => {
             for process in processes.flatten() {
-                if whole_tree || is_in(&process, subtree) {
+                if whole_tree || cgroups::of_process(&process).is_some_and(|path| path.starts_with(subtree)) {
                     add(PathBuf::from(format!("/proc/{}/ns/net", process.pid)));
                 }
             }
@@ -139,10 +139,4 @@ fn namespaces(subtree: &Path, unreadable: &mut Vec<String>) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-fn is_in(process: &Process, subtree: &Path) -> bool {
-    let Ok(cgroups) = process.cgroups() else { return false };
-    let path = cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0).map(|cgroup| cgroup.pathname);
-    path.is_some_and(|path| Path::new(&path).starts_with(subtree))
 }

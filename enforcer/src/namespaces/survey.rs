@@ -15,6 +15,7 @@ use tracing::debug;
 
 use super::route::{self, Route};
 use super::{Namespace, Views};
+use crate::cgroups;
 use crate::netns;
 
 /// Most namespaces that are taken in; what lies in further ones is unknown.
@@ -97,9 +98,7 @@ impl Surveyor {
     }
 
     fn is_judged(&self, process: &Process) -> bool {
-        let Ok(cgroups) = process.cgroups() else { return false };
-        let path = cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0).map(|cgroup| cgroup.pathname);
-        path.is_some_and(|path| Path::new(&path).starts_with(&self.subtree))
+        cgroups::of_process(process).is_some_and(|path| path.starts_with(&self.subtree))
     }
 }
 
