@@ -21,3 +21,4 @@ mod servers;
 mod software;
 mod start;
 mod systemd;
+mod udp;

@@ -109,6 +109,8 @@ pub enum Request {
     },
     /// Something with the connections that it keeps open.
     Kept(crate::kept::Request),
+    /// Something with a UDP socket that it keeps under a name.
+    Datagram(crate::datagrams::Request),
 }
 
 /// What a stream or datagram travels over.
@@ -210,6 +212,7 @@ pub(crate) fn perform(request: &Request) -> Reply {
         Request::MoveThenServe { cgroup, at } => steps.move_then_serve(cgroup, *at),
         Request::Flood { to, times } => steps.flood(*to, *times),
         Request::Kept(request) => steps.judged("kept", || crate::kept::perform(request)),
+        Request::Datagram(request) => steps.judged("datagram", || crate::datagrams::perform(request)),
     };
     let (errno, text) = match result {
         Ok(text) => (None, text),

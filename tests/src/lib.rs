@@ -17,6 +17,7 @@ pub mod bypass;
 pub mod case;
 pub mod clean;
 pub mod compiled;
+pub mod datagrams;
 pub mod demo;
 pub mod engine;
 pub mod kept;

@@ -59,6 +59,11 @@ pub(crate) trait SockAddr {
     fn socket(&self) -> *mut bpf_sock;
     /// The address and port that this socket is bound to; unspecified and 0 while it is not.
     fn local(&self) -> (Address, Port);
+    /// The address that a datagram leaves from in `sendmsg4`, where only it may be read: the one that its sender names
+    /// (`IP_PKTINFO`), or that its socket is bound to; unspecified if neither (`msg_src_ip4`, kernel 4.18).
+    fn leaves_from_v4(&self) -> Address;
+    /// Likewise in `sendmsg6`.
+    fn leaves_from_v6(&self) -> Address;
     /// The cookie of the socket's network namespace (kernel 5.7).
     fn netns(&self) -> u64;
 }
@@ -114,6 +119,21 @@ impl SockAddr for SockAddrContext {
         ]);
         let address = if read_socket!(socket, family) == AF_INET { v4 } else { v6 };
         (address, port)
+    }
+
+    #[inline(always)]
+    fn leaves_from_v4(&self) -> Address {
+        Address::from_v4(read!(self, msg_src_ip4).to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn leaves_from_v6(&self) -> Address {
+        Address::from_words([
+            read!(self, msg_src_ip6[0]),
+            read!(self, msg_src_ip6[1]),
+            read!(self, msg_src_ip6[2]),
+            read!(self, msg_src_ip6[3]),
+        ])
     }
 
     #[inline(always)]
