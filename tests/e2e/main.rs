@@ -13,6 +13,7 @@ mod demo;
 mod hooks;
 mod identity;
 mod leftovers;
+mod listens;
 mod log;
 mod namespaces;
 mod pins;

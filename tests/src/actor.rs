@@ -55,6 +55,22 @@ pub enum Request {
         /// TCP or UDP.
         transport: Transport,
     },
+    /// The same at a port that others may have too (`SO_REUSEPORT`).
+    ServeShared {
+        /// Where.
+        at: SocketAddr,
+        /// TCP or UDP.
+        transport: Transport,
+    },
+    /// Bind and listen as somebody does who wants a port that may be another's, tell the address, and close again.
+    Take {
+        /// Where; port 0 is any.
+        at: SocketAddr,
+        /// TCP or UDP.
+        transport: Transport,
+        /// With what on the socket.
+        options: Options,
+    },
     /// Connect a UDP socket that was never bound, tell its address, and answer what comes, until the actor ends.
     AwaitFrom(SocketAddr),
     /// Bind and close again.
@@ -111,6 +127,17 @@ pub enum Request {
     Kept(crate::kept::Request),
     /// Something with a UDP socket that it keeps under a name.
     Datagram(crate::datagrams::Request),
+}
+
+/// What is set on a socket before it is bound, for it to get a port in spite of others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Options {
+    /// `SO_REUSEADDR`.
+    pub reuse_address: bool,
+    /// `SO_REUSEPORT`.
+    pub reuse_port: bool,
+    /// `IPV6_V6ONLY`, for IPv6.
+    pub only_v6: bool,
 }
 
 /// What a stream or datagram travels over.
@@ -198,8 +225,10 @@ pub(crate) fn perform(request: &Request) -> Reply {
         Request::Connect { to, transport, mapped } => steps.connect(*to, *transport, *mapped),
         Request::Send { to, mapped, from_port } => steps.send(*to, *mapped, *from_port),
         Request::Serve { at, transport } => steps.serve(*at, *transport),
+        Request::ServeShared { at, transport } => steps.serve_with(*at, *transport, true),
+        Request::Take { at, transport, options } => steps.take(*at, *transport, *options),
         Request::AwaitFrom(peer) => steps.await_from(*peer),
-        Request::Bind { at, transport } => steps.bind(*at, *transport).map(|(_, text)| text),
+        Request::Bind { at, transport } => steps.bind(*at, *transport),
         Request::Create { domain, kind, protocol } => steps.create(*domain, *kind, *protocol),
         Request::Move(cgroup) => {
             steps.call = "move";
@@ -330,7 +359,14 @@ impl Steps {
     }
 
     fn serve(&mut self, at: SocketAddr, transport: Transport) -> io::Result<String> {
-        let (socket, text) = self.bind(at, transport)?;
+        self.serve_with(at, transport, false)
+    }
+
+    fn serve_with(&mut self, at: SocketAddr, transport: Transport, shared: bool) -> io::Result<String> {
+        // One port may be served for each family by itself, except where the caller says "both".
+        let only_v6 = at.is_ipv6() && !at.ip().is_unspecified();
+        let options = Options { reuse_address: true, reuse_port: shared, only_v6 };
+        let (socket, text) = self.bind_with(at, transport, options)?;
         // A service waits for its callers as long as it takes.
         socket.set_read_timeout(None)?;
         if transport == Transport::Tcp {
@@ -353,12 +389,32 @@ impl Steps {
         Ok(bound)
     }
 
-    fn bind(&mut self, at: SocketAddr, transport: Transport) -> io::Result<(Socket, String)> {
+    fn take(&mut self, at: SocketAddr, transport: Transport, options: Options) -> io::Result<String> {
+        let (socket, text) = self.bind_with(at, transport, options)?;
+        if transport == Transport::Tcp {
+            self.call = "listen";
+            socket.listen(1)?;
+        }
+        Ok(text)
+    }
+
+    fn bind(&mut self, at: SocketAddr, transport: Transport) -> io::Result<String> {
+        let only_v6 = at.is_ipv6() && !at.ip().is_unspecified();
+        let options = Options { reuse_address: true, reuse_port: false, only_v6 };
+        Ok(self.bind_with(at, transport, options)?.1)
+    }
+
+    fn bind_with(
+        &mut self,
+        at: SocketAddr,
+        transport: Transport,
+        options: Options,
+    ) -> io::Result<(Socket, String)> {
         let socket = self.socket(at, transport)?;
-        socket.set_reuse_address(true)?;
-        if let SocketAddr::V6(v6) = at {
-            // One port may be served for each family by itself, except where the caller says "both".
-            socket.set_only_v6(!v6.ip().is_unspecified())?;
+        socket.set_reuse_address(options.reuse_address)?;
+        socket.set_reuse_port(options.reuse_port)?;
+        if at.is_ipv6() {
+            socket.set_only_v6(options.only_v6)?;
         }
         self.judged("bind", || socket.bind(&at.into()))?;
         let bound = socket.local_addr()?.as_socket().map(|bound| bound.to_string()).unwrap_or_default();
