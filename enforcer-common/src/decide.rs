@@ -66,7 +66,7 @@ pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
     if coverage.kind == Covered::ByRule {
         return allow(from, to, Reason::RuleAllows).by(coverage.rule);
     }
-    if facts.may_be_reply {
+    if facts.asked.includes(from.identity()) {
         let back = EdgeKey::new(to.identity(), from.identity());
         let coverage = tables.coverage(back, facts.protocol, facts.reply_port);
         if coverage.kind == Covered::ByRule {
@@ -252,7 +252,7 @@ fn refusing_mode(from: Owner, to: Owner) -> Mode {
 mod tests {
     use super::{Tables, decide, decide_bind, decide_create, decide_unreadable};
     use crate::layout::{EdgeKey, EdgeValue, Owner, PortKey, PortRange, ProtocolKey};
-    use crate::{Address, Facts, Identity, Mode, Party, Port, Protocol, Reason, RuleId, Verdict};
+    use crate::{Address, Asked, Facts, Identity, Mode, Party, Port, Protocol, Reason, RuleId, Verdict};
 
     const fn service(number: u32) -> Identity {
         match Identity::service(number) {
@@ -426,7 +426,7 @@ mod tests {
         ] {
             let port = Port::new(port);
             let facts =
-                Facts { caller, answerer, protocol, port, may_be_reply: false, reply_port: Port::new(0) };
+                Facts { caller, answerer, protocol, port, asked: Asked::NOBODY, reply_port: Port::new(0) };
             let decision = decide(&facts, &Example);
             assert_eq!(
                 (decision.verdict, decision.mode, decision.reason, decision.rule()),
@@ -456,7 +456,7 @@ mod tests {
                 answerer,
                 protocol: Protocol::UDP,
                 port: Port::new(port),
-                may_be_reply: reply_port.is_some(),
+                asked: if reply_port.is_some() { Asked::ANYONE } else { Asked::NOBODY },
                 reply_port: Port::new(reply_port.unwrap_or(0)),
             };
             let decision = decide(&facts, &Example);

@@ -1,5 +1,7 @@
 //! What a hook knows about one attempt: built by the hooks and the command line, consumed by `decide`.
 
+use crate::asked::Asked;
+
 /// An IP protocol number as in the IP header.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
@@ -144,6 +146,16 @@ impl Address {
         first == 0xfe && second & 0xc0 == 0x80
     }
 
+    /// Whether the address stands for many hosts, so that any of them may answer: `224.0.0.0/4`, `255.255.255.255`,
+    /// `ff00::/8`. Another broadcast address cannot be told from a host's.
+    #[inline(always)]
+    pub const fn is_of_many(self) -> bool {
+        if self.is_v4() {
+            return matches!(self.0[3].to_ne_bytes(), [224..=239, _, _, _] | [255, 255, 255, 255]);
+        }
+        self.0[0].to_ne_bytes()[0] == 0xff
+    }
+
     /// Whether the address means this host in every network namespace: `127.0.0.0/8`, `::1`, and the unspecified
     /// addresses `0.0.0.0` and `::`, which `connect(2)` takes for loopback.
     #[inline(always)]
@@ -257,10 +269,10 @@ pub struct Facts {
     pub protocol: Protocol,
     /// The answerer's port; 0 for a protocol without ports.
     pub port: Port,
-    /// Whether this may be a reply of a connectionless protocol: the receiving end asked before, or this end is
-    /// bound to `reply_port`, so that a rule that runs the other way covers it.
-    pub may_be_reply: bool,
-    /// The port the caller sends from, where this may be a reply.
+    /// Whom the receiving end has asked before, over a connectionless protocol: what one of them sends from
+    /// `reply_port` may be the answer, so that a rule that runs the other way covers it.
+    pub asked: Asked,
+    /// The port the caller sends from, where this may be an answer.
     pub reply_port: Port,
 }
 
@@ -375,6 +387,22 @@ mod tests {
         v6[15] = 1;
         v6[0] = 0xfe;
         assert!(!Address::new(v6).is_loopback_or_unspecified());
+    }
+
+    #[test]
+    fn only_broadcast_and_multicast_are_of_many() {
+        for (address, expected) in [
+            (Address::from_v4([223, 255, 255, 255]), false),
+            (Address::from_v4([224, 0, 0, 0]), true),
+            (Address::from_v4([239, 255, 255, 255]), true),
+            (Address::from_v4([240, 0, 0, 0]), false),
+            (Address::from_v4([255, 255, 255, 254]), false),
+            (Address::from_v4([255, 255, 255, 255]), true),
+            (Address::new([0xff; 16]), true),
+            (Address::new([0xfe; 16]), false),
+        ] {
+            assert_eq!(address.is_of_many(), expected, "{address:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! What the maps hold: keys and values with no padding, pinned to their sizes and offsets.
 
-use crate::{Address, Identity, Mode, Port, Protocol, RuleId};
+use crate::{Address, Asked, Identity, Mode, Port, Protocol, RuleId};
 
 /// Changes with every change to a layout in this file, in [`event`](crate::event) or to a name in
 /// [`names`](crate::names); a host and an object that differ in it refuse each other.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Value of `RESERVED` and part of that of `CGROUPS`: the service (or reserved peer) that owns a cgroup or a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -389,12 +389,14 @@ pub struct SocketNote {
     pub owner: u64,
     /// The cookie of its network namespace; 0 if it was not seen.
     pub netns: u64,
-    /// 1 once a flow was opened from the socket without connecting it, so that replies can be told from calls.
-    pub asked: u32,
+    /// Whom it has sent to without being connected, so that answers can be told from calls.
+    pub asked: Asked,
+    /// 1 while it is being bound to whatever port the kernel chooses.
+    pub any_port: u32,
     _pad: u32,
 }
 
-const _: () = assert!(size_of::<SocketNote>() == 24);
+const _: () = assert!(size_of::<SocketNote>() == 32);
 
 impl SocketNote {
     /// A socket of which nothing is known yet.
@@ -402,7 +404,7 @@ impl SocketNote {
 
     /// A socket that belongs to this cgroup, in the network namespace of this cookie.
     pub const fn of(owner: u64, netns: u64) -> Self {
-        Self { owner, netns, asked: 0, _pad: 0 }
+        Self { owner, netns, asked: Asked::NOBODY, any_port: 0, _pad: 0 }
     }
 }
 
@@ -442,7 +444,7 @@ mod pod {
     unsafe impl aya::Pod for Device {}
     // SAFETY: repr(C), bytes only.
     unsafe impl aya::Pod for NeighbourKey {}
-    // SAFETY: repr(C), integers only, padding spelt out; 24 bytes by its size assertion.
+    // SAFETY: repr(C), integers only, padding spelt out; 32 bytes by its size assertion.
     unsafe impl aya::Pod for SocketNote {}
 }
 

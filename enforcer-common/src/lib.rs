@@ -12,6 +12,7 @@
 // A wildcard arm would decide for a variant that nobody has written yet.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod asked;
 pub mod claims;
 pub mod counter;
 pub mod decide;
@@ -23,6 +24,7 @@ pub mod layout;
 pub mod limits;
 pub mod names;
 
+pub use asked::Asked;
 pub use decide::{Tables, decide, decide_bind, decide_create, decide_unreadable};
 pub use decision::{Decision, Mode, Reason, RuleId, Verdict};
 pub use facts::{Address, Direction, Facts, Hook, Known, Party, Port, Protocol};

@@ -6,7 +6,7 @@
 //! | `sendmsg4`, `sendmsg6` | cgroup_sock_addr | the calling task and the address of one datagram of an unconnected UDP socket | `EPERM` |
 //! | `ingress` | cgroup_skb | the receiving socket and a packet for it | drop |
 //! | `bind4`, `bind6` | cgroup_sock_addr | the calling task and the port it binds | `EPERM` |
-//! | `post_bind4`, `post_bind6` | cgroup_sock | a socket that has just been bound | (never) |
+//! | `post_bind4`, `post_bind6` | cgroup_sock | a socket that has just been bound, and its port | `EPERM` |
 //! | `sock_create` | cgroup_sock | the calling task, family, type and protocol of a new IP socket | `EPERM` |
 //!
 //! All of them exist since kernel 4.18; the helpers used need 5.10.

@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::SockAddrContext;
 use enforcer_common::counter::Counter;
 use enforcer_common::layout::{Device, Place, SocketNote};
-use enforcer_common::{Address, Party, Port, Protocol};
+use enforcer_common::{Address, Asked, Party, Port, Protocol};
 
 use crate::ctx::packet::{Headers, LOOPBACK, Packet};
 use crate::ctx::sock;
@@ -77,12 +77,11 @@ impl Drop for Held {
     }
 }
 
-/// Who would answer, and whether it waits for answers itself.
+/// Who would answer, and whose answers it waits for itself.
 pub(crate) struct Answerer {
     pub(crate) party: Party,
-    /// Whether a datagram to it may be a reply: it asked before, or is connected, or no socket of this host was found
-    /// that could be asked about it.
-    pub(crate) may_have_asked: bool,
+    /// Whom it has asked: anyone if it is connected, or if no socket of this host was found that could tell.
+    pub(crate) asked: Asked,
 }
 
 /// Who would answer a connection or datagram from `local` to `address`, as the caller's network namespace has it.
@@ -101,10 +100,10 @@ pub(crate) fn answerer(
         if !is_settled(ctx.netns()) {
             tell_namespace(ctx.netns());
         }
-        return Answerer { party: Party::address(address), may_have_asked: true };
+        return Answerer { party: Party::address(address), asked: Asked::ANYONE };
     };
     let Some(netns) = place.netns() else {
-        return Answerer { party: Party::UNKNOWN, may_have_asked: true };
+        return Answerer { party: Party::UNKNOWN, asked: Asked::ANYONE };
     };
     let near = (means(address), port);
     let context = ctx.sock_addr.cast();
@@ -116,12 +115,12 @@ pub(crate) fn answerer(
             let unbound = if place.is_here() { near.0 } else { place.source() };
             Held::find(bpf_sk_lookup_udp, context, netns, (source(local.0, unbound), local.1), near)
         }
-        _ => return Answerer { party: Party::LEFT_TO_INGRESS, may_have_asked: true },
+        _ => return Answerer { party: Party::LEFT_TO_INGRESS, asked: Asked::ANYONE },
     };
     let Some(socket) = found else {
         // An address may have left the host since the table was written, so nobody here means somebody elsewhere.
         let party = if everywhere { Party::NOBODY } else { Party::address(address) };
-        return Answerer { party, may_have_asked: true };
+        return Answerer { party, asked: Asked::ANYONE };
     };
     let note = note(socket.0.cast());
     let connected = sock::is_connected(socket.0);
@@ -131,7 +130,7 @@ pub(crate) fn answerer(
         0 => Party::UNKNOWN,
         id => Party::cgroup(id),
     };
-    Answerer { party, may_have_asked: connected || note.asked != 0 }
+    Answerer { party, asked: if connected { Asked::ANYONE } else { note.asked } }
 }
 
 /// Where a datagram comes from: a socket that is bound to no address sends from `unbound`, which for an address of its

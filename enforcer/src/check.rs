@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use enforcer_common::counter::Outcome;
 use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
 use enforcer_common::{
-    Address, Decision, Facts, Identity, Mode, Party, Port, Protocol, Reason, Verdict, decide,
+    Address, Asked, Decision, Facts, Identity, Mode, Party, Port, Protocol, Reason, Verdict, decide,
 };
 use serde::Serialize;
 use thiserror::Error;
@@ -231,7 +231,7 @@ pub fn check(
         answerer: Party::cgroup(ANSWERER),
         protocol: query.protocol,
         port: Port::new(query.port.unwrap_or(0)),
-        may_be_reply: false,
+        asked: Asked::NOBODY,
         reply_port: Port::new(0),
     };
     let decisions: Vec<Decision> = callers

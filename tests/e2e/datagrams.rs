@@ -95,3 +95,47 @@ allow:
     assert_eq!(finished.stop["denied"], 1, "{}", finished.stop);
     finished.check_totals()
 }
+
+#[test]
+fn a_server_that_answers_has_not_asked() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("answers")?;
+    let mut daemon = sandbox.daemon(
+        "version: 1
+services:
+  db: { match: [{ cgroup: ROOT/db }] }
+  web: { match: [{ cgroup: ROOT/web }] }
+  cache: { match: [{ cgroup: ROOT/cache }] }
+allow:
+  - { name: lookup, from: web, to: db, ports: [5353/udp] }
+  - { name: notify, from: db, to: web, ports: [udp] }
+  - { name: store, from: db, to: cache, ports: [6000/udp] }
+",
+    )?;
+    let (at, cache_at) = (SocketAddr::from((Ipv4Addr::LOCALHOST, 5353)), any(6000));
+    let mut db = sandbox.actor("db")?;
+    assert!(db.ask(&serve(at))?.is_ok());
+    // The answer goes to a port that `db` may call of its own accord, so that a rule covers it as a call.
+    let mut web = sandbox.actor("web")?;
+    assert_eq!(web.ask(&call_from(any(0), at))?.text, "hello");
+
+    // `db` may call `cache` at the port that this comes from, but it has asked `web` alone.
+    let mut cache = sandbox.actor("cache")?;
+    let reply = cache.ask(&call_from(cache_at, at))?;
+    assert!(reply.is_refused() && reply.call == "sendto", "{reply:?}");
+    let record = daemon.wait_for(|record| record["verdict"] == "deny")?;
+    assert_eq!((&record["hook"], &record["reason"]), (&"sendmsg4".into(), &"no-rule".into()), "{record}");
+    assert_eq!(record["source"]["service"], "cache", "{record}");
+    assert_eq!(record["destination"]["service"], "db", "{record}");
+    let reply = cache.ask(&Request::CallFrom {
+        from: cache_at,
+        to: at,
+        transport: Transport::Udp,
+        connected: true,
+    })?;
+    assert!(reply.is_refused() && reply.call == "connect", "{reply:?}");
+    assert_eq!(web.ask(&call_from(any(0), at))?.text, "hello");
+
+    let finished = daemon.stop()?;
+    assert_eq!(finished.stop["denied"], 2, "{}", finished.stop);
+    finished.check_totals()
+}

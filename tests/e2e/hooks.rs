@@ -161,6 +161,19 @@ const SITUATIONS: &[Situation] = &[
         act: |stage| stage.bind(Ipv6Addr::LOCALHOST.into()),
     },
     Situation {
+        name: "somebody else asks for any port, and the kernel chooses a reserved one, over IPv4",
+        promise: Promise::Refused,
+        // One marks the socket, the other sees what was chosen.
+        broken_without: &[Hook::Bind4, Hook::PostBind4],
+        act: |stage| stage.bind_any(Ipv4Addr::UNSPECIFIED.into()),
+    },
+    Situation {
+        name: "somebody else asks for any port, and the kernel chooses a reserved one, over IPv6",
+        promise: Promise::Refused,
+        broken_without: &[Hook::Bind6, Hook::PostBind6],
+        act: |stage| stage.bind_any(Ipv6Addr::LOCALHOST.into()),
+    },
+    Situation {
         name: "a permitted call over IPv4",
         promise: Promise::Works,
         // Nobody says then whose the listener is, and a listener that may be anybody's is denied.
@@ -315,6 +328,16 @@ impl Stage<'_> {
 
     fn connect_to_service(&self, to: SocketAddr) -> anyhow::Result<Reply> {
         self.sandbox.actor("web")?.ask(&Request::Connect { to, transport: Transport::Tcp, mapped: false })
+    }
+
+    /// Binds where the kernel has but the reserved port to choose from.
+    fn bind_any(&self, address: IpAddr) -> anyhow::Result<Reply> {
+        let mut other = self.sandbox.actor("other")?;
+        self.sandbox.set("net/ipv4/ip_local_port_range", "5432 5432")?;
+        let bind = Request::Bind { at: SocketAddr::new(address, 0), transport: Transport::Tcp };
+        let reply = other.ask(&bind);
+        self.sandbox.set("net/ipv4/ip_local_port_range", "32768 60999")?;
+        reply
     }
 
     fn bind(&self, address: IpAddr) -> anyhow::Result<Reply> {

@@ -6,7 +6,7 @@ use enforcer::identities::Identities;
 use enforcer::policy::{Peer, Policy, PortRange, Ports, Selector};
 use enforcer::tables::{CapacityError, Limits, Tables};
 use enforcer_common::layout::{EdgeValue, PortKey};
-use enforcer_common::{Address, Facts, Party, Port, Protocol, Reason, Tables as _, decide, limits};
+use enforcer_common::{Address, Asked, Facts, Party, Port, Protocol, Reason, Tables as _, decide, limits};
 use enforcer_tests::compiled::Compiled;
 use enforcer_tests::oracle::{Attempt, End};
 use enforcer_tests::sketch;
@@ -229,7 +229,7 @@ fn a_list_that_lacks_a_part_is_denied_as_damaged() {
         answerer: Party::cgroup(1001),
         protocol: Protocol::TCP,
         port: Port::new(port),
-        may_be_reply: false,
+        asked: Asked::NOBODY,
         reply_port: Port::new(0),
     };
     assert_eq!(decide(&facts(14), &compiled.tables).reason, Reason::RuleAllows);

@@ -364,7 +364,8 @@ impl Steps {
 
     fn serve_with(&mut self, at: SocketAddr, transport: Transport, shared: bool) -> io::Result<String> {
         // One port may be served for each family by itself, except where the caller says "both".
-        let only_v6 = at.is_ipv6() && !at.ip().is_unspecified();
+        // One port may be served for each family by itself, except where the caller says "both".
+        let only_v6 = matches!(at, SocketAddr::V6(v6) if !v6.ip().is_unspecified() && v6.ip().to_ipv4_mapped().is_none());
         let options = Options { reuse_address: true, reuse_port: shared, only_v6 };
         let (socket, text) = self.bind_with(at, transport, options)?;
         // A service waits for its callers as long as it takes.
@@ -399,7 +400,8 @@ impl Steps {
     }
 
     fn bind(&mut self, at: SocketAddr, transport: Transport) -> io::Result<String> {
-        let only_v6 = at.is_ipv6() && !at.ip().is_unspecified();
+        // One port may be served for each family by itself, except where the caller says "both".
+        let only_v6 = matches!(at, SocketAddr::V6(v6) if !v6.ip().is_unspecified() && v6.ip().to_ipv4_mapped().is_none());
         let options = Options { reuse_address: true, reuse_port: false, only_v6 };
         Ok(self.bind_with(at, transport, options)?.1)
     }

@@ -7,7 +7,7 @@ use enforcer::policy::Policy;
 use enforcer::tables::{CapacityError, Tables};
 use enforcer_common::counter::Outcome;
 use enforcer_common::layout::Owner;
-use enforcer_common::{Address, Decision, Facts, Identity, Mode, Party, Port, decide};
+use enforcer_common::{Address, Asked, Decision, Facts, Identity, Mode, Party, Port, decide};
 
 use crate::oracle::{Answer, Attempt, End};
 
@@ -43,7 +43,7 @@ impl Compiled {
             answerer: party(attempt.to),
             protocol: attempt.protocol,
             port: Port::new(attempt.port),
-            may_be_reply: attempt.reply_port.is_some(),
+            asked: if attempt.reply_port.is_some() { Asked::ANYONE } else { Asked::NOBODY },
             reply_port: Port::new(attempt.reply_port.unwrap_or(0)),
         };
         decide(&facts, &self.tables)

@@ -233,6 +233,20 @@ impl Sandbox {
         ip(&self.netns, script)
     }
 
+    /// Sets a kernel parameter, given by its path below `/proc/sys`, in this sandbox's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it.
+    pub fn set(&self, parameter: &str, value: &str) -> anyhow::Result<()> {
+        let mut tee = Command::new("tee");
+        tee.arg(Path::new("/proc/sys").join(parameter)).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = self.spawn(tee)?;
+        child.stdin.take().context("tee without stdin")?.write_all(value.as_bytes())?;
+        ensure!(child.wait()?.success(), "set {parameter} to {value}");
+        Ok(())
+    }
+
     /// A command that runs `program` in the cgroup `name` below the root; to be given to [`Sandbox::spawn`].
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockContext;
-use enforcer_common::Protocol;
+use enforcer_common::{Address, Port, Protocol};
 
 use crate::ctx::sock_addr::wire_protocol;
 
@@ -19,9 +19,9 @@ const TCP_ESTABLISHED: u32 = 1;
 const TCP_LISTEN: u32 = 10;
 
 macro_rules! read {
-    ($sock:expr, $field:ident) => {{
+    ($sock:expr, $($field:tt)+) => {{
         // SAFETY: a context or a socket that the kernel holds while the program runs, and not null.
-        let field = unsafe { &raw const (*$sock).$field };
+        let field = unsafe { &raw const (*$sock).$($field)+ };
         // SAFETY: as above; volatile keeps the width of the access, which the verifier checks.
         unsafe { read_volatile(field) }
     }};
@@ -35,6 +35,12 @@ pub(crate) trait Sock {
     fn is_raw(&self) -> bool;
     /// The cookie of the socket's network namespace (kernel 5.7).
     fn netns(&self) -> u64;
+    /// The port that it was given; only in `post_bind*`, after the fact.
+    fn bound_port(&self) -> Port;
+    /// The IPv4 address that it was given; only in `post_bind4`.
+    fn bound_v4(&self) -> Address;
+    /// The IPv6 address that it was given; only in `post_bind6`.
+    fn bound_v6(&self) -> Address;
 }
 
 impl Sock for SockContext {
@@ -53,6 +59,26 @@ impl Sock for SockContext {
     fn netns(&self) -> u64 {
         // SAFETY: the helper takes this program's own context.
         unsafe { bpf_get_netns_cookie(self.sock.cast()) }
+    }
+
+    #[inline(always)]
+    fn bound_port(&self) -> Port {
+        Port::new((read!(self.sock, src_port) & 0xffff) as u16)
+    }
+
+    #[inline(always)]
+    fn bound_v4(&self) -> Address {
+        Address::from_v4(read!(self.sock, src_ip4).to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn bound_v6(&self) -> Address {
+        Address::from_words([
+            read!(self.sock, src_ip6[0]),
+            read!(self.sock, src_ip6[1]),
+            read!(self.sock, src_ip6[2]),
+            read!(self.sock, src_ip6[3]),
+        ])
     }
 }
 

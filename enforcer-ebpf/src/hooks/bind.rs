@@ -9,6 +9,7 @@ use crate::ctx::sock_addr::SockAddr as _;
 use crate::ctx::task;
 use crate::maps::{KernelTables, is_host_netns};
 use crate::record::{Attempt, record};
+use crate::sockets::remember;
 
 #[cgroup_sock_addr(bind4)]
 fn bind4(ctx: SockAddrContext) -> i32 {
@@ -23,7 +24,12 @@ fn bind6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
     let (protocol, port) = (ctx.protocol(), ctx.port());
-    if port == Port::new(0) || !is_host_netns(ctx.netns()) {
+    if !is_host_netns(ctx.netns()) {
+        return PASS;
+    }
+    if port == Port::new(0) {
+        // The kernel is about to choose one, and `post_bind` will see which.
+        remember(ctx.socket().cast(), |note| note.any_port = 1);
         return PASS;
     }
     let attempt = Attempt::new(hook, protocol).by_task().to(address, port);

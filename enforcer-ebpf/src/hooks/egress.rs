@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
-use enforcer_common::{Address, Decision, Facts, Hook, Port, Protocol, Reason, decide};
+use enforcer_common::{Address, Asked, Decision, Facts, Hook, Port, Protocol, Reason, decide};
 
 use super::{PASS, answer};
 use crate::ctx::sock_addr::SockAddr as _;
@@ -22,9 +22,9 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 
         let local = local(ctx, hook);
         let answerer = sockets::answerer(ctx, protocol, local, address, port);
         // A datagram from a bound socket to one that asked may be a reply to whoever may call that port.
-        let may_be_reply = protocol == Protocol::UDP && local.1 != Port::new(0) && answerer.may_have_asked;
-        let facts =
-            Facts { caller, answerer: answerer.party, protocol, port, may_be_reply, reply_port: local.1 };
+        let is_bound = protocol == Protocol::UDP && local.1 != Port::new(0);
+        let asked = if is_bound { answerer.asked } else { Asked::NOBODY };
+        let facts = Facts { caller, answerer: answerer.party, protocol, port, asked, reply_port: local.1 };
         decision = decide(&facts, &tables);
         if !decision.concerns_a_service() {
             return PASS;
@@ -46,8 +46,8 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 
         let is_sent = matches!(hook, Hook::Sendmsg4 | Hook::Sendmsg6);
         sockets::remember(ctx.socket().cast(), |note| {
             // The answer will come to a socket that takes datagrams from anyone, so it must be told from a call.
-            if is_sent {
-                note.asked = 1;
+            if is_sent && decision.reason != Reason::NobodyListens {
+                note.asked = if address.is_of_many() { Asked::ANYONE } else { note.asked.and(decision.to) };
             }
             // A socket that was never bound by hand has no note of its owner yet.
             if note.owner == 0 {

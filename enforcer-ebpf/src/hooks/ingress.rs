@@ -4,7 +4,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use enforcer_common::{
-    Decision, Facts, Hook, Known, Protocol, Reason, Tables as _, decide, decide_unreadable,
+    Asked, Decision, Facts, Hook, Known, Protocol, Reason, Tables as _, decide, decide_unreadable,
 };
 
 use super::{PASS, answer};
@@ -51,7 +51,7 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
             answerer,
             protocol: headers.protocol,
             port: headers.destination_port,
-            may_be_reply: may_be_reply(packet, headers, note.asked != 0),
+            asked: asked(packet, headers, note.asked),
             reply_port: headers.source_port,
         };
         decision = decide(&facts, &tables);
@@ -77,14 +77,15 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
     answer(&decision)
 }
 
-/// A datagram may be a reply if the receiving socket asked before: it is connected, or it sent one itself. A packet
+/// Whose datagrams may be answers: those of whom the receiving socket asked, or of its peer if it is connected. A packet
 /// of a protocol without ports that reaches a socket is one, since such sockets only receive what they asked for.
 #[inline(always)]
-fn may_be_reply(packet: &Packet, headers: &Headers, asked: bool) -> bool {
+fn asked(packet: &Packet, headers: &Headers, asked: Asked) -> Asked {
     match headers.protocol {
-        Protocol::TCP => false,
-        Protocol::ICMP | Protocol::ICMPV6 => true,
-        _ => asked || packet.is_connected(),
+        Protocol::TCP => Asked::NOBODY,
+        Protocol::ICMP | Protocol::ICMPV6 => Asked::ANYONE,
+        _ if packet.is_connected() => Asked::ANYONE,
+        _ => asked,
     }
 }
 

@@ -1,36 +1,59 @@
-//! `post_bind4` and `post_bind6`: a socket has a port now, so callers may ask whose it is.
+//! `post_bind4` and `post_bind6`: a socket has a port now, perhaps one that the kernel chose, and callers may ask whose.
 
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use enforcer_common::Protocol;
+use enforcer_common::{Address, Decision, Hook, Protocol, decide_bind};
 
-use super::PASS;
+use super::{PASS, answer};
 use crate::ctx::sock::Sock as _;
 use crate::ctx::task;
-use crate::record::tell_namespace;
+use crate::maps::KernelTables;
+use crate::record::{Attempt, record, tell_namespace};
 use crate::sockets::{is_settled, remember};
 
 #[cgroup_sock(post_bind4)]
 fn post_bind4(ctx: SockContext) -> i32 {
-    stamp(&ctx)
+    stamp(&ctx, Hook::PostBind4, ctx.bound_v4())
 }
 
 #[cgroup_sock(post_bind6)]
 fn post_bind6(ctx: SockContext) -> i32 {
-    stamp(&ctx)
+    stamp(&ctx, Hook::PostBind6, ctx.bound_v6())
 }
 
 #[inline(always)]
-fn stamp(ctx: &SockContext) -> i32 {
-    if matches!(ctx.protocol(), Protocol::TCP | Protocol::UDP) {
-        let netns = ctx.netns();
-        remember(ctx.sock.cast(), |note| {
-            note.owner = task::cgroup();
-            note.netns = netns;
-        });
-        if !is_settled(netns) {
-            tell_namespace(netns);
-        }
+fn stamp(ctx: &SockContext, hook: Hook, address: Address) -> i32 {
+    if !matches!(ctx.protocol(), Protocol::TCP | Protocol::UDP) {
+        return PASS;
     }
-    PASS
+    let netns = ctx.netns();
+    let mut any_port = false;
+    remember(ctx.sock.cast(), |note| {
+        any_port = note.any_port != 0;
+        note.any_port = 0;
+        note.owner = task::cgroup();
+        note.netns = netns;
+    });
+    if !is_settled(netns) {
+        tell_namespace(netns);
+    }
+    // The bind hook has judged a port that was asked for, but not one that the kernel chose.
+    if any_port { judge(ctx, hook, address) } else { PASS }
+}
+
+#[inline(always)]
+fn judge(ctx: &SockContext, hook: Hook, address: Address) -> i32 {
+    let (protocol, port) = (ctx.protocol(), ctx.bound_port());
+    let attempt = Attempt::new(hook, protocol).by_task().to(address, port);
+    let mut decision = Decision::TABLES_MISSING;
+    let mut revision = 0;
+    if let Some(tables) = KernelTables::in_force() {
+        decision = decide_bind(&task::party(&tables), protocol, port, &tables);
+        if !decision.concerns_a_service() {
+            return PASS;
+        }
+        revision = tables.revision();
+    }
+    record(&decision, &attempt, revision, false);
+    answer(&decision)
 }

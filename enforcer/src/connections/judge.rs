@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use enforcer_common::{
-    Address, Decision, Facts, Mode, Party, Port, Protocol, Reason, Tables, Verdict, decide,
+    Address, Asked, Decision, Facts, Mode, Party, Port, Protocol, Reason, Tables, Verdict, decide,
 };
 
 use super::{Endpoint, Opened, Snapshot, Socket, State};
@@ -134,7 +134,7 @@ impl Reading {
             answerer: self.answerer.party,
             protocol: self.protocol,
             port: self.answerer.at.port,
-            may_be_reply: is_datagram,
+            asked: if is_datagram { Asked::ANYONE } else { Asked::NOBODY },
             reply_port: if is_datagram { self.caller.at.port } else { Port::new(0) },
         };
         let decision = decide(&facts, tables);
