@@ -9,10 +9,10 @@ use crate::ctx::sock_addr::SockAddr as _;
 
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, Hook::Connect4, ctx.v4())
+    judge(&ctx, Hook::Connect4, ctx.v4(), ctx.local())
 }
 
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, Hook::Connect6, ctx.v6())
+    judge(&ctx, Hook::Connect6, ctx.v6(), ctx.local())
 }

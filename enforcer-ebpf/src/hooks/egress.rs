@@ -11,15 +11,15 @@ use crate::maps::{KernelTables, log_allowed};
 use crate::record::{Attempt, record};
 use crate::sockets;
 
+/// `local` is where what the task sends leaves from.
 #[inline(always)]
-pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
+pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address, local: (Address, Port)) -> i32 {
     let (protocol, port) = (ctx.protocol(), ctx.port());
     let mut attempt = Attempt::new(hook, protocol).by_task().to(address, port);
     let mut decision = Decision::TABLES_MISSING;
     let mut revision = 0;
     if let Some(tables) = KernelTables::in_force() {
         let caller = task::party(&tables);
-        let local = local(ctx, hook);
         let answerer = sockets::answerer(ctx, protocol, local, address, port);
         // A datagram from a bound socket to one that asked may be a reply to whoever may call that port.
         let is_bound = protocol == Protocol::UDP && local.1 != Port::new(0);
@@ -58,25 +58,6 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 
     }
     record(&decision, &attempt, revision, log_allowed() && is_attempt(decision.reason));
     answer(&decision)
-}
-
-/// Where what the task sends leaves from. A server that is bound to a wildcard answers from the address that was asked, and
-/// says so with each datagram.
-#[inline(always)]
-fn local(ctx: &SockAddrContext, hook: Hook) -> (Address, Port) {
-    let (bound, port) = ctx.local();
-    match hook {
-        Hook::Sendmsg4 => (ctx.leaves_from_v4(), port),
-        Hook::Sendmsg6 => (ctx.leaves_from_v6(), port),
-        Hook::Connect4
-        | Hook::Connect6
-        | Hook::Ingress
-        | Hook::Bind4
-        | Hook::Bind6
-        | Hook::PostBind4
-        | Hook::PostBind6
-        | Hook::SockCreate => (bound, port),
-    }
 }
 
 /// Whether a permitted decision is about a new flow, and made here rather than left to the ingress hook.

@@ -9,10 +9,11 @@ use crate::ctx::sock_addr::SockAddr as _;
 
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, Hook::Sendmsg4, ctx.v4())
+    // A server that is bound to a wildcard answers from the address that was asked, and says so with each datagram.
+    judge(&ctx, Hook::Sendmsg4, ctx.v4(), (ctx.leaves_from_v4(), ctx.local().1))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, Hook::Sendmsg6, ctx.v6())
+    judge(&ctx, Hook::Sendmsg6, ctx.v6(), (ctx.leaves_from_v6(), ctx.local().1))
 }
