@@ -118,6 +118,16 @@ pub fn pinned_link(at: &Path) -> anyhow::Result<u64> {
     shown["id"].as_u64().with_context(|| format!("no link is pinned at {path}: {shown}"))
 }
 
+/// The name of the program with this id.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or there is none.
+pub fn program_name(id: u64) -> anyhow::Result<String> {
+    let shown = ask(&["prog", "show", "id", &id.to_string()])?;
+    Ok(shown["name"].as_str().context("program without a name")?.to_owned())
+}
+
 /// Whether there is a link with this id.
 ///
 /// # Errors

@@ -590,7 +590,7 @@ fn remove_directories(cgroup: &Path) -> std::io::Result<()> {
 }
 
 /// A process that is killed when it is dropped.
-struct Killed(Child);
+pub(crate) struct Killed(pub(crate) Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {

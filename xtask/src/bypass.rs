@@ -3,7 +3,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::{demo, is_root, setup};
+use crate::demo::{self, Profile};
+use crate::{is_root, setup};
 
 /// Does not return if all goes well: this process becomes the program that tries.
 ///
@@ -17,5 +18,5 @@ pub(crate) fn run(workspace: &Path) -> Result<()> {
         );
     }
     setup::run(&setup::Args { with_tests: true })?;
-    demo::become_program(workspace, "enforcer-bypass", &["--singly"])
+    demo::become_program(workspace, Profile::Debug, "enforcer-bypass", &["--singly"])
 }

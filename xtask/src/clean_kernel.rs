@@ -3,7 +3,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::demo::become_program;
+use crate::demo::{Profile, become_program};
 use crate::is_root;
 
 /// What `clean-kernel` is asked for.
@@ -25,5 +25,6 @@ pub(crate) fn run(workspace: &Path, args: &Args) -> Result<()> {
              hint: run `sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask clean-kernel`"
         );
     }
-    become_program(workspace, "enforcer-clean-kernel", if args.all { &["--all"] } else { &[] })
+    let args: &[&str] = if args.all { &["--all"] } else { &[] };
+    become_program(workspace, Profile::Debug, "enforcer-clean-kernel", args)
 }

@@ -1,5 +1,6 @@
 //! Shows the main job: sets up, builds, and becomes the program that shows it.
 use std::env;
+use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,19 +22,39 @@ pub(crate) fn run(workspace: &Path) -> Result<()> {
         );
     }
     setup::run(&setup::Args { with_tests: false })?;
-    become_program(workspace, "enforcer-demo", &[])
+    become_program::<&str>(workspace, Profile::Debug, "enforcer-demo", &[])
+}
+
+/// How programs are built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Quickly.
+    Debug,
+    /// As they are released.
+    Release,
 }
 
 /// Builds the programs and becomes one of them.
 ///
 /// # Errors
 /// They cannot be built, or it cannot be started.
-pub(crate) fn become_program(workspace: &Path, name: &str, args: &[&str]) -> Result<()> {
-    let packages = ["--package", "enforcer", "--package", "enforcer-tests"];
-    run_command(
-        Command::new("cargo").args(["build", "--quiet", "--bins"]).args(packages).current_dir(workspace),
-    )?;
-    let program = target(workspace).join("debug").join(name);
+pub(crate) fn become_program<A: AsRef<OsStr>>(
+    workspace: &Path,
+    profile: Profile,
+    name: &str,
+    args: &[A],
+) -> Result<()> {
+    let mut build = Command::new("cargo");
+    build.args(["build", "--quiet", "--bins", "--package", "enforcer", "--package", "enforcer-tests"]);
+    let directory = match profile {
+        Profile::Debug => "debug",
+        Profile::Release => {
+            build.arg("--release");
+            "release"
+        }
+    };
+    run_command(build.current_dir(workspace))?;
+    let program = target(workspace).join(directory).join(name);
     let err = Command::new(&program).args(args).exec();
     Err(err).with_context(|| format!("start {}", program.display()))
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a developer's tool talks to its terminal")]
 
+mod bench;
 mod bypass;
 mod chaos;
 mod check;
@@ -38,6 +39,8 @@ enum Verb {
     Test,
     /// Try every known way around the enforcer, and print what blocks it; needs root
     Bypass,
+    /// Measure it beside nftables, proxies and a loop of verdicts, and print the table; needs root
+    Bench(bench::Args),
     /// Kill, upgrade and tamper with the daemon under load, a thousand times; needs root
     Chaos(chaos::Args),
     /// Remove what a crash of the demo or of a test has left in the kernel; needs root
@@ -64,6 +67,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Reproducible => reproducible::run(&workspace)?,
         Verb::Test => return test::run(&workspace),
         Verb::Bypass => bypass::run(&workspace)?,
+        Verb::Bench(args) => bench::run(&workspace, args)?,
         Verb::Chaos(args) => chaos::run(&workspace, args)?,
         Verb::CleanKernel(args) => clean_kernel::run(&workspace, args)?,
     }

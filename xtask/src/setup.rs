@@ -52,8 +52,19 @@ const FOR_TESTS: [(&str, &str); 26] = [
     ("systemd-container", "boots the machine with systemd that the tests use"),
 ];
 
+/// What enforcer is measured beside, each with the reason for it.
+const FOR_BENCH: [(&str, &str); 6] = [
+    ("nftables", "what enforcer is measured beside: a set, and a list of rules"),
+    ("haproxy", "what enforcer is measured beside: two proxies with TLS on both sides"),
+    ("openssl", "makes the certificates of the proxies"),
+    ("iptables", "sends packets to a loop of verdicts, which enforcer is measured beside"),
+    ("bpftool", "names the programs whose time the kernel counts"),
+    ("util-linux", "taskset, which keeps everything on one CPU"),
+];
+
 /// Packages that would start a service at every boot, each with its unit.
-const SERVICES: [(&str, &str); 7] = [
+const SERVICES: [(&str, &str); 8] = [
+    ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     ("postgresql", "postgresql"),
     ("redis-server", "redis-server"),
@@ -272,9 +283,25 @@ fn linters(apt: &mut Apt, bpf: &Bpf) -> Result<()> {
     Ok(())
 }
 
+/// Installs what building needs and what enforcer is measured beside.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn for_bench() -> Result<()> {
+    let mut apt = Apt { updated: false };
+    kernel_side(&mut apt)?;
+    programs(&mut apt, &FOR_BENCH)
+}
+
 fn servers(apt: &mut Apt) -> Result<()> {
-    let missing: Vec<_> = FOR_TESTS.iter().filter(|(package, _)| !installed(package)).collect();
-    for (package, why) in FOR_TESTS.iter().filter(|(package, _)| installed(package)) {
+    programs(apt, &FOR_TESTS)?;
+    let python = python_tests()?;
+    apt.install(&[&python], "Python's own tests of its sockets, run as a service")
+}
+
+fn programs(apt: &mut Apt, packages: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|(package, _)| !installed(package)).collect();
+    for (package, why) in packages.iter().filter(|(package, _)| installed(package)) {
         say(&State::Have, package, why);
     }
     for (package, why) in &missing {
@@ -287,8 +314,7 @@ fn servers(apt: &mut Apt) -> Result<()> {
             run_command(Command::new("systemctl").args(["--quiet", "disable", unit]))?;
         }
     }
-    let python = python_tests()?;
-    apt.install(&[&python], "Python's own tests of its sockets, run as a service")
+    Ok(())
 }
 
 /// The package with the tests of the distribution's Python, which carries the version in its name.

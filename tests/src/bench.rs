@@ -1,0 +1,274 @@
+//! Measures enforcer beside nothing, nftables, proxies and a loop of verdicts: the same work under the same policy, in one
+//! run.
+//!
+//! [`workload`] is the policy and what each variant is told of it, [`variant`] sets one up in a sandbox of its own,
+//! [`load`] are the processes that call and answer, [`stats`] is what the kernel counts of its programs, [`figures`] makes
+//! medians and intervals of samples, and [`report`] tells all of it.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use self::load::{Deed, Done};
+use self::report::{Report, Series};
+use self::variant::{Fixture, Variant};
+use self::workload::{CLIENT, CONNECTIONS, DATAGRAMS, ROUND_TRIPS, STRANGER, STREAM, UNMANAGED, Workload};
+
+pub mod figures;
+mod floor;
+pub mod load;
+pub mod peers;
+pub mod report;
+pub mod stats;
+pub mod variant;
+pub mod workload;
+
+/// What to measure, and how.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Measure this alone; may be given more than once
+    #[arg(long, value_enum, value_name = "METRIC")]
+    pub only: Vec<Metric>,
+    /// Few and short rounds, up to 1000 rules: what continuous integration prints
+    #[arg(long)]
+    pub short: bool,
+    /// Go on although others use the machine; the output says so
+    #[arg(long)]
+    pub even_if_noisy: bool,
+    /// How to answer
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Output,
+    /// Where the report and the plots are written
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    pub out: PathBuf,
+}
+
+/// How to answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Output {
+    /// A table.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// Connect, accept and close.
+    Connect,
+    /// Connects that are refused.
+    Refused,
+    /// Request and response of a byte on a connection that is open.
+    RoundTrip,
+    /// Datagrams from a socket that is not connected.
+    Datagram,
+    /// Bytes of one stream.
+    Stream,
+    /// Creating sockets in a service.
+    Socket,
+    /// Connects between processes of no service, in the tree that is judged.
+    Unmanaged,
+    /// The time of each program, as the kernel counts it.
+    Programs,
+}
+
+impl Metric {
+    /// As tables have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect, accept, close",
+            Self::Refused => "refused connect",
+            Self::RoundTrip => "request, response",
+            Self::Datagram => "datagram",
+            Self::Stream => "stream",
+            Self::Socket => "create socket",
+            Self::Unmanaged => "connect, unmanaged",
+            Self::Programs => "time of programs",
+        }
+    }
+
+    /// What is counted in a second.
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Stream => "B/s",
+            _ => "/s",
+        }
+    }
+}
+
+/// How often and how long.
+#[derive(Clone, Copy)]
+struct Rounds {
+    number: usize,
+    time: Duration,
+}
+
+/// Measures, and tells on standard output.
+///
+/// # Errors
+///
+/// The machine is not quiet, or something did not do what it is there for.
+pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let begin = Instant::now();
+    let environment = report::Environment::look()?;
+    if environment.is_noisy() && !options.even_if_noisy {
+        bail!(
+            "measure: others use {:.2} of this machine's CPUs, and what is measured would be theirs\n\
+             hint: wait until it is quiet, or go on with --even-if-noisy",
+            environment.busy
+        );
+    }
+    let rounds = if options.short {
+        Rounds { number: 5, time: Duration::from_millis(50) }
+    } else {
+        Rounds { number: 15, time: Duration::from_millis(300) }
+    };
+    let sizes: &[usize] = if options.short { &[10, 1000] } else { &[10, 1000, 10_000, 100_000, 1_000_000] };
+    let mut bench = Bench { options, rounds, report: Report::new(environment) };
+    for rules in sizes {
+        bench.of_size(*rules).with_context(|| format!("with {rules} rules"))?;
+    }
+    bench.report.seconds = begin.elapsed().as_secs_f64();
+    let report = bench.report;
+    fs::create_dir_all(&options.out).with_context(|| format!("create {}", options.out.display()))?;
+    fs::write(options.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
+    report.print(options.output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    rounds: Rounds,
+    report: Report,
+}
+
+impl Bench<'_> {
+    fn wants(&self, metric: Metric) -> bool {
+        self.options.only.is_empty() || self.options.only.contains(&metric)
+    }
+
+    /// Everything that is measured by rounds under a policy of so many rules.
+    fn of_size(&mut self, rules: usize) -> anyhow::Result<()> {
+        let small = rules == 10;
+        let metrics: Vec<Metric> =
+            Metric::value_variants().iter().copied().filter(|metric| self.wants(*metric)).collect();
+        let wanted = |metric: &Metric| *metric == Metric::Connect || small;
+        if !metrics.iter().any(wanted) {
+            return Ok(());
+        }
+        let mut fixtures = Vec::new();
+        for variant in variants(rules) {
+            progress(&format!("{rules} rules: {}", variant.name()))?;
+            let mut fixture = Fixture::new(variant, rules).with_context(|| variant.name())?;
+            fixture.check().with_context(|| variant.name())?;
+            fixtures.push(fixture);
+        }
+        for metric in metrics.into_iter().filter(wanted) {
+            if metric == Metric::Programs {
+                self.programs(&mut fixtures)?;
+            } else {
+                self.measure(metric, rules, &mut fixtures)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rounds of one metric: nothing enforced, every variant, nothing enforced again.
+    fn measure(&mut self, metric: Metric, rules: usize, fixtures: &mut [Fixture]) -> anyhow::Result<()> {
+        let mut taking: Vec<&mut Fixture> =
+            fixtures.iter_mut().filter(|fixture| has(metric, fixture.variant)).collect();
+        let mut series: Vec<Series> =
+            taking.iter().map(|fixture| Series::new(metric, rules, fixture.variant)).collect();
+        for round in 0..self.rounds.number {
+            // Every variant takes every place, so that none always comes after the same one.
+            let others = taking.len().saturating_sub(1).max(1);
+            let order =
+                (0..taking.len()).map(|place| if place == 0 { 0 } else { 1 + (place - 1 + round) % others });
+            for (place, number) in order.chain([0]).enumerate() {
+                let (Some(fixture), Some(series)) = (taking.get_mut(number), series.get_mut(number)) else {
+                    continue;
+                };
+                let done = sample(metric, fixture, self.rounds.time)?;
+                series.add(&done, place == taking.len());
+            }
+        }
+        self.report.series.extend(series);
+        Ok(())
+    }
+
+    /// The time of each program, while the kernel counts it.
+    fn programs(&mut self, fixtures: &mut [Fixture]) -> anyhow::Result<()> {
+        let counting = stats::Counting::start()?;
+        for fixture in fixtures.iter_mut() {
+            for metric in
+                [Metric::Connect, Metric::Refused, Metric::RoundTrip, Metric::Datagram, Metric::Socket]
+            {
+                let has_programs =
+                    matches!(fixture.variant, Variant::Floor | Variant::Enforcer | Variant::EnforcerAudit);
+                if !has_programs || !has(metric, fixture.variant) {
+                    continue;
+                }
+                let before = fixture.programs()?;
+                let done = sample(metric, fixture, self.rounds.time)?;
+                let runs = stats::since(&before, &fixture.programs()?);
+                self.report.programs.push(report::Programs::new(fixture.variant, metric, done.times, &runs));
+            }
+        }
+        drop(counting);
+        Ok(())
+    }
+}
+
+/// Which variants a policy of so many rules is put in force by.
+fn variants(rules: usize) -> Vec<Variant> {
+    let mut variants = vec![Variant::None, Variant::NftSet];
+    if rules <= 10_000 {
+        variants.extend([Variant::NftLinear, Variant::NftLinearLast]);
+    }
+    variants.extend([Variant::Enforcer, Variant::EnforcerAudit]);
+    if rules == 10 {
+        variants.extend([Variant::Floor, Variant::Proxies, Variant::Nfqueue]);
+    }
+    variants
+}
+
+/// Whether a metric says something of a variant.
+const fn has(metric: Metric, variant: Variant) -> bool {
+    let goes_through = !matches!(variant, Variant::Proxies | Variant::Nfqueue);
+    match metric {
+        Metric::Connect | Metric::RoundTrip | Metric::Stream => true,
+        Metric::Refused => matches!(variant, Variant::NftSet | Variant::Enforcer | Variant::EnforcerAudit),
+        Metric::Datagram | Metric::Socket => goes_through,
+        Metric::Unmanaged => {
+            matches!(variant, Variant::None | Variant::Floor | Variant::Enforcer | Variant::EnforcerAudit)
+        }
+        Metric::Programs => false,
+    }
+}
+
+fn sample(metric: Metric, fixture: &mut Fixture, time: Duration) -> anyhow::Result<Done> {
+    let (client, deed) = match metric {
+        Metric::Connect => (CLIENT, Deed::Connect(fixture.at(CONNECTIONS))),
+        Metric::Unmanaged => (UNMANAGED, Deed::Connect((Workload::unmanaged(), CONNECTIONS).into())),
+        Metric::Refused => (STRANGER, Deed::BeRefused(fixture.at(CONNECTIONS))),
+        Metric::RoundTrip => (CLIENT, Deed::RoundTrip(fixture.at(ROUND_TRIPS))),
+        Metric::Datagram => (CLIENT, Deed::Send(fixture.at(DATAGRAMS))),
+        Metric::Stream => (CLIENT, Deed::Stream(fixture.at(STREAM))),
+        Metric::Socket => (CLIENT, Deed::Socket),
+        Metric::Programs => bail!("not measured by rounds"),
+    };
+    fixture.repeat(client, deed, time)
+}
+
+/// Says on standard error what is under way.
+fn progress(words: &str) -> std::io::Result<()> {
+    writeln!(std::io::stderr(), "{words}")
+}

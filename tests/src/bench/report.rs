@@ -1,0 +1,324 @@
+//! What was measured, as a table, as JSON and as plots.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::figures::{Figure, ratios};
+use super::load::Done;
+use super::stats::Runs;
+use super::variant::Variant;
+use super::{Metric, Output};
+
+/// The machine, and how quiet it was before anything was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Environment {
+    /// What `uname -r` says.
+    pub kernel: String,
+    /// The processor, and how many of it there are.
+    pub cpu: String,
+    /// When it began.
+    pub date: String,
+    /// What `/proc/loadavg` said.
+    pub load: String,
+    /// CPUs that others kept busy, of all.
+    pub busy: f64,
+}
+
+/// How long the machine is looked at before anything is measured.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// CPUs that others may keep busy.
+const QUIET: f64 = 0.2;
+
+impl Environment {
+    /// Looks at it for some seconds.
+    ///
+    /// # Errors
+    ///
+    /// `/proc` cannot be read.
+    pub fn look() -> anyhow::Result<Self> {
+        let before = busy()?;
+        let begin = Instant::now();
+        while begin.elapsed() < LOOK {
+            std::thread::park_timeout(LOOK.saturating_sub(begin.elapsed()));
+        }
+        let busy = (busy()? - before) / begin.elapsed().as_secs_f64();
+        let read = |path: &str| fs::read_to_string(path).with_context(|| format!("read {path}"));
+        let info = read("/proc/cpuinfo")?;
+        let models: Vec<&str> =
+            info.lines().filter_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).collect();
+        let model = models.first().copied().unwrap_or("unknown");
+        Ok(Self {
+            kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            cpu: format!("{} x {model}", models.len()),
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            load: read("/proc/loadavg")?.trim().to_owned(),
+            busy,
+        })
+    }
+
+    /// Whether others use it too much for figures to be trusted.
+    pub fn is_noisy(&self) -> bool {
+        self.busy > QUIET
+    }
+}
+
+/// Seconds of CPU time that the machine has not been idle, since it started.
+fn busy() -> anyhow::Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let line = text.lines().next().context("an empty /proc/stat")?;
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal, and guests, which user has already; of proc(5).
+    let busy: f64 =
+        ticks.iter().enumerate().filter(|(place, _)| ![3, 4, 8, 9].contains(place)).map(|(_, t)| t).sum();
+    // `USER_HZ` is 100 on every architecture that enforcer is built for.
+    Ok(busy / 100.0)
+}
+
+/// The samples of one metric of one variant, a round after the other.
+#[derive(Clone, Debug, Serialize)]
+pub struct Series {
+    /// What was measured.
+    pub metric: Metric,
+    /// Rules of the policy.
+    pub rules: usize,
+    /// By which it was enforced.
+    pub variant: Variant,
+    /// So many a second.
+    pub per_second: Vec<f64>,
+    /// The same at the end of each round; of the baseline alone.
+    pub after: Vec<f64>,
+    /// Half of the calls took no longer, in nanoseconds.
+    pub p50: Vec<f64>,
+    /// 99 of 100 took no longer.
+    pub p99: Vec<f64>,
+}
+
+impl Series {
+    /// One without samples.
+    pub fn new(metric: Metric, rules: usize, variant: Variant) -> Self {
+        let (per_second, after, p50, p99) = Default::default();
+        Self { metric, rules, variant, per_second, after, p50, p99 }
+    }
+
+    /// Adds what came of a round, or of its end.
+    pub fn add(&mut self, done: &Done, at_end: bool) {
+        if at_end {
+            self.after.push(done.per_second());
+            return;
+        }
+        self.per_second.push(done.per_second());
+        let nanoseconds = |time: u64| Duration::from_nanos(time).as_secs_f64() * 1e9;
+        self.p50.extend(done.p50.map(nanoseconds));
+        self.p99.extend(done.p99.map(nanoseconds));
+    }
+}
+
+/// What programs cost where one thing was done over and over.
+#[derive(Clone, Debug, Serialize)]
+pub struct Programs {
+    /// Whose programs.
+    pub variant: Variant,
+    /// What was done.
+    pub metric: Metric,
+    /// Nanoseconds of all programs for each time.
+    pub nanoseconds: f64,
+    /// By the program's name: how often it ran each time, and how long one run took.
+    pub programs: BTreeMap<String, (f64, f64)>,
+}
+
+impl Programs {
+    /// From what the kernel has counted while it was done so often.
+    pub fn new(variant: Variant, metric: Metric, times: f64, runs: &BTreeMap<String, Runs>) -> Self {
+        let programs: BTreeMap<String, (f64, f64)> = runs
+            .iter()
+            // What ran now and then is of others, as a tracepoint's program.
+            .filter(|(_, runs)| runs.times > times / 20.0)
+            .map(|(name, runs)| (name.clone(), (runs.times / times, runs.nanoseconds / runs.times)))
+            .collect();
+        let nanoseconds = programs.values().map(|(times, each)| times * each).sum();
+        Self { variant, metric, nanoseconds, programs }
+    }
+}
+
+/// Everything that was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Where and when.
+    pub environment: Environment,
+    /// How long it took.
+    pub seconds: f64,
+    /// By rounds.
+    pub series: Vec<Series>,
+    /// What the kernel counted of programs.
+    pub programs: Vec<Programs>,
+}
+
+impl Report {
+    /// One without figures.
+    pub fn new(environment: Environment) -> Self {
+        Self { environment, seconds: 0.0, series: Vec::new(), programs: Vec::new() }
+    }
+
+    /// The samples of a variant, if it was measured.
+    pub fn find(&self, metric: Metric, rules: usize, variant: Variant) -> Option<&Series> {
+        self.series
+            .iter()
+            .find(|series| (series.metric, series.rules, series.variant) == (metric, rules, variant))
+    }
+
+    /// How a variant stands to another one, which is the first of each round or any other.
+    pub fn ratio(&self, metric: Metric, rules: usize, variant: Variant, baseline: Variant) -> Option<Figure> {
+        let (variant, baseline) = (self.find(metric, rules, variant)?, self.find(metric, rules, baseline)?);
+        let pairs: Vec<(f64, f64)> = if baseline.after.is_empty() {
+            baseline.per_second.iter().map(|sample| (*sample, *sample)).collect()
+        } else {
+            baseline.per_second.iter().copied().zip(baseline.after.iter().copied()).collect()
+        };
+        Figure::of(&ratios(&variant.per_second, &pairs))
+    }
+
+    /// Prints it.
+    ///
+    /// # Errors
+    ///
+    /// Standard output takes nothing.
+    pub fn print(&self, output: Output) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        match output {
+            Output::Json => serde_json::to_writer_pretty(&mut out, self)?,
+            Output::Text => out.write_all(self.text().as_bytes())?,
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    /// As tables for people.
+    pub fn text(&self) -> String {
+        let environment = &self.environment;
+        let mut text = format!(
+            "{}, Linux {}, {}\nload {}; others kept {:.2} CPUs busy before{}; {:.0} s in all\n",
+            environment.date,
+            environment.kernel,
+            environment.cpu,
+            environment.load,
+            environment.busy,
+            if environment.is_noisy() { " -- NOISY: not to be quoted" } else { "" },
+            self.seconds
+        );
+        if !self.series.is_empty() {
+            text += "\n";
+            text += &aligned(&self.rates());
+        }
+        if !self.programs.is_empty() {
+            text += "\n";
+            text += &aligned(&self.program_times());
+        }
+        text
+    }
+
+    fn rates(&self) -> Vec<Vec<String>> {
+        let head = ["what", "rules", "variant", "median", "of none", "95 %", "p50", "p99"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for series in &self.series {
+            let Some(median) = Figure::of(&series.per_second) else { continue };
+            let ratio = self.ratio(series.metric, series.rules, series.variant, Variant::None);
+            let time =
+                |samples: &[f64]| Figure::of(samples).map_or_else(String::new, |time| duration(time.median));
+            rows.push(vec![
+                series.metric.name().to_owned(),
+                rules(series.rules),
+                series.variant.name().to_owned(),
+                format!("{}{}", scaled(median.median), series.metric.unit()),
+                ratio.map_or_else(String::new, |ratio| format!("{:.3}", ratio.median)),
+                ratio.map_or_else(String::new, |ratio| format!("{:.3}-{:.3}", ratio.low, ratio.high)),
+                time(&series.p50),
+                time(&series.p99),
+            ]);
+        }
+        rows
+    }
+
+    fn program_times(&self) -> Vec<Vec<String>> {
+        let head = ["for each", "variant", "programs", "program", "runs", "time of a run"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for found in &self.programs {
+            let mut first = [
+                found.metric.name().to_owned(),
+                found.variant.name().to_owned(),
+                duration(found.nanoseconds),
+            ];
+            for (name, (times, each)) in &found.programs {
+                let mut row = std::mem::take(&mut first).to_vec();
+                row.extend([name.clone(), format!("{times:.2}"), duration(*each)]);
+                rows.push(row);
+            }
+        }
+        rows
+    }
+}
+
+/// A number of rules in few characters.
+fn rules(number: usize) -> String {
+    match number {
+        1_000_000.. if number.is_multiple_of(1_000_000) => format!("{}M", number / 1_000_000),
+        1000.. if number.is_multiple_of(1000) => format!("{}k", number / 1000),
+        _ => number.to_string(),
+    }
+}
+
+/// A number in three digits and more, with a letter for its size.
+pub(super) fn scaled(number: f64) -> String {
+    match number {
+        1e9.. => format!("{:.2} G", number / 1e9),
+        1e6.. => format!("{:.2} M", number / 1e6),
+        1e4.. => format!("{:.1} k", number / 1e3),
+        _ => format!("{number:.0} "),
+    }
+}
+
+/// Nanoseconds in the unit that suits.
+pub(super) fn duration(nanoseconds: f64) -> String {
+    match nanoseconds {
+        1e9.. => format!("{:.2} s", nanoseconds / 1e9),
+        1e6.. => format!("{:.1} ms", nanoseconds / 1e6),
+        1e4.. => format!("{:.1} us", nanoseconds / 1e3),
+        1e3.. => format!("{:.2} us", nanoseconds / 1e3),
+        _ => format!("{nanoseconds:.0} ns"),
+    }
+}
+
+/// Columns below each other; the first row is their head.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{duration, rules, scaled};
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!([10, 1000, 10_000, 1_000_000].map(rules), ["10", "1k", "10k", "1M"]);
+        assert_eq!([29_214.0, 351_000.0, 26e9, 12.0].map(scaled), ["29.2 k", "351.0 k", "26.00 G", "12 "]);
+        assert_eq!(
+            [65.0, 1370.0, 33_000.0, 4.2e6, 5.81e9].map(duration),
+            ["65 ns", "1.37 us", "33.0 us", "4.2 ms", "5.81 s"]
+        );
+    }
+}

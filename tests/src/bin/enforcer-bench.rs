@@ -1,0 +1,41 @@
+//! See `enforcer_tests::bench`.
+#![forbid(unsafe_code)]
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use enforcer_tests::bench::{self, load, peers};
+
+/// Measures enforcer beside nothing, nftables, proxies and a loop of verdicts.
+#[derive(Parser)]
+enum Verb {
+    /// Measure
+    Run(bench::Options),
+    /// Be a process that calls or answers, told what to do on standard input
+    #[command(hide = true)]
+    Load {
+        /// The CPU to stay on
+        cpu: usize,
+    },
+    /// Be a loop of verdicts
+    #[command(hide = true)]
+    Verdicts {
+        /// File of the places that may be called
+        places: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Verb::parse() {
+        Verb::Run(options) => return bench::run(&options),
+        Verb::Load { cpu } => load::run(cpu)?,
+        Verb::Verdicts { places } => peers::give_verdicts(&places, || {
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "ready")?;
+            out.flush()
+        })?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

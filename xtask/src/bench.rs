@@ -1,0 +1,35 @@
+//! Measures enforcer beside what it is compared with, and prints the table.
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::demo::{Profile, become_program};
+use crate::{is_root, setup};
+
+/// What is measured and how; `cargo xtask bench --help` lists it.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Args {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION")]
+    options: Vec<OsString>,
+}
+
+/// Does not return if all goes well: this process becomes the program that measures, built as it is released.
+///
+/// # Errors
+/// Not root, or something cannot be installed, built or started.
+pub(crate) fn run(workspace: &Path, args: &Args) -> Result<()> {
+    let asks_for_help = args.options.iter().any(|option| option == "--help" || option == "-h");
+    if !asks_for_help {
+        if !is_root() {
+            bail!(
+                "measure: loading programs and creating cgroups needs root\n\
+                 hint: run `sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask bench`"
+            );
+        }
+        setup::for_bench()?;
+    }
+    let options = [OsString::from("run")].into_iter().chain(args.options.iter().cloned());
+    become_program(workspace, Profile::Release, "enforcer-bench", &options.collect::<Vec<_>>())
+}
