@@ -7,6 +7,7 @@ mod names;
 mod network;
 mod python;
 mod quic;
+mod rpc;
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};

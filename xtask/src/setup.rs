@@ -23,7 +23,7 @@ const DENY_VERSION: &str = "0.20.2";
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// What the tests run as real servers and clients, each with the reason for it.
-const FOR_TESTS: [(&str, &str); 26] = [
+const FOR_TESTS: [(&str, &str); 30] = [
     ("nginx", "a server that the tests protect"),
     ("postgresql", "a server that the tests protect"),
     ("postgresql-client", "psql, a caller in the tests"),
@@ -37,6 +37,10 @@ const FOR_TESTS: [(&str, &str); 26] = [
     ("bind9-dnsutils", "dig, a caller in the tests"),
     ("ngtcp2-server", "HTTP/3 over QUIC, which the tests protect"),
     ("ngtcp2-client", "its caller in the tests"),
+    ("rpcbind", "tells callers over UDP and TCP where a server is; rpcinfo asks it"),
+    ("nfs-ganesha", "a server of files by NFS, which needs nothing of the kernel"),
+    ("nfs-ganesha-vfs", "lets it serve a directory"),
+    ("libnfs-utils", "its caller in the tests"),
     ("iperf3", "TCP and UDP both ways, many streams at once"),
     ("iputils-ping", "ping: a caller without ports"),
     ("traceroute", "a caller that wants the errors of the network"),
@@ -63,7 +67,7 @@ const FOR_BENCH: [(&str, &str); 6] = [
 ];
 
 /// Packages that would start a service at every boot, each with its unit.
-const SERVICES: [(&str, &str); 8] = [
+const SERVICES: [(&str, &str); 10] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     ("postgresql", "postgresql"),
@@ -71,6 +75,8 @@ const SERVICES: [(&str, &str); 8] = [
     ("memcached", "memcached"),
     ("unbound", "unbound"),
     ("ngtcp2-server", "ngtcp2d"),
+    ("rpcbind", "rpcbind"),
+    ("nfs-ganesha", "nfs-ganesha"),
     ("docker.io", "docker"),
 ];
 
