@@ -34,6 +34,7 @@ use crate::containers::lookup::{Answer, Lookups, Question, Sockets};
 use crate::containers::{Containers, cgroup};
 use crate::control::server::Socket;
 use crate::control::{Applied, LogState, Proposal, Refusal, Request, Snapshot};
+use crate::ephemeral::Ephemeral;
 use crate::existing;
 use crate::failpoint;
 use crate::identities::Identities;
@@ -293,6 +294,7 @@ impl Daemon {
         if !audited.is_empty() {
             warn!(services = audited.join(", "), "in audit mode: what is denied to these passes");
         }
+        warn_of_ephemeral(&policy);
         info!(
             revision = tables.revision,
             services = tables.services.len(),
@@ -703,6 +705,7 @@ impl Daemon {
             self.rules.pop_front();
         }
         self.revision = Arc::new(revision);
+        warn_of_ephemeral(&self.revision.policy);
         self.ask_about_containers();
         Ok(())
     }
@@ -1220,6 +1223,18 @@ impl Daemon {
         self.keep_ledger();
         failpoint::pass("stopped");
         flushed.context("write audit log")
+    }
+}
+
+/// Says which reserved ports are not safe from whoever asks the kernel for any port.
+fn warn_of_ephemeral(policy: &Policy) {
+    match Ephemeral::read() {
+        Ok(ephemeral) => {
+            if let Some(advice) = ephemeral.advice(policy) {
+                warn!("{advice}");
+            }
+        }
+        Err(err) => debug!("read which ports the kernel chooses from: {err}"),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod containers;
 pub mod control;
 pub mod daemon;
 pub mod detach;
+pub mod ephemeral;
 pub mod existing;
 pub mod failpoint;
 pub mod identities;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use enforcer_tests::actor::{Options, Request, Transport};
 use enforcer_tests::sandbox::{Actor, Sandbox};
 
@@ -163,5 +163,80 @@ fn nobody_else_binds_a_reserved_port_in_a_thousand_attempts() -> anyhow::Result<
         let from = record["source"]["service"].as_str().unwrap_or_default();
         assert!(["thief", "web", "unmanaged"].contains(&from), "{record}");
     }
+    Ok(())
+}
+
+/// Asks for whatever port the kernel chooses, again and again, and tells which were given and how many askers were refused.
+fn take_any(actor: &mut Actor, times: usize) -> anyhow::Result<(Vec<u16>, usize)> {
+    let wildcards = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+    let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+    let (mut given, mut refused) = (Vec::new(), 0);
+    for (number, address) in wildcards.iter().chain(&loopbacks).cycle().take(times).enumerate() {
+        let transport = TRANSPORTS[number / 4 % 2];
+        let at = SocketAddr::new(*address, 0);
+        let reply = actor.ask(&Request::Take { at, transport, options: Options::default() })?;
+        match reply.text.parse::<SocketAddr>() {
+            Ok(bound) if reply.is_ok() => given.push(bound.port()),
+            _ if reply.is_refused() => refused += 1,
+            _ => anyhow::bail!("take any port: {reply:?}"),
+        }
+    }
+    Ok((given, refused))
+}
+
+#[test]
+fn whoever_asks_for_any_port_gets_one_that_nobody_reserves() -> anyhow::Result<()> {
+    const TIMES: usize = 400;
+    let reserved = 40000..=40007_u16;
+    let sandbox = Sandbox::new("ephemeral")?;
+    let mut other = sandbox.actor("other")?;
+
+    // A reserved port that the kernel does not choose is nobody's business who asks for any.
+    let daemon = sandbox.daemon(POLICY)?;
+    let (given, refused) = take_any(&mut other, TIMES)?;
+    assert_eq!((given.len(), refused), (TIMES, 0));
+    let told = sandbox.ask_daemon(&["status"])?;
+    assert_eq!(told["degraded"], serde_json::json!([]));
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    assert_eq!(finished.stop["events_produced"], 0, "{}", finished.stop);
+
+    // One that it chooses is refused, and the daemon tells how to spare it.
+    let policy = POLICY.replace("5432/tcp, 5353/udp] }\n  web", "40000-40007/tcp, 40000-40007/udp] }\n  web");
+    sandbox.set("net/ipv4/ip_local_port_range", "40000 40031")?;
+    let mut daemon = sandbox.daemon(&policy)?;
+    let (given, refused) = take_any(&mut other, TIMES)?;
+    assert!(!given.iter().any(|port| reserved.contains(port)), "{given:?}");
+    assert!(refused > 0, "{given:?}");
+    let told = sandbox.ask_daemon(&["status"])?;
+    assert_eq!(told["degraded"][0]["code"], "reserved-ports-ephemeral", "{told}");
+    let advice = told["degraded"][0]["text"].as_str().unwrap_or_default();
+    let (_, setting) = advice.split_once("ip_local_reserved_ports=").context("no advice")?;
+    let (setting, _) = setting.split_once('`').context("no advice")?;
+
+    // Which works.
+    sandbox.set("net/ipv4/ip_local_reserved_ports", setting)?;
+    let (given, refused_then) = take_any(&mut other, TIMES)?;
+    assert_eq!((given.len(), refused_then), (TIMES, 0));
+    assert!(!given.iter().any(|port| reserved.contains(port)), "{given:?}");
+    // Connecting without a port of one's own included, and its service still gets what it asks for.
+    let mut db = sandbox.actor("db")?;
+    let mut caller = sandbox.actor("web")?;
+    daemon.reload(&sandbox, &policy.replace("[5432/tcp, 5353/udp]", "[40000/tcp, 40007/udp]"))?;
+    for (transport, port) in [(Transport::Tcp, 40000), (Transport::Udp, 40007)] {
+        let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        assert!(db.ask(&Request::Serve { at, transport })?.is_ok());
+        // A connection that was closed keeps its port for a while, and there are 24.
+        for _ in 0..8 {
+            let reply = caller.ask(&Request::Connect { to: at, transport, mapped: false })?;
+            assert_eq!(reply.text, "hello", "{reply:?}");
+        }
+    }
+    let told = sandbox.ask_daemon(&["status"])?;
+    assert_eq!(told["degraded"], serde_json::json!([]));
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    assert_eq!(finished.stop["denied"], refused, "{}", finished.stop);
+    assert!(finished.words.contains("ip_local_reserved_ports=40000-40007"), "{}", finished.words);
     Ok(())
 }

@@ -19,6 +19,7 @@ use super::{Refusal, Snapshot};
 use crate::audit;
 use crate::cgroups;
 use crate::containers::Container;
+use crate::ephemeral::Ephemeral;
 use crate::kernel::feature;
 use crate::policy::{self, PortRange, Selector, nearest};
 use crate::proc::{Scan, Task, Waiting};
@@ -264,6 +265,10 @@ pub fn status(snapshot: &Snapshot, host: &Host) -> api::Status {
         coverage,
     };
     status.degraded = degraded(&status, snapshot.log.stuck, snapshot.refused.as_deref());
+    let policy = &snapshot.revision.policy;
+    if let Some(text) = Ephemeral::read().ok().and_then(|ephemeral| ephemeral.advice(policy)) {
+        status.degraded.push(api::Degradation { code: String::from("reserved-ports-ephemeral"), text });
+    }
     status
 }
 
