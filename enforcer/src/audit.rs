@@ -199,8 +199,9 @@ pub struct ContainerKnown {
     pub pod: Option<String>,
     /// The Kubernetes namespace of the pod.
     pub namespace: Option<String>,
-    /// Milliseconds from the moment that the daemon learned of the cgroup.
-    pub pending_ms: u64,
+    /// Milliseconds from the moment that the daemon learned of the cgroup; none if the container was known already and is
+    /// now called or labelled otherwise.
+    pub pending_ms: Option<u64>,
 }
 
 /// Written for every reload, and for every policy that comes through the control socket.

@@ -143,8 +143,8 @@ struct Run {
     /// Let the programs in the kernel log, down to this level
     #[arg(long, value_name = "LEVEL", default_value = "off")]
     kernel_log: KernelLog,
-    /// Where a container runtime listens: docker or podman, with the path of its socket; may be given for each
-    /// [default: docker=/run/docker.sock podman=/run/podman/podman.sock]
+    /// Where a container runtime listens: docker, podman, containerd or crio, with the path of its socket; may be given
+    /// several times [default: where each of them usually listens]
     #[arg(long, value_name = "NAME=SOCKET", value_parser = parse_runtime)]
     runtime: Vec<(Runtime, PathBuf)>,
     /// Where the control socket is; none for no such socket
@@ -257,8 +257,7 @@ pub fn run(command: Command) -> ExitCode {
 
 fn parse_runtime(text: &str) -> Result<(Runtime, PathBuf), String> {
     let (name, socket) = text.split_once('=').ok_or("no `=` between the runtime and its socket")?;
-    let runtime = Runtime::parse(name).filter(|runtime| lookup::default_sockets().contains_key(runtime));
-    let runtime = runtime.ok_or_else(|| format!("no runtime called `{name}` can be asked"))?;
+    let runtime = Runtime::parse(name).ok_or_else(|| format!("no runtime is called `{name}`"))?;
     if socket.is_empty() { Err(String::from("no socket")) } else { Ok((runtime, PathBuf::from(socket))) }
 }
 
@@ -287,8 +286,7 @@ fn run_daemon(args: Run) -> Result<ExitCode, Failure> {
         audit: args.audit,
         log_allowed: args.log_allowed,
         kernel_log: args.kernel_log as u8,
-        // Of several for one runtime the last one counts.
-        runtimes: lookup::default_sockets().into_iter().chain(args.runtime).collect(),
+        runtimes: lookup::sockets(&args.runtime),
         staying: (!args.detach_on_exit).then_some(Staying {
             pin_dir: args.directories.pin_dir,
             state_dir: args.directories.state_dir,

@@ -8,7 +8,9 @@ use enforcer_common::layout::Owner;
 use crate::tables::Tables;
 use cgroup::Runtime;
 
+mod bounded;
 pub mod cgroup;
+mod cri;
 mod docker;
 pub mod lookup;
 
@@ -31,6 +33,15 @@ pub struct Container {
     pub namespace: Option<String>,
 }
 
+impl Container {
+    /// Bytes of all that is said of it.
+    pub fn bytes(&self) -> usize {
+        let texts = [&self.name, &self.image, &self.pod, &self.namespace];
+        let labels = self.labels.iter().map(|(key, value)| key.len() + value.len());
+        texts.into_iter().flatten().map(String::len).chain(labels).sum()
+    }
+}
+
 /// The containers that runtimes have told of, by the ids of their own cgroups. One whose cgroup is made again, as by a
 /// restart, is another cgroup and is asked about again.
 #[derive(Debug, Default)]
@@ -39,9 +50,9 @@ pub struct Containers {
 }
 
 impl Containers {
-    /// Remembers what a runtime said of the container whose own cgroup has the id `cgroup`.
-    pub fn insert(&mut self, cgroup: u64, container: Container) {
-        self.known.insert(cgroup, container);
+    /// Remembers what a runtime said of the container whose own cgroup has the id `cgroup`. Returns what was known of it.
+    pub fn insert(&mut self, cgroup: u64, container: Container) -> Option<Container> {
+        self.known.insert(cgroup, container)
     }
 
     /// Forgets a cgroup, if it is a container's.

@@ -30,8 +30,9 @@ use crate::audit::{
 use crate::cgroups::{self, Names, Subtree, Watch};
 use crate::connections::sweep::{Report, Told};
 use crate::connections::{self, Action, Cause, Sweeper};
-use crate::containers::lookup::{Answer, Lookups, Question, Sockets};
-use crate::containers::{Containers, cgroup};
+use crate::containers::cgroup;
+use crate::containers::lookup::{Answer, Lookups, Question, Sockets, Word};
+use crate::containers::{Container, Containers};
 use crate::control::server::Socket;
 use crate::control::{Applied, LogState, Proposal, Refusal, Request, Snapshot};
 use crate::ephemeral::Ephemeral;
@@ -155,7 +156,7 @@ enum Input {
     Network,
     Surveyed(Box<Surveyed>),
     TreeRead(Box<TreeRead>),
-    Container(Box<Answer>),
+    Container(Box<Word>),
     Tick,
     Heartbeat,
     Connections(Report),
@@ -472,7 +473,7 @@ impl Daemon {
         mut self,
         signals: Signals,
         reports: mpsc::Receiver<Input>,
-        answers: mpsc::Receiver<Answer>,
+        answers: mpsc::Receiver<Word>,
         watchdog: Watchdog,
     ) -> anyhow::Result<()> {
         let mut inputs = Inputs::new(&mut self, signals, reports, answers, watchdog)?;
@@ -491,10 +492,16 @@ impl Daemon {
                 }
                 Input::Surveyed(surveyed) => self.take_survey(*surveyed),
                 Input::TreeRead(read) => self.reconcile(&read),
-                Input::Container(answer) => self.take_answer(*answer)?,
+                Input::Container(word) => match *word {
+                    Word::Is(answer) => self.take_answer(answer)?,
+                    Word::Renamed(runtime, id) => {
+                        self.ask_again(|_, _, container| container.runtime == runtime && container.id == id);
+                    }
+                },
                 Input::Tick => {
                     self.survey();
                     self.read_tree();
+                    self.ask_again(|lookups, id, _| lookups.is_stale(id));
                 }
                 Input::Heartbeat => {
                     // What could not be written before is tried again.
@@ -831,16 +838,14 @@ impl Daemon {
         if self.revision.tables.pending.is_none() {
             return;
         }
-        let found = cgroup::find(cgroups::bytes(path), &self.revision.tables.top);
-        let Some(found) = found.filter(|found| found.user.is_none()) else { return };
-        if found.own.len() == cgroups::bytes(path).len() {
+        if let Some(question) = question(id, path, &self.revision.tables.top) {
             if self.containers.get(id).is_none() {
-                let (path, container) = (path.to_path_buf(), found.id.to_owned());
-                let runtimes = found.runtimes;
-                self.lookups.ask(Question { cgroup: id, path, id: container, runtimes });
+                self.lookups.ask(question);
             }
             return;
         }
+        let found = cgroup::find(cgroups::bytes(path), &self.revision.tables.top);
+        let Some(found) = found.filter(|found| found.user.is_none()) else { return };
         // A cgroup may have been made from what its parent was a moment before it was told of.
         let is_pending = |cgroup: Cgroup| cgroup.owner.identity() == Identity::PENDING;
         if !self.enforcement.cgroup(id).is_some_and(is_pending) {
@@ -855,14 +860,36 @@ impl Daemon {
         }
     }
 
+    /// Asks again about the known containers that are wanted, which stay who they are meanwhile.
+    fn ask_again(&mut self, is_wanted: impl Fn(&Lookups, u64, &Container) -> bool) {
+        if self.revision.tables.pending.is_none() {
+            return;
+        }
+        let wanted =
+            self.containers.iter().filter(|(id, container)| is_wanted(&self.lookups, *id, container));
+        let wanted: Vec<u64> = wanted.map(|(id, _)| id).collect();
+        for id in wanted {
+            let Some(path) = self.names.path(id) else { continue };
+            let Some(question) = question(id, path, &self.revision.tables.top) else { continue };
+            self.lookups.ask_again(question);
+        }
+    }
+
     /// Takes in what a runtime has told of a container.
     fn take_answer(&mut self, answer: Answer) -> anyhow::Result<()> {
         // What was decided before comes before it in the log; and word of its cgroup's end may be there.
         self.write_events()?;
         let Answer { cgroup: id, container, after } = answer;
-        self.lookups.close(id);
-        let Some(path) = self.names.path(id).map(Path::to_path_buf) else { return Ok(()) };
-        self.containers.insert(id, container.clone());
+        let Some(path) = self.names.path(id).map(Path::to_path_buf) else {
+            self.lookups.close(id);
+            return Ok(());
+        };
+        self.lookups.is_known(id, container.runtime);
+        let before = self.containers.insert(id, container.clone());
+        if before.as_ref() == Some(&container) {
+            return Ok(());
+        }
+        let was = self.enforcement.cgroup(id).map(|cgroup| cgroup.owner);
         if let Err(err) = self.identify(&path) {
             error!("identify container {}: {err:#}", container.id);
         }
@@ -888,10 +915,14 @@ impl Daemon {
             image: container.image,
             pod: container.pod,
             namespace: container.namespace,
-            pending_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+            pending_ms: before.is_none().then(|| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
         };
         self.write(SystemTime::now(), Body::Container(Box::new(known)));
         self.flush();
+        // Somebody else than before may hold connections that only the one before was permitted.
+        if before.is_some() && was != self.enforcement.cgroup(id).map(|cgroup| cgroup.owner) {
+            sweep(&self.sweeper, Cause::Container, &self.revision, &self.enforcement);
+        }
         Ok(())
     }
 
@@ -1303,6 +1334,18 @@ fn cgroup_of(
     Cgroup { owner: containers.owner(tables, found.id, claimed, inherited), state }
 }
 
+/// What is to be asked about a cgroup, if it is the own one of a container of the host's.
+fn question(id: u64, path: &Path, top: &[u8]) -> Option<Question> {
+    let found = cgroup::exactly(cgroups::bytes(path), top)?;
+    // A container in another one is a part of that.
+    let outermost = cgroup::find(cgroups::bytes(path), top)?;
+    if found.user.is_some() || outermost.own.len() != found.own.len() {
+        return None;
+    }
+    let (container, runtimes) = (found.id.to_owned(), found.runtimes);
+    Some(Question { cgroup: id, path: path.to_path_buf(), id: container, runtimes })
+}
+
 /// Says whose the ports are that were bound before the programs could see it.
 fn note_sockets(enforcement: &mut Enforcement, names: &Names, mount: &Cgroup2) {
     for bound in existing::bound(names, mount) {
@@ -1373,7 +1416,7 @@ struct Inputs {
     cgroups: Option<AsyncFd<OwnedFd>>,
     network: AsyncFd<OwnedFd>,
     reports: mpsc::Receiver<Input>,
-    answers: mpsc::Receiver<Answer>,
+    answers: mpsc::Receiver<Word>,
     ticks: Interval,
     heartbeat: Interval,
     requests: Option<mpsc::Receiver<Request>>,
@@ -1422,7 +1465,7 @@ impl Inputs {
         daemon: &mut Daemon,
         signals: Signals,
         reports: mpsc::Receiver<Input>,
-        answers: mpsc::Receiver<Answer>,
+        answers: mpsc::Receiver<Word>,
         watchdog: Watchdog,
     ) -> anyhow::Result<Self> {
         let mut ticks = tokio::time::interval(TICK);
@@ -1462,7 +1505,7 @@ impl Inputs {
             // The daemon holds a sender for as long as it lives, so there is always one to come.
             report = self.reports.recv() => report.unwrap_or(Input::Tick),
             answer = self.answers.recv() => match answer {
-                Some(answer) => Input::Container(Box::new(answer)),
+                Some(word) => Input::Container(Box::new(word)),
                 // Likewise.
                 None => Input::Tick,
             },

@@ -17,6 +17,7 @@ mod listens;
 mod log;
 mod namespaces;
 mod pins;
+mod pods;
 mod reload;
 mod servers;
 mod software;

@@ -61,18 +61,9 @@ impl<'a> Engine<'a> {
     pub fn start(sandbox: &'a Sandbox, kind: Kind) -> anyhow::Result<Self> {
         let mut engine = Self { sandbox, kind, child: None };
         engine.run()?;
-        let root = engine.path("image");
-        fs::create_dir_all(root.join("bin"))?;
-        for (program, name) in
-            [(PathBuf::from("/bin/busybox"), "busybox"), (binary("enforcer-actor")?, "actor")]
-        {
-            fs::copy(&program, root.join("bin").join(name))
-                .with_context(|| format!("copy {}: is busybox-static installed?", program.display()))?;
-        }
-        let archive = engine.path("image.tar");
-        let mut tar = Command::new("tar");
-        tar.args(["-C"]).arg(&root).arg("-cf").arg(&archive).arg(".");
-        ensure!(tar.status()?.success(), "pack the image");
+        let (root, archive) = (engine.path("image"), engine.path("image.tar"));
+        fill_image(&root)?;
+        tar(&root, &archive)?;
         engine.docker(&["import", &archive.to_string_lossy(), "tiny:1"])?;
         Ok(engine)
     }
@@ -249,4 +240,31 @@ impl Drop for Engine<'_> {
             tracing::error!("end {}: {err}", self.kind.name());
         }
     }
+}
+
+/// Puts into a directory what the image of the tests has: busybox and the actor.
+///
+/// # Errors
+///
+/// One of them is missing.
+pub(crate) fn fill_image(root: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(root.join("bin"))?;
+    for (program, name) in [(PathBuf::from("/bin/busybox"), "busybox"), (binary("enforcer-actor")?, "actor")]
+    {
+        fs::copy(&program, root.join("bin").join(name))
+            .with_context(|| format!("copy {}: is busybox-static installed?", program.display()))?;
+    }
+    Ok(())
+}
+
+/// Packs what is in a directory.
+///
+/// # Errors
+///
+/// There is no room for it.
+pub(crate) fn tar(directory: &Path, archive: &Path) -> anyhow::Result<()> {
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(directory).arg("-cf").arg(archive).arg(".");
+    ensure!(tar.status()?.success(), "pack {}", directory.display());
+    Ok(())
 }

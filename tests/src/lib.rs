@@ -18,6 +18,8 @@ pub mod bypass;
 pub mod case;
 pub mod clean;
 pub mod compiled;
+pub mod containerd;
+pub mod cri;
 pub mod datagrams;
 pub mod demo;
 pub mod engine;

@@ -23,7 +23,7 @@ const DENY_VERSION: &str = "0.20.2";
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// What the tests run as real servers and clients, each with the reason for it.
-const FOR_TESTS: [(&str, &str); 30] = [
+const FOR_TESTS: [(&str, &str); 31] = [
     ("nginx", "a server that the tests protect"),
     ("postgresql", "a server that the tests protect"),
     ("postgresql-client", "psql, a caller in the tests"),
@@ -48,6 +48,7 @@ const FOR_TESTS: [(&str, &str); 30] = [
     ("iproute2", "ip and ss: the tests' network namespaces and sockets"),
     ("nftables", "translates addresses in the tests' network namespaces"),
     ("docker.io", "an engine whose containers the tests identify, and its client"),
+    ("containerd", "a runtime of Kubernetes whose containers the tests identify"),
     ("podman", "another engine whose containers the tests identify"),
     ("runc", "what both start containers with"),
     ("busybox-static", "the image that the tests make for them"),
@@ -67,7 +68,8 @@ const FOR_BENCH: [(&str, &str); 6] = [
 ];
 
 /// Packages that would start a service at every boot, each with its unit.
-const SERVICES: [(&str, &str); 10] = [
+const SERVICES: [(&str, &str); 11] = [
+const SERVICES: [(&str, &str); 11] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     ("postgresql", "postgresql"),
@@ -78,6 +80,7 @@ const SERVICES: [(&str, &str); 10] = [
     ("rpcbind", "rpcbind"),
     ("nfs-ganesha", "nfs-ganesha"),
     ("docker.io", "docker"),
+    ("containerd", "containerd"),
 ];
 
 /// What `setup` is asked for.
@@ -95,6 +98,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut apt = Apt { updated: false };
     let bpf = kernel_side(&mut apt)?;
+    interfaces(&mut apt)?;
     if args.with_tests {
         linters(&mut apt, &bpf)?;
         servers(&mut apt)?;
@@ -134,6 +138,16 @@ fn kernel_side(apt: &mut Apt) -> Result<Bpf> {
     say(&State::Have, "compiler", format_args!("{bpf}: builds the kernel side"));
     say(&State::Have, LINKER, "links the kernel side");
     Ok(bpf)
+}
+
+/// What makes Rust of the published description of the container runtime interface.
+fn interfaces(apt: &mut Apt) -> Result<()> {
+    let why = "compiles the interface of containerd and CRI-O";
+    if on_path("protoc").is_none() && env::var_os("PROTOC").is_none() {
+        return apt.install(&["protobuf-compiler"], why);
+    }
+    say(&State::Have, "protoc", why);
+    Ok(())
 }
 
 fn compiler(apt: &mut Apt) -> Result<()> {

@@ -42,6 +42,8 @@ pub enum Cause {
     Start,
     /// A new policy is in force.
     Reload,
+    /// A container is somebody else than it was, by its runtime's word.
+    Container,
 }
 
 impl Cause {
@@ -50,6 +52,7 @@ impl Cause {
         match self {
             Self::Start => "start",
             Self::Reload => "reload",
+            Self::Container => "container",
         }
     }
 }
@@ -89,9 +92,9 @@ pub fn action(cause: Cause, existing: Existing, spared: bool, decision: &Decisio
     }
     let treatment = match (cause, spared) {
         (Cause::Start, _) => existing,
-        (Cause::Reload, false) => Existing::Close,
-        (Cause::Reload, true) if existing == Existing::Close => Existing::Close,
-        (Cause::Reload, true) => return None,
+        (Cause::Reload | Cause::Container, false) => Existing::Close,
+        (Cause::Reload | Cause::Container, true) if existing == Existing::Close => Existing::Close,
+        (Cause::Reload | Cause::Container, true) => return None,
     };
     Some(match (treatment, decision.mode) {
         (Existing::Keep, _) => Action::Kept,

@@ -1,25 +1,22 @@
 //! The Docker-compatible API, which Docker and Podman speak: what it says of one container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::InspectContainerOptions;
+use bollard::query_parameters::{EventsOptionsBuilder, InspectContainerOptions};
 use bollard::{ClientVersion, Docker, errors};
 use hyper::client::conn::http1;
 use hyper::header::{HOST, HeaderValue};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio_stream::{Stream, StreamExt as _};
 
 use super::Container;
+use super::bounded::Bounded;
 use super::cgroup::Runtime;
 use super::lookup::Told;
-
-/// Bytes of the longest answer that is read: real ones have some ten thousand.
-const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
 /// Of the API; the oldest that current engines still speak is newer than none of the fields that are read.
 const VERSION: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
@@ -37,15 +34,34 @@ pub(super) async fn inspect(
     runtime: Runtime,
     id: &str,
 ) -> Result<Option<Told>, errors::Error> {
-    let socket = socket.to_path_buf();
-    let transport = move |request| Box::pin(request_over(socket.clone(), request));
-    let client =
-        Docker::connect_with_custom_transport(transport, Some("http://localhost"), CLIENT_TIMEOUT, &VERSION)?;
-    match client.inspect_container(id, None::<InspectContainerOptions>).await {
+    match client(socket)?.inspect_container(id, None::<InspectContainerOptions>).await {
         Ok(answer) => Ok(told(runtime, id, answer)),
         Err(errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
         Err(err) => Err(err),
     }
+}
+
+/// The ids of containers that the engine behind `socket` gives another name from now on, and of those to which it gave one
+/// since `since`. It ends when the engine does, and after some thousands of them.
+///
+/// # Errors
+///
+/// It cannot be reached, or what it tells is no event.
+pub(super) fn renames(
+    socket: &Path,
+    since: SystemTime,
+) -> Result<impl Stream<Item = Result<String, errors::Error>> + use<>, errors::Error> {
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let filters = HashMap::from([("type", vec!["container"]), ("event", vec!["rename"])]);
+    let options = EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
+    let events = client(socket)?.events(Some(options));
+    Ok(events.filter_map(|event| event.map(|event| event.actor?.id).transpose()))
+}
+
+fn client(socket: &Path) -> Result<Docker, errors::Error> {
+    let socket = socket.to_path_buf();
+    let transport = move |request| Box::pin(request_over(socket.clone(), request));
+    Docker::connect_with_custom_transport(transport, Some("http://localhost"), CLIENT_TIMEOUT, &VERSION)
 }
 
 /// One connection for one request, of whose answer no more than so much is read.
@@ -57,7 +73,7 @@ async fn request_over(
     request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     let target = request.uri().path_and_query().map_or("/", hyper::http::uri::PathAndQuery::as_str);
     *request.uri_mut() = target.parse().map_err(|err| errors::Error::from(std::io::Error::other(err)))?;
-    let stream = Bounded { stream: UnixStream::connect(&socket).await?, left: MAX_ANSWER };
+    let stream = Bounded::new(UnixStream::connect(&socket).await?);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the answer, or with the sender.
     tokio::spawn(async move {
@@ -86,45 +102,4 @@ fn told(runtime: Runtime, id: &str, answer: ContainerInspectResponse) -> Option<
         labels,
     };
     Some(Told { container, pid: pid.filter(|pid| *pid > 0) })
-}
-
-/// A stream that ends after so many bytes.
-struct Bounded {
-    stream: UnixStream,
-    left: usize,
-}
-
-impl AsyncRead for Bounded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let mut part = buffer.take(self.left);
-        let polled = Pin::new(&mut self.stream).poll_read(context, &mut part);
-        let read = part.filled().len();
-        // What `part` was given lies in the memory of `buffer`.
-        let bytes = part.filled().to_vec();
-        self.left -= read;
-        buffer.put_slice(&bytes);
-        polled
-    }
-}
-
-impl AsyncWrite for Bounded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }
