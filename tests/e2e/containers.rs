@@ -168,6 +168,48 @@ fn pending_until_told(kind: Kind) -> anyhow::Result<()> {
     finished.check_totals()
 }
 
+fn renamed_while_it_runs(kind: Kind) -> anyhow::Result<()> {
+    let sandbox = Sandbox::new(&format!("{}-name", kind.name()))?;
+    let engine = Engine::start(&sandbox, kind)?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    ensure!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let mut daemon = sandbox.daemon_with(&policy(kind), &["--log-allowed", &engine.argument()])?;
+    let id = run(&["web-1"], &engine)?;
+    ensure!(await_known(&mut daemon, &id)?["service"] == "web");
+    let cgroup = sandbox.path_of(&engine.cgroup_of(&id));
+    await_attempt(&mut daemon, &cgroup, "allow", "rule")?;
+
+    for (name, service, verdict, reason) in [
+        ("other", "unmanaged", "deny", "no-rule"),
+        ("web-2", "web", "allow", "rule"),
+        ("last", "unmanaged", "deny", "no-rule"),
+    ] {
+        let before = engine.docker(&["container", "ls", "-q", "--no-trunc"])?;
+        ensure!(before.trim() == id, "{before}");
+        engine.docker(&["rename", &id, name])?;
+        let renaming = Instant::now();
+        let told = daemon.wait_for(|record| is_known(record, &id) && record["name"] == name)?;
+        let after = renaming.elapsed();
+        // Well before anything is asked again by the clock.
+        ensure!(after < patience(Duration::from_secs(5)), "renamed {after:?} after the engine said so");
+        ensure!(told["service"] == service && told["pending_ms"].is_null(), "{told}");
+        let attempt = await_attempt(&mut daemon, &cgroup, verdict, reason)?;
+        ensure!(attempt["source"]["service"] == service, "{attempt}");
+    }
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn a_docker_container_follows_its_new_name() -> anyhow::Result<()> {
+    renamed_while_it_runs(Kind::Docker)
+}
+
+#[test]
+fn a_podman_container_follows_its_new_name() -> anyhow::Result<()> {
+    renamed_while_it_runs(Kind::Podman)
+}
+
 #[test]
 fn docker_containers_are_who_the_engine_says() -> anyhow::Result<()> {
     who_is_who(Kind::Docker)
