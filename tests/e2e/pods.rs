@@ -121,14 +121,18 @@ fn pods_are_who_the_runtime_says(runtime: &str, forms: &[&str]) -> anyhow::Resul
 
     let stand_in = StandIn::start(&socket, known)?;
     let mut pending: Vec<String> = actors.iter().map(|(id, ..)| id.clone()).collect();
+    let mut took = Vec::new();
     while !pending.is_empty() {
         let told = daemon.wait_for(|record| record["kind"] == "container")?;
         let id = told["id"].as_str().unwrap_or_default();
         let answered = stand_in.answered(id).with_context(|| format!("nobody has asked: {told}"))?;
-        let after = answered.elapsed();
-        ensure!(after < patience(Duration::from_millis(100)), "resolved {after:?} after the answer: {told}");
+        took.push(answered.elapsed());
         pending.retain(|pending| pending != id);
     }
+    // All are asked about at once, beside other tests, so one of them may have to wait for a processor.
+    took.sort();
+    let usual = took[took.len() / 2];
+    ensure!(usual < patience(Duration::from_millis(100)), "resolved so long after the answer: {took:?}");
 
     for (id, cgroup, actor, expected) in &mut actors {
         let told = daemon
