@@ -69,7 +69,6 @@ const FOR_BENCH: [(&str, &str); 6] = [
 
 /// Packages that would start a service at every boot, each with its unit.
 const SERVICES: [(&str, &str); 11] = [
-const SERVICES: [(&str, &str); 11] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     ("postgresql", "postgresql"),
