@@ -1301,6 +1301,8 @@ fn install(
     names: &mut Names,
     containers: &Containers,
 ) -> anyhow::Result<()> {
+    let (former, former_ids) = (enforcement.owners()?, enforcement.cgroups()?);
+    let is_same_policy = enforcement.revision()? == tables.revision;
     enforcement.install(tables, |enter| {
         let mut entered: HashMap<u64, Cgroup> = HashMap::new();
         subtree.walk(|found| {
@@ -1308,8 +1310,22 @@ fn install(
             enter(found.id, cgroup)?;
             entered.insert(found.id, cgroup);
             names.insert(found.id, found.path.to_path_buf());
-            Ok(())
-        })
+            Ok::<(), anyhow::Error>(())
+        })?;
+        // Sockets outlive the directory of their cgroup, and go on being its service's.
+        for id in former_ids.into_iter().filter(|id| !entered.contains_key(id)) {
+            let Some(was) = former.cgroup(id)? else { continue };
+            match names.path(id) {
+                Some(path) => {
+                    let found = cgroups::Found { id, parent: None, path };
+                    enter(id, cgroup_of(tables, containers, &HashMap::new(), &found))?;
+                }
+                // It vanished before this daemon came: nobody can say any longer what another policy calls it.
+                None if is_same_policy => enter(id, was)?,
+                None => {}
+            }
+        }
+        Ok(())
     })
 }
 

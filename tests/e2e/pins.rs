@@ -958,3 +958,27 @@ impl SomebodyElses {
         Ok(Self { _object: object, program })
     }
 }
+
+#[test]
+fn a_listener_that_outlives_its_cgroup_outlives_the_daemon_too() -> anyhow::Result<()> {
+    let mut scene = Scene::new("outlives-both", EVEN)?;
+    let first = scene.sandbox.make_cgroup("orders/first")?;
+    let mut orders = scene.sandbox.actor("orders/first")?;
+    let daemon = scene.start()?;
+    let at = SocketAddr::from(([127, 0, 0, 2], 8080));
+    assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    assert!(orders.ask(&Request::Move(scene.sandbox.make_cgroup("orders/second")?))?.is_ok());
+    fs::remove_dir(&first)?;
+    let call = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    assert_eq!(scene.web.ask(&call)?.text, "hello");
+
+    // Nobody can find that cgroup in the tree any longer, and the policy is the same.
+    assert!(!daemon.end(Signal::SIGKILL)?);
+    let daemon = scene.start()?;
+    assert_eq!(scene.web.ask(&call)?.text, "hello");
+    assert_eq!(scene.in_force()?, "even");
+    assert!(daemon.end(Signal::SIGTERM)?);
+    let stop = scene.last("stop")?;
+    assert_eq!(stop["events_lost"], 0, "{stop}");
+    Ok(())
+}

@@ -1,5 +1,6 @@
 //! SIGHUP: a new policy is in force as a whole, or the one before stays as a whole.
 
+use std::fs;
 use std::net::SocketAddr;
 
 use enforcer_tests::actor::{Reply, Request, Transport};
@@ -140,5 +141,37 @@ services:
     let record = daemon.wait_for(|record| record["verdict"] == "deny")?;
     assert_eq!(record["source"]["service"], "web", "{record}");
     assert_eq!(record["destination"]["service"], "orders", "{record}");
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn a_listener_that_outlives_its_cgroup_stays_its_services() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("outlives")?;
+    // As a listener that systemd keeps for a service while it starts again, in a cgroup of the same name.
+    let first = sandbox.make_cgroup("orders/first")?;
+    let mut orders = sandbox.actor("orders/first")?;
+    let mut web = sandbox.actor("web")?;
+    let policy = format!("{SERVICES}{RULE}");
+    let mut daemon = sandbox.daemon(&policy)?;
+    let serve = Request::Serve { at: address(8080), transport: Transport::Tcp };
+    assert!(orders.ask(&serve)?.is_ok());
+    assert!(orders.ask(&Request::Move(sandbox.make_cgroup("orders/second")?))?.is_ok());
+    fs::remove_dir(&first)?;
+    let call = Request::Connect { to: address(8080), transport: Transport::Tcp, mapped: false };
+    assert_eq!(web.ask(&call)?.text, "hello");
+
+    // It is identified again by the path that it had.
+    daemon.reload(&sandbox, &format!("{SERVICES}{SECOND_RULE}"))?;
+    assert_eq!(web.ask(&call)?.text, "hello");
+    let moved = SERVICES.replace("ROOT/orders", "ROOT/orders/second");
+    let moved = format!("{moved}  other: {{ match: [{{ cgroup: ROOT/orders/first }}] }}\n{SECOND_RULE}");
+    let record = daemon.reload(&sandbox, &moved)?;
+    assert_eq!(record["result"], "applied", "{record}");
+    let reply = web.ask(&call)?;
+    assert!(reply.is_refused(), "{reply:?}");
+    let record = daemon.wait_for(|record| record["verdict"] == "deny")?;
+    assert_eq!(record["destination"]["service"], "other", "{record}");
+    daemon.reload(&sandbox, &policy)?;
+    assert_eq!(web.ask(&call)?.text, "hello");
     daemon.stop()?.check_totals()
 }

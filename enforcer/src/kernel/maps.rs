@@ -112,8 +112,17 @@ impl CgroupOwners {
     ///
     /// The map cannot be read.
     pub fn owner(&self, id: u64) -> Result<Option<Owner>, MapError> {
+        Ok(self.cgroup(id)?.map(|cgroup| cgroup.owner))
+    }
+
+    /// A cgroup as the tables have it; `None` if it is not in them.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read.
+    pub fn cgroup(&self, id: u64) -> Result<Option<Cgroup>, MapError> {
         match self.0.get(&id, 0) {
-            Ok(cgroup) => Ok(Some(cgroup.owner)),
+            Ok(cgroup) => Ok(Some(cgroup)),
             Err(aya::maps::MapError::KeyNotFound) => Ok(None),
             Err(cause) => Err(MapError::Read { map: names::CGROUPS, cause }),
         }
@@ -184,14 +193,15 @@ impl Maps {
         })
     }
 
-    /// Takes the maps that an earlier daemon has left, with its policy in force. The cgroups of that policy cannot be
-    /// changed before a policy is [installed](Self::install).
+    /// Takes the maps that an earlier daemon has left, with its policy in force.
     pub(super) fn adopt(object: &mut Ebpf) -> Result<Self, MapError> {
         let mut maps = Self::open(object)?;
         let map = names::ACTIVE;
         maps.slot = maps.active.get(&0, 0).map_err(|cause| MapError::Read { map, cause })?;
         match maps.slot {
             0 | 1 => {
+                let failed = |cause| MapError::Read { map: names::CGROUPS, cause };
+                maps.cgroups_in_force = maps.cgroups.get(&maps.slot, 0).map_err(failed)?;
                 maps.views = maps.read_views()?;
                 Ok(maps)
             }
