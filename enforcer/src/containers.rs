@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use enforcer_common::Identity;
 use enforcer_common::layout::Owner;
+use serde::{Deserialize, Serialize};
 
 use crate::tables::Tables;
 use cgroup::Runtime;
@@ -15,7 +16,7 @@ mod docker;
 pub mod lookup;
 
 /// What a runtime says of a container.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Container {
     /// Its id, 64 hexadecimal digits.
     pub id: String,
@@ -47,17 +48,26 @@ impl Container {
 #[derive(Debug, Default)]
 pub struct Containers {
     known: HashMap<u64, Container>,
+    /// Whether something has changed since this was last asked.
+    changed: bool,
 }
 
 impl Containers {
     /// Remembers what a runtime said of the container whose own cgroup has the id `cgroup`. Returns what was known of it.
     pub fn insert(&mut self, cgroup: u64, container: Container) -> Option<Container> {
-        self.known.insert(cgroup, container)
+        let before = self.known.insert(cgroup, container);
+        self.changed |= before.as_ref() != self.known.get(&cgroup);
+        before
     }
 
     /// Forgets a cgroup, if it is a container's.
     pub fn remove(&mut self, cgroup: u64) {
-        self.known.remove(&cgroup);
+        self.changed |= self.known.remove(&cgroup).is_some();
+    }
+
+    /// Whether something has changed since the last call.
+    pub fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// What is known of the container whose own cgroup this is.

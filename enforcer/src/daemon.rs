@@ -50,6 +50,7 @@ use crate::notify::{self, Watchdog};
 use crate::policy::{self, Document, OnUnsupported, Policy};
 use crate::reconcile::{self, Repair, Tree};
 use crate::revision::{InvalidPolicy, Origin, Revision};
+use crate::state::KnownContainer;
 use crate::staying::{self, First, Kept, Left, Staying};
 use crate::tables::{RuleName, Tables};
 
@@ -206,6 +207,9 @@ struct Daemon {
     watch: Option<Watch>,
     containers: Containers,
     lookups: Lookups,
+    /// The cgroups of containers that are older than the daemon and of which no runtime has told yet: what they were
+    /// connected with is judged when one does.
+    older: HashSet<u64>,
     news: News,
     /// None while it is at work.
     surveyor: Option<Surveyor>,
@@ -274,7 +278,9 @@ impl Daemon {
         failpoint::pass("addresses-told");
         let subtree = Subtree { directory: root, path: path.clone() };
         let mut names = Names::default();
-        let containers = Containers::default();
+        // Whoever was known stays who he is until his runtime says otherwise, also if it is down now.
+        let mut containers = left.containers(&subtree, &tables.top);
+        containers.take_change();
         install(&mut enforcement, &tables, &subtree, &mut names, &containers)?;
         failpoint::pass("installed");
         let mut watch = None;
@@ -347,6 +353,7 @@ impl Daemon {
             watch,
             containers,
             lookups,
+            older: HashSet::new(),
             news,
             surveyor: Some(surveyor),
             reports,
@@ -367,6 +374,7 @@ impl Daemon {
             _control: control,
         };
         daemon.ask_about_containers();
+        daemon.older = daemon.pending_containers();
         daemon.close_books()?;
         if is_adopted {
             daemon.catch_up(on_disk);
@@ -469,6 +477,20 @@ impl Daemon {
         }
     }
 
+    /// Leaves to the next daemon which containers are known.
+    fn keep_containers(&mut self) {
+        let Some(kept) = self.kept.as_ref().filter(|_| self.containers.take_change()) else { return };
+        let known = self.containers.iter().filter_map(|(cgroup, container)| {
+            let path = self.names.path(cgroup)?.to_path_buf();
+            // Text is all that the file holds; the few other paths are asked about anew.
+            path.to_str()?;
+            Some(KnownContainer { cgroup, path, container: container.clone() })
+        });
+        if let Err(err) = kept.remember_containers(known.collect()) {
+            warn!("{err}");
+        }
+    }
+
     async fn serve(
         mut self,
         signals: Signals,
@@ -508,6 +530,7 @@ impl Daemon {
                     self.write_events()?;
                     self.look();
                     self.keep_ledger();
+                    self.keep_containers();
                 }
                 Input::Reload => {
                     notify::reloading();
@@ -839,7 +862,8 @@ impl Daemon {
             return;
         }
         if let Some(question) = question(id, path, &self.revision.tables.top) {
-            if self.containers.get(id).is_none() {
+            // What an earlier daemon knew is to be confirmed.
+            if self.containers.get(id).is_none() || !self.lookups.has_told(id) {
                 self.lookups.ask(question);
             }
             return;
@@ -873,6 +897,15 @@ impl Daemon {
             let Some(question) = question(id, path, &self.revision.tables.top) else { continue };
             self.lookups.ask_again(question);
         }
+    }
+
+    /// The containers' own cgroups that are there and pending.
+    fn pending_containers(&self) -> HashSet<u64> {
+        let all = self.names.iter().map(|(id, _)| id).filter(|id| self.containers.get(*id).is_none());
+        let is_pending = |id: &u64| {
+            self.enforcement.cgroup(*id).is_some_and(|cgroup| cgroup.owner.identity() == Identity::PENDING)
+        };
+        all.filter(is_pending).collect()
     }
 
     /// Takes in what a runtime has told of a container.
@@ -920,7 +953,8 @@ impl Daemon {
         self.write(SystemTime::now(), Body::Container(Box::new(known)));
         self.flush();
         // Somebody else than before may hold connections that only the one before was permitted.
-        if before.is_some() && was != self.enforcement.cgroup(id).map(|cgroup| cgroup.owner) {
+        let is_other = before.is_some() && was != self.enforcement.cgroup(id).map(|cgroup| cgroup.owner);
+        if is_other || self.older.remove(&id) {
             sweep(&self.sweeper, Cause::Container, &self.revision, &self.enforcement);
         }
         Ok(())
@@ -994,6 +1028,7 @@ impl Daemon {
     fn forget_cgroup(&mut self, id: u64) {
         self.names.remove(id);
         self.containers.remove(id);
+        self.older.remove(&id);
         self.lookups.close(id);
     }
 
@@ -1252,6 +1287,7 @@ impl Daemon {
         self.write(SystemTime::now(), Body::Stop(stop));
         let flushed = self.log.flush();
         self.keep_ledger();
+        self.keep_containers();
         failpoint::pass("stopped");
         flushed.context("write audit log")
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::containers::Container;
 use crate::failpoint;
 use crate::identities::Identities;
 use crate::lock::{Lock, LockError};
@@ -28,6 +29,8 @@ const TEXTS_KEPT: usize = 2;
 const FILE: &str = "state.json";
 const FRESH: &str = "state.json.new";
 const LOCK: &str = "lock";
+const CONTAINERS: &str = "containers.json";
+const FRESH_CONTAINERS: &str = "containers.json.new";
 
 /// The directory of the state, locked.
 #[derive(Debug)]
@@ -47,6 +50,28 @@ pub struct State {
     pub identities: Identities,
     /// Oldest first.
     revisions: Vec<Revision>,
+}
+
+/// What is known of the containers of a boot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownContainers {
+    /// The id that the kernel gave this boot: ids of cgroups mean something else after the next one.
+    pub boot: String,
+    /// Each container, with its own cgroup.
+    pub containers: Vec<KnownContainer>,
+}
+
+/// What a runtime has said of a container.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownContainer {
+    /// The id of its own cgroup.
+    pub cgroup: u64,
+    /// The path of that cgroup, from the top of the tree.
+    pub path: PathBuf,
+    /// What it is.
+    pub container: Container,
 }
 
 /// A policy that is or was in force, or was about to be.
@@ -171,13 +196,36 @@ impl Directory {
         result.map_err(|cause| StateError::Io { what: "write state", path, cause })
     }
 
+    /// What was last written of containers; nothing if it is damaged, as a loss of power may leave it: then they are asked
+    /// about.
+    pub fn read_containers(&self) -> Option<KnownContainers> {
+        let text = fs::read(self.path.join(CONTAINERS)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Writes what is known of containers, which no other boot has a use for: so the disk is not waited for.
+    ///
+    /// # Errors
+    ///
+    /// The file system is full or broken.
+    pub fn write_containers(&self, known: &KnownContainers) -> Result<(), StateError> {
+        let (path, fresh) = (self.path.join(CONTAINERS), self.path.join(FRESH_CONTAINERS));
+        let result = (|| {
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            file.write_all(&serde_json::to_vec(known)?)?;
+            fs::rename(&fresh, &path)
+        })();
+        result.map_err(|cause| StateError::Io { what: "write containers", path, cause })
+    }
+
     /// Removes everything of ours, and the directory if nothing else is in it.
     ///
     /// # Errors
     ///
     /// A file cannot be removed.
     pub fn remove(self) -> Result<(), StateError> {
-        for name in [FRESH, FILE, LOCK] {
+        for name in [FRESH_CONTAINERS, CONTAINERS, FRESH, FILE, LOCK] {
             let path = self.path.join(name);
             match fs::remove_file(&path) {
                 Ok(()) => {}
@@ -315,9 +363,15 @@ impl From<&Document> for Text {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
     use std::path::Path;
 
-    use super::{REVISIONS_REMEMBERED, State, StateError};
+    use super::{
+        CONTAINERS, Directory, KnownContainer, KnownContainers, REVISIONS_REMEMBERED, State, StateError,
+    };
+    use crate::containers::Container;
+    use crate::containers::cgroup::Runtime;
     use crate::identities::Identities;
     use crate::policy::{Document, Location};
     use crate::tables::RuleName;
@@ -349,6 +403,36 @@ mod tests {
         assert!(!state.is_text_of(2, &documents("one")) && !state.is_text_of(3, &documents("two")));
         assert_eq!(state.rules(1), Some(vec![rule("first")]));
         assert_eq!(state.rules(3), None);
+    }
+
+    #[test]
+    fn what_was_known_of_containers_is_read_back_and_damage_is_nothing() {
+        let place = tempfile::tempdir().expect("room for a directory");
+        let directory = Directory::open(place.path()).expect("a new one");
+        assert_eq!(directory.read_containers(), None);
+        let container = Container {
+            id: "4fa6".repeat(16),
+            runtime: Runtime::Containerd,
+            name: Some(String::from("odd \u{1b}[31m \"name\"")),
+            image: None,
+            labels: BTreeMap::from([(String::from("tier"), String::new())]),
+            pod: None,
+            namespace: Some(String::from("shop")),
+        };
+        let known = KnownContainers {
+            boot: String::from("this"),
+            containers: vec![KnownContainer { cgroup: 7, path: "/docker/x".into(), container }],
+        };
+        directory.write_containers(&known).expect("room for a file");
+        assert_eq!(directory.read_containers(), Some(known));
+        let file = place.path().join(CONTAINERS);
+        let whole = fs::read(&file).expect("it was written");
+        for end in 0..whole.len() {
+            fs::write(&file, whole.split_at(end).0).expect("room for less");
+            assert_eq!(directory.read_containers(), None, "{end}");
+        }
+        directory.remove().expect("nothing else is in it");
+        assert!(!place.path().exists());
     }
 
     #[test]

@@ -8,11 +8,13 @@ use nix::time::{ClockId, clock_gettime};
 use tracing::warn;
 
 use crate::audit::{Log, Place, Resume, Tail};
+use crate::cgroups::{self, Subtree};
+use crate::containers::{Containers, cgroup};
 use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::{Enforcement, Ledger, Pins};
 use crate::policy::{self, Document, Policy};
-use crate::state::{self, State, StateError};
+use crate::state::{self, KnownContainer, KnownContainers, State, StateError};
 use crate::tables::{RuleName, Tables};
 
 /// Where that is kept which outlives the daemon.
@@ -137,6 +139,24 @@ impl Left {
         Ok(First { policy, documents, tables, identities, is_adopted: in_force.is_some() })
     }
 
+    /// The containers that an earlier daemon knew and whose cgroups are the same still.
+    pub(crate) fn containers(&self, subtree: &Subtree, top: &[u8]) -> Containers {
+        let mut containers = Containers::default();
+        let known = self.directory.as_ref().and_then(state::Directory::read_containers);
+        let Some(known) = known.filter(|known| boot().is_some_and(|boot| boot == known.boot)) else {
+            return containers;
+        };
+        for KnownContainer { cgroup, path, container } in known.containers {
+            // A cgroup's id is not given out again before the next boot, and its path does not change.
+            let is_its =
+                cgroup::exactly(cgroups::bytes(&path), top).is_some_and(|found| found.id == container.id);
+            if is_its && subtree.id_at(&path) == Some(cgroup) {
+                containers.insert(cgroup, container);
+            }
+        }
+        containers
+    }
+
     /// How the rules of every revision that is remembered are named.
     pub(crate) fn rules(&self) -> impl Iterator<Item = (u32, Vec<RuleName>)> {
         self.state.revisions().filter_map(|revision| Some((revision, self.state.rules(revision)?)))
@@ -217,6 +237,16 @@ impl Kept {
         self.directory.write(&self.state)
     }
 
+    /// Writes down which containers are known, so that the next daemon knows them before their runtimes answer it.
+    ///
+    /// # Errors
+    ///
+    /// The disk does not take it.
+    pub(crate) fn remember_containers(&self, containers: Vec<KnownContainer>) -> Result<(), StateError> {
+        let Some(boot) = boot() else { return Ok(()) };
+        self.directory.write_containers(&KnownContainers { boot, containers })
+    }
+
     /// The record that closes the book of an earlier daemon, of which `in_ring` events reached the ring and `no_room` did not:
     /// what is neither written nor told to be lost is lost, and told by this.
     pub(crate) fn resume(&self, log: &Log, (in_ring, no_room): (u64, u64)) -> Resume {
@@ -279,6 +309,11 @@ impl Kept {
             length: place.length,
         })
     }
+}
+
+/// What the kernel calls this boot.
+fn boot() -> Option<String> {
+    Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
 }
 
 /// Time since the machine was started, when it slept included.

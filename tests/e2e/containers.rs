@@ -1,5 +1,6 @@
 //! Containers of real engines, by name, image and label: pending until the engine tells, and then who they are.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -198,6 +199,68 @@ fn renamed_while_it_runs(kind: Kind) -> anyhow::Result<()> {
         ensure!(attempt["source"]["service"] == service, "{attempt}");
     }
     daemon.stop()?.check_totals()
+}
+
+/// Of a daemon that comes while the engine does not answer.
+fn known_through_a_restart(kind: Kind) -> anyhow::Result<()> {
+    let sandbox = Sandbox::new(&format!("{}-again", kind.name()))?;
+    let engine = Engine::start(&sandbox, kind)?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    ensure!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let directory = sandbox.write_policy(&policy(kind))?;
+    let start = || {
+        let mut command = sandbox.staying_command(&directory)?;
+        command.args(["--log-allowed", &engine.argument()]);
+        sandbox.start_daemon(command)
+    };
+    let mut daemon = start()?;
+    let id = run(&["web-1"], &engine)?;
+    let first = await_known(&mut daemon, &id)?;
+    ensure!(first["service"] == "web" && first["pending_ms"].is_u64(), "{first}");
+    let cgroup = sandbox.path_of(&engine.cgroup_of(&id));
+    await_attempt(&mut daemon, &cgroup, "allow", "rule")?;
+    // What is known is written down within a second or so.
+    let (file, waiting) = (sandbox.state().join("containers.json"), Instant::now());
+    while !fs::read_to_string(&file).is_ok_and(|text| text.contains(&id)) {
+        ensure!(waiting.elapsed() < patience(Duration::from_secs(10)), "{} has no {id}", file.display());
+        std::thread::yield_now();
+    }
+
+    engine.signal(Signal::SIGSTOP)?;
+    daemon.signal(Signal::SIGKILL)?;
+    daemon.wait()?;
+    let mut daemon = start()?;
+    let attempt = await_attempt(&mut daemon, &cgroup, "allow", "rule")?;
+    ensure!(attempt["source"]["service"] == "web", "{attempt}");
+    let look_alike = engine.cgroup_of(&"0f".repeat(32));
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    let reply = sandbox.actor(&look_alike)?.ask(&connect)?;
+    ensure!(reply.is_refused(), "a new one: {reply:?}");
+    engine.signal(Signal::SIGCONT)?;
+
+    // A name that it got while no daemon ran counts as soon as one does.
+    daemon.stop()?;
+    engine.docker(&["rename", &id, "other"])?;
+    let mut daemon = start()?;
+    let renamed = await_known(&mut daemon, &id)?;
+    ensure!(renamed["service"] == "unmanaged" && renamed["name"] == "other", "{renamed}");
+    ensure!(renamed["pending_ms"].is_null(), "{renamed}");
+    await_attempt(&mut daemon, &cgroup, "deny", "no-rule")?;
+    let finished = daemon.stop()?;
+    let mut own = finished.attempts().filter(|attempt| attempt["source"]["cgroup"] == cgroup.as_str());
+    ensure!(own.all(|attempt| attempt["reason"] != "source-pending"), "it was pending");
+    Ok(())
+}
+
+#[test]
+fn docker_containers_stay_who_they_are_when_the_daemon_comes_before_the_engine() -> anyhow::Result<()> {
+    known_through_a_restart(Kind::Docker)
+}
+
+#[test]
+fn podman_containers_stay_who_they_are_when_the_daemon_comes_before_the_engine() -> anyhow::Result<()> {
+    known_through_a_restart(Kind::Podman)
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod namespaces;
 mod pins;
 mod pods;
 mod reload;
+mod runtimes;
 mod servers;
 mod software;
 mod start;

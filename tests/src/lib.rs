@@ -23,6 +23,7 @@ pub mod cri;
 pub mod datagrams;
 pub mod demo;
 pub mod engine;
+pub mod hostile;
 pub mod kept;
 pub mod kernel;
 pub mod machine;

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
-use enforcer_common::{Address, Decision, Identity, Mode, Verdict};
+use enforcer_common::{Address, Decision, Identity, Mode, Reason, Verdict};
 use nix::errno::Errno;
 use tokio::sync::mpsc as reports;
 
@@ -103,6 +103,11 @@ pub fn action(cause: Cause, existing: Existing, spared: bool, decision: &Decisio
     })
 }
 
+/// Whether a connection is denied only until a runtime tells what a container is; whoever that is, it is judged then.
+fn is_pending(decision: &Decision) -> bool {
+    matches!(decision.reason, Reason::SourcePending | Reason::DestinationPending)
+}
+
 /// Something to write down.
 #[derive(Debug)]
 pub enum Report {
@@ -155,6 +160,7 @@ impl Sweeper {
             outgoing,
             ending: ending.clone(),
             spared: HashSet::new(),
+            undecided: HashSet::new(),
             unreadable: HashSet::new(),
         };
         thread::Builder::new().name(String::from("connections")).spawn(move || worker.run())?;
@@ -191,6 +197,8 @@ struct Worker {
     ending: Arc<AtomicBool>,
     /// Cookies of sockets that are older than the enforcer and were let live.
     spared: HashSet<u64>,
+    /// Cookies of sockets that are older than the enforcer and have an end of which it is not known yet who it is.
+    undecided: HashSet<u64>,
     /// What was said already of namespaces that cannot be read.
     unreadable: HashSet<String>,
 }
@@ -220,12 +228,27 @@ impl Worker {
     fn run(mut self) {
         let mut next = self.incoming.recv().ok();
         while let Some(order) = next.take() {
+            let order = self.newest(order);
             match self.serve(&order) {
                 Ok(Some(newer)) => next = Some(newer),
                 Ok(None) => next = self.incoming.recv().ok(),
                 Err(Ended) => return,
             }
         }
+    }
+
+    /// The last of the orders that wait, so that a thousand containers which become known are not looked at a thousand
+    /// times. The first one of all is never passed over: it alone knows what is older than the enforcer.
+    fn newest(&self, mut order: Order) -> Order {
+        while order.cause != Cause::Start
+            && let Ok(mut newer) = self.incoming.try_recv()
+        {
+            if order.cause == Cause::Reload {
+                newer.cause = Cause::Reload;
+            }
+            order = newer;
+        }
+        order
     }
 
     /// Looks until nothing is found any longer, and once more when everything has settled. Returns a newer order if one
@@ -270,6 +293,7 @@ impl Worker {
         let Judgement { connections, .. } = judge(&survey.snapshot, &in_force);
         let alive: HashSet<u64> = survey.snapshot.sockets.iter().map(|socket| socket.cookie).collect();
         self.spared.retain(|cookie| alive.contains(cookie));
+        self.undecided.retain(|cookie| alive.contains(cookie));
 
         let mut look = Look::default();
         let (mut told, mut closing) = (Vec::new(), Vec::new());
@@ -277,9 +301,17 @@ impl Worker {
             let cookies: Vec<u64> =
                 connection.sockets().map(|place| survey.snapshot.sockets[place].cookie).collect();
             let spared = cookies.iter().any(|cookie| self.spared.contains(cookie));
-            let Some(action) =
-                action(order.cause, order.revision.tables.existing, spared, &connection.decision)
+            if is_pending(&connection.decision) {
+                if order.cause == Cause::Start {
+                    self.undecided.extend(&cookies);
+                }
+                continue;
+            }
+            let undecided = cookies.iter().any(|cookie| self.undecided.contains(cookie));
+            let cause = if undecided { Cause::Start } else { order.cause };
+            let Some(action) = action(cause, order.revision.tables.existing, spared, &connection.decision)
             else {
+                self.decided(&cookies);
                 continue;
             };
             if connection.may_change && !progress.is_settled(&cookies) {
@@ -288,12 +320,13 @@ impl Worker {
             }
             let is_new = !cookies.iter().any(|cookie| progress.told.contains(cookie));
             progress.told.extend(&cookies);
+            self.decided(&cookies);
             if action == Action::Closed {
                 look.found += 1;
                 closing.push((connection, is_new));
                 continue;
             }
-            if order.cause == Cause::Start && order.revision.tables.existing != Existing::Close {
+            if cause == Cause::Start && order.revision.tables.existing != Existing::Close {
                 self.spared.extend(&cookies);
             }
             if is_new {
@@ -310,6 +343,12 @@ impl Worker {
             self.tell_all(order, &mut told)?;
         }
         Ok(Ok(look))
+    }
+
+    fn decided(&mut self, cookies: &[u64]) {
+        for cookie in cookies {
+            self.undecided.remove(cookie);
+        }
     }
 
     fn tell_all(&self, order: &Order, told: &mut Vec<Told>) -> Result<(), Ended> {

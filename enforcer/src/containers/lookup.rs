@@ -181,9 +181,14 @@ impl Lookups {
         self.open.insert(cgroup, task.abort_handle());
     }
 
+    /// Whether a runtime has told this daemon of a cgroup's container.
+    pub fn has_told(&self, cgroup: u64) -> bool {
+        self.asked.contains_key(&cgroup)
+    }
+
     /// Whether a container that is known was not asked about for so long that it should be.
     pub fn is_stale(&self, cgroup: u64) -> bool {
-        self.asked.get(&cgroup).is_none_or(|asked| asked.elapsed() > FRESH)
+        self.asked.get(&cgroup).is_some_and(|asked| asked.elapsed() > FRESH)
     }
 
     /// Says that a container is known from now on; its runtime is asked to tell of renames.
@@ -336,7 +341,7 @@ impl Ways {
                 warn!(
                     id = question.id,
                     cgroup = %question.path.display(),
-                    "no runtime knows this container, which stays pending"
+                    "no runtime knows this container, which stays as it is"
                 );
                 attempts = interval(SLOW);
                 attempts.set_missed_tick_behavior(MissedTickBehavior::Delay);

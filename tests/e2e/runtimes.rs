@@ -1,0 +1,244 @@
+//! What a container runtime may do wrong, and cgroups within containers: the daemon goes on, and nobody is more than he
+//! is known to be.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use enforcer_tests::actor::{Request, Transport};
+use enforcer_tests::hostile::{Hostile, Manner};
+use enforcer_tests::sandbox::{Daemon, Sandbox};
+use enforcer_tests::slowness::patience;
+use serde_json::{Value, json};
+
+const POLICY: &str = "version: 1
+services:
+  web: { match: [{ container: { name: 'web-*' } }] }
+  orders: { match: [{ cgroup: ROOT/orders }] }
+allow:
+  - { name: checkout, from: web, to: orders, ports: [8080/tcp] }
+";
+
+/// How long something may take that only a broken daemon never does.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// More than all questions at one time may hold of answers.
+const MOST_MEMORY: u64 = 160 << 20;
+
+/// Containers that are asked about at once.
+const CONTAINERS: usize = 24;
+
+fn id(number: usize) -> String {
+    format!("{number:064x}")
+}
+
+fn connect() -> anyhow::Result<Request> {
+    Ok(Request::Connect { to: "127.0.0.1:8080".parse()?, transport: Transport::Tcp, mapped: false })
+}
+
+/// What Docker says of a container of this name with this first process.
+fn container(name: &str, pid: i64, labels: &Value) -> Manner {
+    let answer = json!({
+        "Id": "ID",
+        "Name": format!("/{name}"),
+        "State": { "Pid": pid },
+        "Config": { "Image": "tiny:1", "Labels": labels },
+    });
+    Manner::Json(answer.to_string())
+}
+
+/// The most memory that the daemon ever had, in bytes.
+fn peak(daemon: &Daemon) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes << 10)
+}
+
+/// Waits until the runtime has been asked so many times more.
+fn await_asked(hostile: &Hostile, more: usize) -> anyhow::Result<()> {
+    let (start, before) = (Instant::now(), hostile.asked());
+    while hostile.asked() < before + more {
+        ensure!(start.elapsed() < patience(DEADLINE), "asked {} times", hostile.asked() - before);
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+fn whatever_a_runtime_answers(runtime: &str, form: &str) -> anyhow::Result<()> {
+    let sandbox = Sandbox::new(&format!("{runtime}-hostile"))?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    ensure!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let socket = sandbox.directory().join("runtime.sock");
+    let hostile = Hostile::start(&socket, Manner::Closing)?;
+    let argument = format!("--runtime={runtime}={}", socket.display());
+    let mut daemon = sandbox.daemon_with(POLICY, &["--log-allowed", &argument])?;
+    let mut inside = sandbox.actor(&form.replace("ID", &id(1)))?;
+    for number in 2..=CONTAINERS {
+        sandbox.make_cgroup(&form.replace("ID", &id(number)))?;
+    }
+    let before = peak(&daemon)?;
+    let own = i64::from(inside.pid());
+    let labels: Value = (0..400).map(|number| (number.to_string(), json!("x".repeat(1000)))).collect();
+    for manner in [
+        Manner::Closing,
+        Manner::Huge,
+        Manner::Chunks,
+        Manner::Raw("SSH-2.0-OpenSSH_9.2\r\n"),
+        Manner::Raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{\"Id\""),
+        Manner::Raw("HTTP/1.1 302 Found\r\nLocation: http://localhost/\r\nContent-Length: 0\r\n\r\n"),
+        Manner::Raw("HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\n{}"),
+        Manner::Json(String::from("[]")),
+        Manner::Json(String::from("{}")),
+        Manner::Json("[".repeat(100_000)),
+        Manner::Json(json!({ "Id": id(77), "Name": "/web-1", "State": { "Pid": own } }).to_string()),
+        // Somebody else's process, and none.
+        container("web-1", 1, &json!({})),
+        container("web-1", i64::from(orders.pid()), &json!({})),
+        container("web-1", 0, &json!({})),
+        container("web-1", -1, &json!({})),
+        container("web-1", i64::MAX, &json!({})),
+        // More than is kept of a container.
+        container("web-1", own, &labels),
+        Manner::Silence,
+    ] {
+        hostile.change(manner.clone());
+        await_asked(&hostile, if manner == Manner::Silence { 1 } else { 3 })?;
+        let reply = inside.ask(&connect()?)?;
+        ensure!(reply.is_refused(), "{manner:?}: {reply:?}");
+        let asking = Instant::now();
+        let status = sandbox.ask_daemon(&["status"])?;
+        ensure!(asking.elapsed() < patience(Duration::from_secs(3)), "{manner:?}: {:?}", asking.elapsed());
+        let pending = status["coverage"]["pending_containers"].as_array().map_or(0, Vec::len);
+        ensure!(pending == CONTAINERS, "{manner:?}: {status}");
+    }
+    let grown = peak(&daemon)?.saturating_sub(before);
+    ensure!(grown < MOST_MEMORY, "{} MiB", grown >> 20);
+
+    if runtime == "docker" {
+        // A name is only a text.
+        let odd = "web-\u{1b}[31m\n\"}\u{202e}";
+        hostile.change(container(odd, own, &json!({ "\u{7}": "\0" })));
+        let told = daemon.wait_for(|record| record["kind"] == "container")?;
+        ensure!(told["name"] == odd && told["service"] == "web" && told["id"] == id(1), "{told}");
+        let reply = inside.ask(&connect()?)?;
+        ensure!(reply.is_ok(), "{reply:?}");
+        // Whoever is known stays who he is, also if the socket is gone.
+        fs::remove_file(&socket)?;
+        let reply = inside.ask(&connect()?)?;
+        ensure!(reply.is_ok(), "{reply:?}");
+    }
+    let finished = daemon.stop()?;
+    let told = finished.records.iter().filter(|record| record["kind"] == "container").count();
+    ensure!(told == usize::from(runtime == "docker"), "{told} containers");
+    for attempt in finished.attempts().filter(|attempt| attempt["verdict"] == "deny") {
+        ensure!(attempt["reason"] == "source-pending", "{attempt}");
+    }
+    finished.check_totals()
+}
+
+#[test]
+fn whatever_docker_answers_the_daemon_goes_on_and_a_container_stays_pending() -> anyhow::Result<()> {
+    whatever_a_runtime_answers("docker", "docker/ID")
+}
+
+#[test]
+fn whatever_containerd_answers_the_daemon_goes_on_and_a_container_stays_pending() -> anyhow::Result<()> {
+    whatever_a_runtime_answers("containerd", "kubepods/pod0c9ba5d1-49a7-4d21-9d43-2a5d9e9d0f3b/ID")
+}
+
+/// What lies in a container is the container's: made while it is pending, at the very moment at which it becomes known, and
+/// later.
+fn what_lies_in_a_container(name: &str, without_btf: bool) -> anyhow::Result<()> {
+    let sandbox = Sandbox::new(name)?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    ensure!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let socket = sandbox.directory().join("runtime.sock");
+    let hostile = Hostile::start(&socket, Manner::Closing)?;
+    let mut command = sandbox.daemon_command(POLICY)?;
+    command.arg("--log-allowed").arg(format!("--runtime=docker={}", socket.display()));
+    let daemon = if without_btf {
+        // As on a kernel that was built without a description of its types.
+        let mut hiding = sandbox.command("", "unshare")?;
+        hiding.args([
+            "-m",
+            "sh",
+            "-c",
+            "mount --bind /dev/null /sys/kernel/btf/vmlinux && exec \"$@\"",
+            "sh",
+        ]);
+        hiding.arg(command.get_program()).args(command.get_args());
+        sandbox.start_daemon(hiding)?
+    } else {
+        sandbox.start_daemon(command)?
+    };
+    let by = &daemon.records()[0]["cgroups_identified_by"];
+    ensure!(*by == if without_btf { "daemon" } else { "kernel" }, "{by}");
+
+    let own = format!("docker/{}", id(1));
+    let mut inside = sandbox.actor(&own)?;
+    let mut early = sandbox.actor(&format!("{own}/early/deep"))?;
+    for actor in [&mut inside, &mut early] {
+        let reply = actor.ask(&connect()?)?;
+        ensure!(reply.is_refused(), "{reply:?}");
+    }
+    // The daemon has taken in what there is, so that all is pending and not just unknown.
+    let pending = until_pending(&sandbox, 1)?;
+    ensure!(pending == json!([sandbox.path_of(&own)]), "{pending}");
+    let reply = early.ask(&connect()?)?;
+    ensure!(reply.is_refused(), "{reply:?}");
+    hostile.change(container("web-1", i64::from(inside.pid()), &json!({})));
+    let mut made = 0;
+    while !daemon_knows(&sandbox)? || made < 20 {
+        sandbox.make_cgroup(&format!("{own}/while-{made}/deep"))?;
+        made += 1;
+        ensure!(made < 10_000, "never known");
+    }
+    let mut late = sandbox.actor(&format!("{own}/late/deep"))?;
+    let mut between = sandbox.actor(&format!("{own}/while-{}/deep", made - 1))?;
+    let pending = until_pending(&sandbox, 0)?;
+    ensure!(pending == json!([]), "{pending}");
+    for actor in [&mut inside, &mut early, &mut between, &mut late] {
+        let reply = actor.ask(&connect()?)?;
+        ensure!(reply.is_ok(), "{reply:?}");
+    }
+    let finished = daemon.stop()?;
+    for attempt in finished.attempts() {
+        let is_known = attempt["source"]["service"] == "web";
+        ensure!((attempt["verdict"] == "allow") == is_known, "{attempt}");
+    }
+    let reasons = finished.attempts().filter(|attempt| attempt["reason"] == "source-pending").count();
+    ensure!(reasons >= 1, "nobody was pending");
+    finished.check_totals()
+}
+
+fn daemon_knows(sandbox: &Sandbox) -> anyhow::Result<bool> {
+    let services = sandbox.ask_daemon(&["services"])?;
+    Ok(services.to_string().contains(&sandbox.path_of("docker/")))
+}
+
+/// The pending containers, once there are so many.
+fn until_pending(sandbox: &Sandbox, number: usize) -> anyhow::Result<Value> {
+    let start = Instant::now();
+    loop {
+        let status = sandbox.ask_daemon(&["status"])?;
+        let pending = &status["coverage"]["pending_containers"];
+        // Less than a look of the daemon at the whole tree would take, which puts everything right.
+        let is_late = start.elapsed() > patience(Duration::from_secs(5));
+        if is_late || pending.as_array().is_some_and(|pending| pending.len() == number) {
+            return Ok(pending.clone());
+        }
+    }
+}
+
+#[test]
+fn what_lies_in_a_container_is_the_containers_whenever_it_was_made() -> anyhow::Result<()> {
+    what_lies_in_a_container("nested", false)
+}
+
+#[test]
+fn containers_are_known_where_the_daemon_identifies_cgroups() -> anyhow::Result<()> {
+    what_lies_in_a_container("nested-inotify", true)
+}
