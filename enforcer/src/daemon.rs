@@ -1388,14 +1388,15 @@ fn cgroup_of(
 
 /// What is to be asked about a cgroup, if it is the own one of a container of the host's.
 fn question(id: u64, path: &Path, top: &[u8]) -> Option<Question> {
-    let found = cgroup::exactly(cgroups::bytes(path), top)?;
-    // A container in another one is a part of that.
-    let outermost = cgroup::find(cgroups::bytes(path), top)?;
-    if found.user.is_some() || outermost.own.len() != found.own.len() {
-        return None;
-    }
+    let bytes = cgroups::bytes(path);
+    let (found, is_candidate) = match cgroup::find(bytes, top) {
+        // A container in another one is a part of that.
+        Some(found) if found.own.len() < bytes.len() || found.user.is_some() => return None,
+        Some(found) => (found, false),
+        None => (cgroup::candidate(bytes, top)?, true),
+    };
     let (container, runtimes) = (found.id.to_owned(), found.runtimes);
-    Some(Question { cgroup: id, path: path.to_path_buf(), id: container, runtimes })
+    Some(Question { cgroup: id, path: path.to_path_buf(), id: container, runtimes, is_candidate })
 }
 
 /// Says whose the ports are that were bound before the programs could see it.

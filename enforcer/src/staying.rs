@@ -1,6 +1,6 @@
 //! What one daemon leaves to the next on the disk and in the ledger, and what the next makes of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -148,8 +148,7 @@ impl Left {
         };
         for KnownContainer { cgroup, path, container } in known.containers {
             // A cgroup's id is not given out again before the next boot, and its path does not change.
-            let is_its =
-                cgroup::exactly(cgroups::bytes(&path), top).is_some_and(|found| found.id == container.id);
+            let is_its = found_at(&path, top).is_some_and(|found| found.id == container.id);
             if is_its && subtree.id_at(&path) == Some(cgroup) {
                 containers.insert(cgroup, container);
             }
@@ -309,6 +308,11 @@ impl Kept {
             length: place.length,
         })
     }
+}
+
+fn found_at<'a>(path: &'a Path, top: &[u8]) -> Option<cgroup::Found<'a>> {
+    let bytes = cgroups::bytes(path);
+    cgroup::exactly(bytes, top).or_else(|| cgroup::candidate(bytes, top))
 }
 
 /// What the kernel calls this boot.

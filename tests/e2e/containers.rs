@@ -263,6 +263,148 @@ fn podman_containers_stay_who_they_are_when_the_daemon_comes_before_the_engine()
     known_through_a_restart(Kind::Podman)
 }
 
+const BRIDGED: &str = "version: 1
+services:
+  web: { match: [{ container: { name: 'web-*' } }] }
+  db: { match: [{ container: { name: 'db-*' } }] }
+allow:
+  - { name: ledger, from: web, to: db, ports: [5432/tcp] }
+";
+
+/// Containers on a bridge of the engine's, with a published port: between them as on the host, and through whatever the
+/// engine publishes the port with never by somebody else's right.
+fn on_the_engines_bridge(kind: Kind) -> anyhow::Result<()> {
+    let sandbox = Sandbox::new(&format!("{}-net", kind.name()))?;
+    let engine = Engine::start_bridged(&sandbox, kind)?;
+    let mut daemon = sandbox.daemon_with(BRIDGED, &["--log-allowed", &engine.argument()])?;
+    let serve = ["/bin/busybox", "httpd", "-f", "-p", "5432", "-h", "/"];
+    let idle = ["/bin/busybox", "sleep", "1000000"];
+    let db = engine.container("db-1", &["-p", "15432:5432"], &serve)?;
+    let web = engine.container("web-1", &[], &idle)?;
+    let other = engine.container("other", &[], &idle)?;
+    let cgroups: Vec<(String, &str)> = [(&db, "db"), (&web, "web"), (&other, "unmanaged")]
+        .map(|(id, service)| (sandbox.path_of(&engine.cgroup_of(id)), service))
+        .into();
+    for (id, (_, service)) in [&db, &web, &other].into_iter().zip(&cgroups) {
+        let known = await_known(&mut daemon, id)?;
+        ensure!(known["service"] == *service, "{known}");
+    }
+    let address = |name| -> anyhow::Result<String> {
+        let told = engine.docker(&[
+            "inspect",
+            "-f",
+            "{{.NetworkSettings.IPAddress}} {{.NetworkSettings.Gateway}}",
+            name,
+        ])?;
+        Ok(told.trim().to_owned())
+    };
+    let told = address("db-1")?;
+    let (ip, gateway) = told.split_once(' ').context("an address and a gateway")?;
+    let get = |from: &str, at: &str| {
+        let url = format!("http://{at}/bin/busybox");
+        engine.docker(&[
+            "exec",
+            from,
+            "/bin/busybox",
+            "timeout",
+            "3",
+            "/bin/busybox",
+            "wget",
+            "-q",
+            "-O",
+            "/dev/null",
+            &url,
+        ])
+    };
+    // Until the daemon has looked at the new namespaces, what comes from them is nobody's.
+    let start = Instant::now();
+    while let Err(err) = get("web-1", &format!("{ip}:5432")) {
+        ensure!(start.elapsed() < patience(Duration::from_secs(20)), "web is not let through: {err:#}");
+    }
+    ensure!(get("other", &format!("{ip}:5432")).is_err(), "who may not call gets through");
+
+    // Published: whoever calls for others calls in its own name, or what is translated leads to whom it leads.
+    let published: std::net::SocketAddr = "127.0.0.1:15432".parse()?;
+    let mut caller = sandbox.actor("caller")?;
+    let reply = caller.ask(&Request::Connect { to: published, transport: Transport::Tcp, mapped: false })?;
+    ensure!(reply.text != "hello", "{reply:?}");
+    let reached = ["web-1", "other"].map(|from| get(from, &format!("{gateway}:15432")).is_ok());
+    ensure!(!reached[1], "who may not call gets through the published port");
+    let status = sandbox.ask_daemon(&["status"])?;
+    let proxies = status["coverage"]["proxies"].to_string();
+    ensure!(kind != Kind::Docker || proxies.contains("docker-proxy"), "{proxies}");
+
+    let finished = daemon.stop()?;
+    for record in finished.attempts() {
+        for end in [&record["source"], &record["destination"]] {
+            let Some(cgroup) = end["cgroup"].as_str() else { continue };
+            let named = cgroups.iter().find(|(own, _)| cgroup.starts_with(own.as_str()));
+            let service = named.map_or("unmanaged", |(_, service)| *service);
+            // A container is pending at first, and then never anybody but who it is.
+            ensure!(end["service"] == service || end["service"] == "pending", "{record}");
+        }
+        let to_db = record["destination"]["service"] == "db";
+        let from = record["source"]["service"].as_str().unwrap_or_default();
+        ensure!(!to_db || (record["verdict"] == "allow") == (from == "web"), "{record}");
+    }
+    let refused = finished.attempts().any(|record| {
+        record["source"]["cgroup"] == cgroups[2].0.as_str() && record["destination"]["service"] == "db"
+    });
+    ensure!(refused, "the refusal of `other` is not in the records");
+    finished.check_totals()
+}
+
+#[test]
+fn docker_containers_on_its_bridge_are_who_they_are() -> anyhow::Result<()> {
+    on_the_engines_bridge(Kind::Docker)
+}
+
+#[test]
+fn podman_containers_on_its_bridge_are_who_they_are() -> anyhow::Result<()> {
+    on_the_engines_bridge(Kind::Podman)
+}
+
+/// A container whose cgroup is where none is looked for is who the engine says as soon as it says so, and what only looks
+/// like one is not.
+fn elsewhere(kind: Kind) -> anyhow::Result<()> {
+    let sandbox = Sandbox::new(&format!("{}-place", kind.name()))?;
+    let engine = Engine::start(&sandbox, kind)?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    ensure!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let mut daemon = sandbox.daemon_with(&policy(kind), &["--log-allowed", &engine.argument()])?;
+    let prefix = kind.parent().1;
+    let mut look_alike = sandbox.actor(&format!("shop/{prefix}{}", "0f".repeat(32)))?;
+    let parent = format!("--cgroup-parent={}", sandbox.path_of("shop/floor"));
+    let id = run(&["web-1", &parent], &engine)?;
+    let known = await_known(&mut daemon, &id)?;
+    let cgroup = sandbox.path_of(&format!("shop/floor/{prefix}{id}"));
+    ensure!(known["service"] == "web" && known["cgroup"] == cgroup.as_str(), "{known}");
+    await_attempt(&mut daemon, &cgroup, "allow", "rule")?;
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    let nested = sandbox.actor(&format!("shop/floor/{prefix}{id}/inner"))?.ask(&connect)?;
+    ensure!(nested.is_ok(), "{nested:?}");
+    let reply = look_alike.ask(&connect)?;
+    ensure!(reply.is_refused(), "{reply:?}");
+    let status = sandbox.ask_daemon(&["status"])?;
+    ensure!(status["coverage"]["pending_containers"] == serde_json::json!([]), "{status}");
+    let finished = daemon.stop()?;
+    let mut refused = finished.attempts().filter(|attempt| attempt["verdict"] == "deny");
+    // A moment of the container's before the engine has told, and the look-alike.
+    ensure!(refused.all(|attempt| attempt["source"]["service"] == "unmanaged"), "somebody else was refused");
+    finished.check_totals()
+}
+
+#[test]
+fn a_docker_container_in_a_cgroup_of_somebodys_choice_is_found() -> anyhow::Result<()> {
+    elsewhere(Kind::Docker)
+}
+
+#[test]
+fn a_podman_container_in_a_cgroup_of_somebodys_choice_is_found() -> anyhow::Result<()> {
+    elsewhere(Kind::Podman)
+}
+
 #[test]
 fn a_docker_container_follows_its_new_name() -> anyhow::Result<()> {
     renamed_while_it_runs(Kind::Docker)

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use enforcer_tests::actor::{Request, Transport};
 use enforcer_tests::hostile::{Hostile, Manner};
-use enforcer_tests::sandbox::{Daemon, Sandbox};
+use enforcer_tests::kept::{self, Tally};
+use enforcer_tests::sandbox::{Actor, Daemon, Sandbox};
 use enforcer_tests::slowness::patience;
 use serde_json::{Value, json};
 
@@ -38,13 +39,17 @@ fn connect() -> anyhow::Result<Request> {
 
 /// What Docker says of a container of this name with this first process.
 fn container(name: &str, pid: i64, labels: &Value) -> Manner {
+    Manner::Json(inspected("ID", name, pid, labels))
+}
+
+fn inspected(id: &str, name: &str, pid: i64, labels: &Value) -> String {
     let answer = json!({
-        "Id": "ID",
+        "Id": id,
         "Name": format!("/{name}"),
         "State": { "Pid": pid },
         "Config": { "Image": "tiny:1", "Labels": labels },
     });
-    Manner::Json(answer.to_string())
+    answer.to_string()
 }
 
 /// The most memory that the daemon ever had, in bytes.
@@ -211,6 +216,67 @@ fn what_lies_in_a_container(name: &str, without_btf: bool) -> anyhow::Result<()>
     }
     let reasons = finished.attempts().filter(|attempt| attempt["reason"] == "source-pending").count();
     ensure!(reasons >= 1, "nobody was pending");
+    finished.check_totals()
+}
+
+/// Has an actor do something with the connections that it keeps.
+fn keep(actor: &mut Actor, request: kept::Request) -> anyhow::Result<String> {
+    let reply = actor.ask(&Request::Kept(request))?;
+    ensure!(reply.is_ok(), "{reply:?}");
+    Ok(reply.text)
+}
+
+/// How many connections live when so many have died, or when the time is over.
+fn alive(actor: &mut Actor, dead: usize) -> anyhow::Result<usize> {
+    let millis = u64::try_from(patience(Duration::from_secs(if dead > KEPT { 1 } else { 10 })).as_millis())?;
+    let tally: Tally = serde_json::from_str(&keep(actor, kept::Request::Await { dead, millis })?)?;
+    Ok(tally.alive)
+}
+
+/// Connections that each container holds.
+const KEPT: usize = 5;
+
+#[test]
+fn what_a_container_holds_is_judged_when_it_is_known_and_when_it_is_somebody_else() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("held")?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    keep(&mut orders, kept::Request::Serve { at, accept: true })?;
+    // Older than the enforcer.
+    let (one, two) = (id(1), id(2));
+    let mut web = sandbox.actor(&format!("docker/{one}"))?;
+    let mut other = sandbox.actor(&format!("docker/{two}"))?;
+    for actor in [&mut web, &mut other] {
+        keep(actor, kept::Request::Connect { to: at, transport: Transport::Tcp, number: KEPT })?;
+    }
+    let socket = sandbox.directory().join("runtime.sock");
+    let hostile = Hostile::start(&socket, Manner::Closing)?;
+    let policy = format!("{POLICY}defaults: {{ existing: close }}\n");
+    let mut daemon = sandbox.daemon_with(&policy, &[&format!("--runtime=docker={}", socket.display())])?;
+    // Nobody knows who they are, so nobody can tell whether they may.
+    for actor in [&mut web, &mut other] {
+        ensure!(alive(actor, KEPT + 1)? == KEPT, "a connection was closed of one who is pending");
+    }
+    let (web_pid, other_pid) = (i64::from(web.pid()), i64::from(other.pid()));
+    let named = |first: &str| {
+        let known = [(&one, first, web_pid), (&two, "other", other_pid)];
+        let known = known.map(|(id, name, pid)| (id.clone(), inspected(id, name, pid, &json!({}))));
+        Manner::Honest(known.into())
+    };
+    hostile.change(named("web-1"));
+    ensure!(alive(&mut other, KEPT)? == 0, "who may not call goes on");
+    ensure!(alive(&mut web, KEPT + 1)? == KEPT, "who may call was cut off");
+    hostile.change(named("former"));
+    let told = daemon.wait_for(|record| record["kind"] == "container" && record["name"] == "former")?;
+    ensure!(told["service"] == "unmanaged" && told["pending_ms"].is_null(), "{told}");
+    ensure!(alive(&mut web, KEPT)? == 0, "who may not call any longer goes on");
+    let finished = daemon.stop()?;
+    let closed: Vec<&Value> = finished.connections().collect();
+    ensure!(closed.len() == 2 * KEPT, "{closed:?}");
+    for record in closed {
+        ensure!(record["action"] == "closed" && record["cause"] == "container", "{record}");
+        ensure!(record["source"]["service"] == "unmanaged" && record["reason"] == "no-rule", "{record}");
+    }
     finished.check_totals()
 }
 

@@ -48,7 +48,17 @@ impl Kind {
 pub struct Engine<'a> {
     sandbox: &'a Sandbox,
     kind: Kind,
+    network: Network,
     child: Option<Child>,
+}
+
+/// Which network an engine's containers have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Network {
+    /// The sandbox's own.
+    Host,
+    /// A bridge that the engine makes in the sandbox, and translated addresses for what is published.
+    Bridge,
 }
 
 impl<'a> Engine<'a> {
@@ -59,7 +69,20 @@ impl<'a> Engine<'a> {
     ///
     /// It is not installed or does not start; its words are in the error.
     pub fn start(sandbox: &'a Sandbox, kind: Kind) -> anyhow::Result<Self> {
-        let mut engine = Self { sandbox, kind, child: None };
+        Self::start_in(sandbox, kind, Network::Host)
+    }
+
+    /// The same, with a bridge for the containers, each of which has a network namespace of its own.
+    ///
+    /// # Errors
+    ///
+    /// It is not installed or does not start; its words are in the error.
+    pub fn start_bridged(sandbox: &'a Sandbox, kind: Kind) -> anyhow::Result<Self> {
+        Self::start_in(sandbox, kind, Network::Bridge)
+    }
+
+    fn start_in(sandbox: &'a Sandbox, kind: Kind, network: Network) -> anyhow::Result<Self> {
+        let mut engine = Self { sandbox, kind, network, child: None };
         engine.run()?;
         let (root, archive) = (engine.path("image"), engine.path("image.tar"));
         fill_image(&root)?;
@@ -75,13 +98,23 @@ impl<'a> Engine<'a> {
     /// It does not start; its words are in the error.
     pub fn run(&mut self) -> anyhow::Result<()> {
         // A pure cgroup v2 tree of its own, also where the host has v1 beside it, so that nothing is left in v1.
-        let tree =
-            "mount --make-rprivate / && umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup";
+        let mut tree = String::from(
+            "mount --make-rprivate / && umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup",
+        );
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let socket = text(self.socket());
+        let bridge = match self.network {
+            Network::Host => "--iptables=false --bridge=none",
+            Network::Bridge => "--iptables=true",
+        };
+        if self.network == Network::Bridge {
+            // Which addresses are given to whom is written where every engine of the machine would look.
+            let own = text(self.path("leases"));
+            tree = format!("{tree} && mkdir -p /var/lib/cni && mount --bind {own} /var/lib/cni");
+        }
         let program = match self.kind {
             Kind::Docker => format!(
-                "dockerd --iptables=false --ip6tables=false --bridge=none --storage-driver vfs \
+                "dockerd {bridge} --ip6tables=false --storage-driver vfs \
                  --exec-opt native.cgroupdriver=cgroupfs --data-root {} --exec-root {} --pidfile {} -H unix://{socket}",
                 text(self.path("data")),
                 text(self.path("run")),
@@ -95,7 +128,7 @@ impl<'a> Engine<'a> {
                 text(self.path("tmp")),
             ),
         };
-        for directory in ["data", "run", "tmp"] {
+        for directory in ["data", "run", "tmp", "leases"] {
             fs::create_dir_all(self.path(directory))?;
         }
         for stale in [self.socket(), self.path("pid")] {
@@ -203,10 +236,11 @@ impl<'a> Engine<'a> {
     fn run_arguments(&self, name: &str, options: &[&str], command: &[&str]) -> Vec<String> {
         let parent = self.sandbox.path_of(self.kind.parent().0);
         // The machine of a test may not be allowed to raise limits.
-        let fixed = ["run", "-d", "--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"];
+        let fixed = ["run", "-d", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"];
+        let network = (self.network == Network::Host).then_some("--network=host");
         let named = [format!("--cgroup-parent={parent}"), format!("--name={name}")];
         let rest = options.iter().chain(&["tiny:1"]).chain(command).map(|text| (*text).to_owned());
-        fixed.iter().map(|text| (*text).to_owned()).chain(named).chain(rest).collect()
+        fixed.iter().chain(&network).map(|text| (*text).to_owned()).chain(named).chain(rest).collect()
     }
 
     fn client(&self, arguments: &[&str]) -> Command {

@@ -1,5 +1,6 @@
-//! Something that listens where a container runtime should, and answers as it likes.
+//! Something that listens where a container runtime should, and answers as it likes. It runs nothing.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -14,6 +15,8 @@ use anyhow::Context as _;
 pub enum Manner {
     /// With a body of this text.
     Json(String),
+    /// As Docker does: with the text for whatever was asked about, and with a rename of each when events are asked for.
+    Honest(HashMap<String, String>),
     /// With these bytes and nothing else.
     Raw(&'static str),
     /// With a text of so many bytes that never comes to its end.
@@ -95,6 +98,20 @@ impl Shared {
                     body.len()
                 )
             }
+            Manner::Honest(known) if path.contains("/events") => {
+                write!(stream, "HTTP/1.1 200 OK\r\n\r\n")?;
+                known.keys().try_for_each(|id| {
+                    writeln!(stream, r#"{{"Type":"container","Action":"rename","Actor":{{"ID":"{id}"}}}}"#)
+                })
+            }
+            Manner::Honest(known) => match known.get(id) {
+                Some(body) => write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                ),
+                None => write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{{}}"),
+            },
             Manner::Raw(text) => stream.write_all(text.as_bytes()),
             Manner::Huge => {
                 write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n{{\"Id\":\"")?;

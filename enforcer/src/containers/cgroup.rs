@@ -167,6 +167,22 @@ pub fn exactly<'a>(path: &'a [u8], top: &[u8]) -> Option<Found<'a>> {
     })
 }
 
+/// What may be the own cgroup of a container that was put where no form looks for it, as by Docker's `--cgroup-parent`. Any
+/// name can be given to a directory, so it is one only if a runtime says so, and until then what its path says.
+pub fn candidate<'a>(path: &'a [u8], top: &[u8]) -> Option<Found<'a>> {
+    let leaf = path.rsplit(|byte| *byte == b'/').next()?;
+    let (id, runtimes): (_, &[Runtime]) =
+        [("", &[Docker, Containerd][..]), ("libpod-", &[Podman]), ("crio-", &[Crio])]
+            .into_iter()
+            .find_map(|(before, runtimes)| Some((id_between(leaf, before, "")?, runtimes)))?;
+    // What is below a user's manager is that user's, and what is in a container is the container's.
+    let is_manager = |segment: &[u8]| segment.starts_with(b"user@") && segment.ends_with(b".service");
+    if path.split(|byte| *byte == b'/').any(is_manager) || find(path, top).is_some() {
+        return None;
+    }
+    Some(Found { own: path, id, runtimes, driver: Cgroupfs, pod: None, user: None })
+}
+
 /// Regular expressions for the paths of containers that the host's runtimes make: not for those of one user.
 pub fn regexes(top: &[u8]) -> Vec<String> {
     let prefix: String = match top {
@@ -398,6 +414,41 @@ mod tests {
             let below = format!("/judged/part{own}");
             assert_eq!(exactly(below.as_bytes(), b"/judged/part").map(|found| found.id), Some(ID), "{path}");
             assert_eq!(exactly(below.as_bytes(), b"/judged/par"), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_container_elsewhere_is_a_candidate_and_no_more() {
+        use Runtime::{Containerd, Crio, Docker, Podman};
+        for (path, runtimes) in [
+            ("/x/ID", Some(&[Docker, Containerd][..])),
+            ("/ID", Some(&[Docker, Containerd])),
+            ("/system.slice/till.service/docker/ID", Some(&[Docker, Containerd])),
+            ("/x/libpod-ID", Some(&[Podman])),
+            ("/x/kubepods/podPOD/crio-ID", Some(&[Crio])),
+            // Known by their forms.
+            ("/docker/ID", None),
+            ("/libpod_parent/libpod-ID", None),
+            // In a container.
+            ("/docker/ID/ID", None),
+            ("/docker/ID/x/libpod-ID", None),
+            // A user's.
+            ("/user.slice/user-1000.slice/user@1000.service/x/ID", None),
+            ("/user.slice/user@1000.service/libpod-ID", None),
+            ("/x/ID/y", None),
+            ("/x/xID", None),
+            ("/x/ID0", None),
+            ("/x/libpod-conmon-ID", None),
+            ("/x", None),
+            ("", None),
+        ] {
+            let path = filled(path);
+            let found = super::candidate(path.as_bytes(), b"/");
+            assert_eq!(found.as_ref().map(|found| found.runtimes), runtimes, "{path}");
+            if let Some(found) = found {
+                assert_eq!((found.id, found.own), (ID, path.as_bytes()), "{path}");
+                assert_eq!(find(path.as_bytes(), b"/"), None, "{path}");
+            }
         }
     }
 

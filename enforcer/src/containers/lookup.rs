@@ -27,6 +27,9 @@ const SLOW: Duration = Duration::from_secs(2);
 /// How long a runtime may take from the cgroup to an answer about it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a container takes to start that was put where none is looked for.
+const STARTING: Duration = Duration::from_secs(3);
+
 /// After this time a container that is known is asked about again: no runtime has to tell of every change.
 const FRESH: Duration = Duration::from_secs(60);
 
@@ -88,6 +91,8 @@ pub struct Question {
     pub id: String,
     /// Who is asked, in this order.
     pub runtimes: &'static [Runtime],
+    /// Whether it may as well be no container: then nobody is asked who does not listen, and not for ever.
+    pub is_candidate: bool,
 }
 
 /// What runtimes have to say.
@@ -157,9 +162,10 @@ impl Lookups {
         let (ways, words) = (self.ways.clone(), self.words.clone());
         let cgroup = question.cgroup;
         let task = tokio::spawn(async move {
-            let answer = ways.answer(question).await;
-            // Nobody takes it any more when the daemon is about to end.
-            drop(words.send(Word::Is(answer)).await);
+            if let Some(answer) = ways.answer(question).await {
+                // Nobody takes it any more when the daemon is about to end.
+                drop(words.send(Word::Is(answer)).await);
+            }
         });
         self.open.insert(cgroup, task.abort_handle());
     }
@@ -323,7 +329,8 @@ impl Place {
 }
 
 impl Ways {
-    async fn answer(&self, question: Question) -> Answer {
+    /// None if it is no container that anybody knows.
+    async fn answer(&self, question: Question) -> Option<Answer> {
         let start = Instant::now();
         let mut attempts = interval(PROMPT);
         attempts.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -332,20 +339,28 @@ impl Ways {
             let reached = match self.attempt(&question).await {
                 Attempt::Is(container) => {
                     let (cgroup, after) = (question.cgroup, start.elapsed());
-                    return Answer { cgroup, container: *container, after };
+                    return Some(Answer { cgroup, container: *container, after });
                 }
                 Attempt::Unreachable => false,
                 Attempt::NotYet => true,
+                Attempt::NobodyThere => return None,
             };
+            if question.is_candidate {
+                if reached && start.elapsed() > PATIENCE {
+                    return None;
+                }
+                if reached && attempts.period() == PROMPT && start.elapsed() > STARTING {
+                    attempts = slow_interval();
+                }
+                continue;
+            }
             if reached && attempts.period() == PROMPT && start.elapsed() > PATIENCE {
                 warn!(
                     id = question.id,
                     cgroup = %question.path.display(),
                     "no runtime knows this container, which stays as it is"
                 );
-                attempts = interval(SLOW);
-                attempts.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                attempts.reset();
+                attempts = slow_interval();
             }
         }
     }
@@ -360,6 +375,8 @@ impl Ways {
         let is_there = |place: &&Place| place.socket.exists();
         if places.iter().any(is_there) {
             places.retain(is_there);
+        } else if question.is_candidate {
+            return Attempt::NobodyThere;
         } else {
             // One of them is enough to say that there is none.
             places.truncate(1);
@@ -398,6 +415,14 @@ enum Attempt {
     Is(Box<Container>),
     NotYet,
     Unreachable,
+    NobodyThere,
+}
+
+fn slow_interval() -> Interval {
+    let mut attempts = interval(SLOW);
+    attempts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    attempts.reset();
+    attempts
 }
 
 /// Whether a process is in the cgroup at `path` or below it. A name can be given to any directory, so an id alone proves
