@@ -31,6 +31,11 @@ pub trait Tables {
     fn reserved(&self, key: &PortKey) -> Option<Owner>;
     /// Whether a rule names this protocol for this service.
     fn names_protocol(&self, key: &ProtocolKey) -> bool;
+    /// Whether nothing new is permitted at present, since decisions cannot be told and the policy does not want it then.
+    #[inline(always)]
+    fn refuses_new(&self) -> bool {
+        false
+    }
 }
 
 /// May this flow be opened (or answered)?
@@ -59,12 +64,12 @@ pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
         return deny(from, to, Reason::DestinationPending);
     }
     if from.identity() == to.identity() {
-        return allow(from, to, Reason::SameService);
+        return permit(from, to, Reason::SameService, tables);
     }
     let there = EdgeKey::new(from.identity(), to.identity());
     let coverage = tables.coverage(there, facts.protocol, facts.port);
     if coverage.kind == Covered::ByRule {
-        return allow(from, to, Reason::RuleAllows).by(coverage.rule);
+        return permit(from, to, Reason::RuleAllows, tables).by(coverage.rule);
     }
     if facts.asked.includes(from.identity()) {
         let back = EdgeKey::new(to.identity(), from.identity());
@@ -235,6 +240,16 @@ fn allow(from: Owner, to: Owner, reason: Reason) -> Decision {
     Decision::new(Verdict::Allow, refusing_mode(from, to), reason, from.identity(), to.identity())
 }
 
+/// What the policy permits, unless nothing new is permitted at present. Where every judged end is in audit mode nothing is
+/// refused, as ever.
+#[inline(always)]
+fn permit<T: Tables>(from: Owner, to: Owner, reason: Reason, tables: &T) -> Decision {
+    match refusing_mode(from, to) {
+        Mode::Enforce if tables.refuses_new() => deny(from, to, Reason::AuditLost),
+        Mode::Enforce | Mode::Audit => allow(from, to, reason),
+    }
+}
+
 #[inline(always)]
 fn deny(from: Owner, to: Owner, reason: Reason) -> Decision {
     Decision::new(Verdict::Deny, refusing_mode(from, to), reason, from.identity(), to.identity())
@@ -352,6 +367,62 @@ mod tests {
 
         fn names_protocol(&self, key: &ProtocolKey) -> bool {
             *key == ProtocolKey::new(service(0), Protocol::ICMP) || *key == ProtocolKey::any(service(2))
+        }
+    }
+
+    /// The same tables while decisions cannot be told.
+    struct Unheard;
+
+    impl Tables for Unheard {
+        fn cgroup(&self, id: u64) -> Option<Owner> {
+            Example.cgroup(id)
+        }
+
+        fn network(&self, address: &Address) -> Option<Identity> {
+            Example.network(address)
+        }
+
+        fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
+            Example.edge(key)
+        }
+
+        fn reserved(&self, key: &PortKey) -> Option<Owner> {
+            Example.reserved(key)
+        }
+
+        fn names_protocol(&self, key: &ProtocolKey) -> bool {
+            Example.names_protocol(key)
+        }
+
+        fn refuses_new(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn nothing_new_is_permitted_to_what_is_enforced_while_decisions_cannot_be_told() {
+        for caller in [WEB, DB, OLD, OLDER, UNMANAGED, FORGOTTEN, PENDING, PARTNER, ELSEWHERE] {
+            for answerer in [WEB, DB, OLD, OLDER, UNMANAGED, FORGOTTEN, PENDING_AUDIT, PARTNER, ELSEWHERE] {
+                for (port, is_reply) in [(5432, false), (80, false), (443, false), (40_000, true)] {
+                    let facts = Facts {
+                        caller,
+                        answerer,
+                        protocol: if is_reply { Protocol::UDP } else { Protocol::TCP },
+                        port: Port::new(port),
+                        asked: if is_reply { Asked::ANYONE } else { Asked::NOBODY },
+                        reply_port: Port::new(53),
+                    };
+                    let (heard, unheard) = (decide(&facts, &Example), decide(&facts, &Unheard));
+                    let is_new = matches!(heard.reason, Reason::RuleAllows | Reason::SameService);
+                    if is_new && heard.mode == Mode::Enforce {
+                        assert_eq!((unheard.verdict, unheard.reason), (Verdict::Deny, Reason::AuditLost));
+                        assert_eq!(unheard.mode, Mode::Enforce);
+                    } else {
+                        // Replies to what was permitted before, and what concerns no service, go on.
+                        assert_eq!(unheard, heard);
+                    }
+                }
+            }
         }
     }
 

@@ -111,11 +111,13 @@ reasons! {
     SourcePending = 15 "source-pending",
     /// The answerer is a container that its runtime has not told of yet.
     DestinationPending = 16 "destination-pending",
+    /// Decisions cannot be told at present, and the policy wants nothing new then.
+    AuditLost = 17 "audit-lost",
 }
 
 impl Reason {
     /// How many reasons there are, for sizing counters.
-    pub const COUNT: u32 = 17;
+    pub const COUNT: u32 = 18;
 }
 
 const _: () = assert!(Reason::ALL.len() == Reason::COUNT as usize);
@@ -191,7 +193,7 @@ mod tests {
             assert_eq!(*reason as usize, index);
             assert_eq!(Reason::from_raw(*reason as u8), Some(*reason));
         }
-        assert_eq!(Reason::from_raw(17), None);
+        assert_eq!(Reason::from_raw(18), None);
         for verdict in [Verdict::Allow, Verdict::Deny] {
             assert_eq!(Verdict::from_raw(verdict as u8), Some(verdict));
         }

@@ -4,7 +4,48 @@ use crate::{Address, Asked, Identity, Mode, Port, Protocol, RuleId};
 
 /// Changes with every change to a layout in this file, in [`event`](crate::event) or to a name in
 /// [`names`](crate::names); a host and an object that differ in it refuse each other.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
+
+/// The one value of `ACTIVE`: which slot is in force, and what happens when decisions cannot be told. Each part has a byte of
+/// its own, so that programs and host change theirs with one store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Active(pub u32);
+
+impl Active {
+    const ARMED: u32 = 1 << 8;
+    const REFUSING: u32 = 1 << 16;
+    /// The byte that says that nothing new is permitted at present, and the value that says so.
+    pub const REFUSING_BYTE: usize = 2;
+
+    /// The policy in this slot is in force. It is `armed` if it wants nothing new while decisions cannot be told, and
+    /// `refusing` if that is now.
+    pub const fn new(slot: u32, armed: bool, refusing: bool) -> Self {
+        Self(slot & 0xff | if armed { Self::ARMED } else { 0 } | if refusing { Self::REFUSING } else { 0 })
+    }
+
+    /// The slot in force.
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        self.0 & 0xff
+    }
+
+    /// Whether the policy in force wants nothing new while decisions cannot be told.
+    #[inline(always)]
+    pub const fn is_armed(self) -> bool {
+        self.0 & Self::ARMED != 0
+    }
+
+    /// Whether nothing new is permitted at present.
+    #[inline(always)]
+    pub const fn is_refusing(self) -> bool {
+        self.0 & Self::REFUSING != 0
+    }
+}
+
+const _: () = assert!(Active::REFUSING == 1 << (8 * Active::REFUSING_BYTE));
+// Where that byte lies in memory.
+const _: () = assert!(cfg!(target_endian = "little"));
 
 /// Value of `RESERVED` and part of that of `CGROUPS`: the service (or reserved peer) that owns a cgroup or a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -12,8 +12,8 @@ use enforcer_common::counter::Counter;
 use enforcer_common::decide::{Coverage, coverage};
 use enforcer_common::event::{CgroupEvent, Event};
 use enforcer_common::layout::{
-    Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Offsets, Owner, Place,
-    PortKey, ProtocolKey, SocketNote,
+    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Offsets, Owner,
+    Place, PortKey, ProtocolKey, SocketNote,
 };
 use enforcer_common::limits::{
     MAX_ANCESTORS, MAX_DEVICES, MAX_LOCALS, MAX_NEIGHBOURS, MAX_STRANGERS, RING_BYTES,
@@ -204,9 +204,25 @@ pub(crate) fn count(counter: Counter) {
     }
 }
 
+/// Has nothing new permitted from now on, if the policy in force wants that when a decision cannot be told. The host takes it
+/// back when it can.
+#[inline(always)]
+pub(crate) fn refuse_new() {
+    let Some(active) = ACTIVE.get_ptr_mut(0) else { return };
+    // SAFETY: a live element by the look-up above, which is read as what it is.
+    if !Active(unsafe { *active }).is_armed() {
+        return;
+    }
+    // SAFETY: one of the four bytes of that element, by the assertion in `layout`.
+    let refusing = unsafe { active.cast::<u8>().add(Active::REFUSING_BYTE) };
+    // SAFETY: a byte of its own, so that the slot, which the host may be changing now, is left as it is.
+    unsafe { *refusing = 1 };
+}
+
 /// One revision of the policy, chosen when the value is made.
 pub(crate) struct KernelTables {
     slot: u32,
+    refuses_new: bool,
 }
 
 impl KernelTables {
@@ -214,9 +230,17 @@ impl KernelTables {
     /// broken, in which case nothing can be decided.
     #[inline(always)]
     pub(crate) fn in_force() -> Option<Self> {
-        let slot = *ACTIVE.get(0)?;
+        let active = *ACTIVE.get(0)?;
+        let active = Active(active);
+        let slot = active.slot();
         CGROUPS.get(slot)?;
-        Some(Self { slot })
+        Some(Self { slot, refuses_new: active.is_refusing() })
+    }
+
+    /// The tables of a slot that [`in_force`](Self::in_force) has told, for functions that do not decide.
+    #[inline(always)]
+    const fn of_slot(slot: u32) -> Self {
+        Self { slot, refuses_new: false }
     }
 
     /// The nearest ancestor of the current task's cgroup that these tables know; 0 if they know none.
@@ -237,7 +261,7 @@ impl KernelTables {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn port_coverage(slot: u32, from: u32, to: u32, protocol: u32, port: u32) -> u64 {
-    let tables = KernelTables { slot };
+    let tables = KernelTables::of_slot(slot);
     let pair = EdgeKey::new(Identity::from_raw(from), Identity::from_raw(to));
     let port = Port::new((port & 0xffff) as u16);
     coverage(pair, Protocol((protocol & 0xff) as u8), port, &tables).pack()
@@ -277,7 +301,7 @@ extern "C" fn address_network(slot: u32, a: u32, b: u32, c: u32, d: u32) -> u32 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn nearest_ancestor(slot: u32) -> u64 {
-    let tables = KernelTables { slot };
+    let tables = KernelTables::of_slot(slot);
     let mut nearest = 0;
     let mut level = 0;
     while level < MAX_ANCESTORS {
@@ -346,6 +370,11 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn names_protocol(&self, key: &ProtocolKey) -> bool {
         PROTOCOLS.get(self.slot).is_some_and(|protocols| protocols.get_ptr(key).is_some())
+    }
+
+    #[inline(always)]
+    fn refuses_new(&self) -> bool {
+        self.refuses_new
     }
 }
 

@@ -99,6 +99,7 @@ pub(crate) fn record(decision: &Decision, attempt: &Attempt, revision: u32, perm
 fn write(decision: &Decision, attempt: &Attempt, revision: u32) {
     let Some(mut entry) = EVENTS.reserve(0) else {
         maps::count(Counter::EVENTS_LOST);
+        maps::refuse_new();
         return;
     };
     let has_process = attempt.flags & Event::PROCESS != 0;

@@ -172,11 +172,14 @@ pub struct Process {
 /// Written as soon as a loss is noticed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Lost {
-    /// `ring-full`, `unreadable` or `write-failed`.
+    /// `ring-full`, `unreadable` or `write-failed`; [`CONNECTIONS_LOST`] of records of live connections, which are no events.
     pub cause: &'static str,
     /// How many since the last such record.
     pub count: u64,
 }
+
+/// The cause of the loss of records of live connections.
+pub const CONNECTIONS_LOST: &str = "connection-write-failed";
 
 /// Written once a container's runtime has told of it, for every cgroup that is a container's own.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -209,10 +212,39 @@ pub struct ContainerKnown {
 pub struct PolicyChange {
     /// `applied`, `refused`, `confirmed` or `rolled-back`.
     pub result: &'static str,
+    /// What made the daemon do it.
+    pub cause: Prompt,
+    /// Who asked for it through the control socket.
+    pub by: Option<Peer>,
     /// Revision that is in force after it.
     pub revision: u32,
     /// Why it was refused.
     pub error: Option<String>,
+}
+
+/// What makes the daemon put a policy in force, or try to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prompt {
+    /// It has started, and the policy on the disk is another than the one that it found in force.
+    Start,
+    /// A signal.
+    Signal,
+    /// The files of the policy have changed.
+    Files,
+    /// Somebody at the control socket.
+    Control,
+    /// Nobody has confirmed the one before in time.
+    Timeout,
+}
+
+/// A process at the control socket, as the kernel says who it was when it connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Peer {
+    /// Its id.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
 }
 
 /// Written when it is noticed, which takes up to a second.
@@ -282,6 +314,8 @@ pub struct Stop {
     pub cgroups_repaired: u64,
     /// Live connections that were closed because the policy denies them.
     pub connections_closed: u64,
+    /// Records of live connections that could not be written.
+    pub connections_untold: u64,
 }
 
 /// Bytes that wait before the file is given them unasked.
@@ -308,6 +342,7 @@ pub struct Log {
     attempts: u64,
     losses: u64,
     unwritten: u64,
+    connections_untold: u64,
     followed: broadcast::Sender<Arc<[u8]>>,
 }
 
@@ -316,6 +351,7 @@ struct Line {
     bytes: Vec<u8>,
     taken: usize,
     is_attempt: bool,
+    is_connection: bool,
     /// Losses that it is the first to tell of.
     losses: u64,
 }
@@ -343,6 +379,7 @@ pub struct Tail {
 impl Body {
     fn losses(&self) -> u64 {
         match self {
+            Self::Lost(lost) if lost.cause == CONNECTIONS_LOST => 0,
             Self::Lost(lost) => lost.count,
             Self::Resume(resume) => resume.events_newly_lost,
             Self::Start(_)
@@ -383,6 +420,7 @@ impl Log {
             attempts: 0,
             losses: 0,
             unwritten: 0,
+            connections_untold: 0,
             followed: broadcast::Sender::new(FOLLOWED),
         }
     }
@@ -460,6 +498,7 @@ impl Log {
         #[derive(Deserialize)]
         struct Told {
             kind: String,
+            cause: Option<String>,
             count: Option<u64>,
             events_newly_lost: Option<u64>,
         }
@@ -469,6 +508,7 @@ impl Log {
             let Ok(told) = serde_json::from_slice::<Told>(line) else { continue };
             tail.attempts += u64::from(told.kind == "attempt");
             tail.losses += match told.kind.as_str() {
+                "lost" if told.cause.as_deref() == Some(CONNECTIONS_LOST) => 0,
                 "lost" => told.count.unwrap_or(0),
                 "resume" => told.events_newly_lost.unwrap_or(0),
                 _ => 0,
@@ -482,6 +522,11 @@ impl Log {
         self.unwritten
     }
 
+    /// Records of live connections that could not be written.
+    pub fn connections_untold(&self) -> u64 {
+        self.connections_untold
+    }
+
     /// Whether the file has taken everything.
     pub fn is_written(&self) -> bool {
         self.waiting.is_empty()
@@ -491,14 +536,16 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// The file takes nothing, and too much waits for it already. If the record is an attempt it is counted as unwritten.
+    /// The file takes nothing, and too much waits for it already. An attempt and a live connection are counted then.
     pub fn write(&mut self, time: SystemTime, body: Body) -> io::Result<()> {
         let (is_attempt, losses) = (matches!(body, Body::Attempt(_)), body.losses());
+        let is_connection = matches!(body, Body::Connection(_));
         if self.size >= BATCH
             && let Err(err) = self.flush()
             && self.size >= MOST_WAITING
         {
             self.unwritten += u64::from(is_attempt);
+            self.connections_untold += u64::from(is_connection);
             return Err(err);
         }
         let time = humantime::format_rfc3339_nanos(time).to_string();
@@ -517,7 +564,7 @@ impl Log {
         }
         self.is_cut = false;
         self.size += bytes.len();
-        self.waiting.push_back(Line { bytes, taken: 0, is_attempt, losses });
+        self.waiting.push_back(Line { bytes, taken: 0, is_attempt, is_connection, losses });
         self.sequence += 1;
         Ok(())
     }
@@ -561,6 +608,7 @@ impl Log {
         self.is_cut |= self.waiting.front().is_some_and(|line| line.taken > 0);
         for line in self.waiting.drain(..) {
             self.unwritten += u64::from(line.is_attempt);
+            self.connections_untold += u64::from(line.is_connection);
             self.sequence -= 1;
         }
         self.size = 0;
@@ -634,7 +682,7 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::{Attempt, Body, End, Log, Lost, MOST_WAITING, Place, Tail};
+    use super::{Attempt, Body, CONNECTIONS_LOST, Connection, End, Log, Lost, MOST_WAITING, Place, Tail};
 
     fn attempt() -> Body {
         Body::Attempt(Box::new(Attempt {
@@ -731,6 +779,43 @@ mod tests {
         let sequences: Vec<u64> =
             records(&text).iter().filter_map(|record| record.as_ref()?["sequence"].as_u64()).collect();
         assert_eq!(sequences, (1..asked).collect::<Vec<_>>());
+        Ok(())
+    }
+
+    fn connection() -> Body {
+        Body::Connection(Box::new(Connection {
+            action: "closed",
+            cause: "reload",
+            error: None,
+            verdict: "deny",
+            mode: "enforce",
+            reason: "no-rule",
+            rule: None,
+            revision: 2,
+            protocol: String::from("tcp"),
+            state: "open",
+            source: End::default(),
+            destination: End::default(),
+        }))
+    }
+
+    #[test]
+    fn a_live_connection_that_is_not_written_is_counted_and_is_no_event() -> io::Result<()> {
+        let (mut log, mut far) = narrow()?;
+        let mut asked = 1_u64;
+        while log.write(SystemTime::UNIX_EPOCH, connection()).is_ok() {
+            asked += 1;
+        }
+        assert_eq!((log.connections_untold(), log.unwritten()), (1, 0));
+        log.give_up();
+        let mut text = Vec::new();
+        read(&mut far, &mut text)?;
+        let whole = records(&text).iter().flatten().filter(|record| record["kind"] == "connection").count();
+        assert_eq!(u64::try_from(whole).map_err(io::Error::other)? + log.connections_untold(), asked);
+        // The books are of events alone.
+        log.write(SystemTime::UNIX_EPOCH, Body::Lost(Lost { cause: CONNECTIONS_LOST, count: 7 }))?;
+        log.flush()?;
+        assert_eq!(log.losses(), 0);
         Ok(())
     }
 

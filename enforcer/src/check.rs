@@ -481,6 +481,9 @@ fn explain(reason: Reason, from: &str, to: &str, query: &Query) -> String {
         Reason::PortNotListed => format!("rules let `{from}` reach `{to}`, but not at {listed}"),
         Reason::SourceUnknown => "the caller cannot be identified".to_owned(),
         Reason::DestinationUnknown => "the answerer cannot be identified".to_owned(),
+        Reason::AuditLost => {
+            "decisions cannot be written down at present, and the policy wants nothing new then".to_owned()
+        }
         Reason::SourcePending => "the caller is a container that its runtime has not told of yet".to_owned(),
         Reason::DestinationPending => {
             "the answerer is a container that its runtime has not told of yet".to_owned()
@@ -504,6 +507,7 @@ fn mending_rule(decision: &Decision, from: &str, to: &str, query: &Query) -> Opt
         | Reason::LeftToIngress
         | Reason::SourceUnknown
         | Reason::DestinationUnknown
+        | Reason::AuditLost
         | Reason::SourcePending
         | Reason::DestinationPending
         | Reason::PortReserved

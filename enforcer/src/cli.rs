@@ -46,6 +46,8 @@ enum Verb {
     Status(Ask),
     /// List each service with its cgroups, processes and ports
     Services(Ask),
+    /// List live connections, with what the policy says of each
+    Connections(Ask),
     /// Explain who a process, a cgroup or an address is
     #[command(subcommand)]
     Identity(IdentityVerb),
@@ -150,6 +152,9 @@ struct Run {
     /// Where the control socket is; none for no such socket
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_SOCKET)]
     control: PathBuf,
+    /// Leave changed policy files alone until SIGHUP or `enforcer reload`
+    #[arg(long)]
+    no_watch: bool,
     #[command(flatten)]
     directories: Directories,
     /// Replace what an earlier daemon has left and this one cannot use; enforcement goes on meanwhile
@@ -232,6 +237,7 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Check(args) => run_check(&args),
         Verb::Status(ask) => get::<api::Status>(&ask, "/v1/status"),
         Verb::Services(ask) => get::<api::Services>(&ask, "/v1/services"),
+        Verb::Connections(ask) => get::<api::Connections>(&ask, "/v1/connections"),
         Verb::Identity(IdentityVerb::Get(args)) => {
             get::<api::Identity>(&args.ask, &format!("/v1/identity?of={}", escaped(&args.of)))
         }
@@ -292,6 +298,7 @@ fn run_daemon(args: Run) -> Result<ExitCode, Failure> {
             state_dir: args.directories.state_dir,
             takeover: args.takeover,
         }),
+        watch: !args.no_watch,
         control: (args.control != Path::new("none")).then_some(args.control),
     };
     match daemon::run(&settings) {

@@ -5,10 +5,12 @@ use std::collections::HashSet;
 
 use enforcer_common::{Address, Port, Protocol};
 
+pub use in_force::InForce;
 pub use judge::{Connection, Judgement, judge};
-pub use sweep::{Action, Cause, Sweeper};
+pub use sweep::{Action, Cause, Older, Sweeper};
 
 pub mod diag;
+mod in_force;
 pub mod judge;
 pub mod survey;
 pub mod sweep;
@@ -66,8 +68,11 @@ pub struct Traffic {
     pub sent: u64,
     /// Bytes that came from the other end.
     pub received: u64,
-    /// Milliseconds since data was sent, or since the connection was opened if none ever was: it is at least this old.
+    /// Milliseconds since data was sent, or since the connection was opened if none ever was.
     pub idle: u32,
+    /// Milliseconds that it is old at least: the longest time in which nothing was sent, nothing came, or something was under
+    /// way. The kernel keeps no moment at which it was opened.
+    pub age: u64,
 }
 
 /// A TCP or UDP socket, as the kernel describes it.

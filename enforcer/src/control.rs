@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use enforcer_common::layout::Owner;
 use tokio::sync::oneshot;
 
+use crate::audit::Peer;
 use crate::cgroups::Subtree;
 use crate::containers::Container;
 use crate::kernel::Counts;
@@ -19,6 +20,7 @@ use crate::revision::Revision;
 
 pub mod api;
 pub mod client;
+pub mod connections;
 pub mod peer;
 pub mod report;
 pub mod server;
@@ -33,11 +35,11 @@ pub enum Request {
     /// How things stand.
     Snapshot(oneshot::Sender<Snapshot>),
     /// Read the policy directory again. The answer is the revision in force, or why it is still the one before.
-    Reload(oneshot::Sender<Result<u32, String>>),
+    Reload(Option<Peer>, oneshot::Sender<Result<u32, String>>),
     /// Put a compiled policy in force.
     Apply(Box<Proposal>, oneshot::Sender<Result<Applied, Refusal>>),
     /// Keep the policy that waits for it. The answer is its revision.
-    Confirm(oneshot::Sender<Result<u32, Refusal>>),
+    Confirm(Option<Peer>, oneshot::Sender<Result<u32, Refusal>>),
 }
 
 /// A policy that somebody wants in force.
@@ -47,6 +49,8 @@ pub struct Proposal {
     pub revision: Revision,
     /// After which time without [`Request::Confirm`] the policy before comes back.
     pub confirm_within: Option<Duration>,
+    /// Who wants it.
+    pub by: Option<Peer>,
 }
 
 /// A policy was put in force.
@@ -98,6 +102,8 @@ pub struct Snapshot {
     pub kernel_identifies: bool,
     /// What the programs have counted.
     pub counts: Counts,
+    /// Whether nothing new is permitted, since decisions cannot be written down.
+    pub refuses_new: bool,
     /// The cgroups that the kernel's table holds, and whose they are there.
     pub owners: HashMap<u64, Owner>,
     /// The containers that runtimes have told of, by the ids of their own cgroups.
@@ -117,4 +123,6 @@ pub struct LogState {
     pub lost: u64,
     /// Whether it takes nothing at present.
     pub stuck: bool,
+    /// Records of live connections that could not be written.
+    pub connections_untold: u64,
 }

@@ -24,8 +24,8 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
 use crate::audit::{
-    self, Attempt, Body, ContainerKnown, End, Log, Lost, PolicyChange, Process, Rule, Start, Stop, Tamper,
-    Unprotected,
+    self, Attempt, Body, ContainerKnown, End, Log, Lost, Peer, PolicyChange, Process, Prompt, Rule, Start,
+    Stop, Tamper, Unprotected,
 };
 use crate::cgroups::{self, Names, Subtree, Watch};
 use crate::connections::sweep::{Report, Told};
@@ -47,12 +47,13 @@ use crate::namespaces::news::News;
 use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::notify::{self, Watchdog};
-use crate::policy::{self, Document, OnUnsupported, Policy};
+use crate::policy::{self, Document, Fingerprint, Loaded, OnUnsupported, Policy};
 use crate::reconcile::{self, Repair, Tree};
 use crate::revision::{InvalidPolicy, Origin, Revision};
 use crate::state::KnownContainer;
 use crate::staying::{self, First, Kept, Left, Staying};
 use crate::tables::{RuleName, Tables};
+use crate::watch;
 
 /// Revisions whose rules are remembered, so that an event that waited across a reload still names its rule.
 const REVISIONS_REMEMBERED: usize = 8;
@@ -75,6 +76,12 @@ const TICK: Duration = Duration::from_secs(10);
 /// Requests of the control socket that may wait for the loop.
 const REQUESTS_WAITING: usize = 16;
 
+/// How long policy files must be left alone before they are read: an editor or a package manager writes several times.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// After this time they are read all the same.
+const RESTLESS: Duration = Duration::from_secs(2);
+
 /// How long to wait before a policy that could not be put back is tried again.
 const ROLL_BACK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -95,6 +102,8 @@ pub struct Settings {
     pub runtimes: Sockets,
     /// How enforcement outlives the daemon; none if it ends with it.
     pub staying: Option<Staying>,
+    /// Whether changed policy files are put in force unasked.
+    pub watch: bool,
     /// Where the control socket is, if there is to be one.
     pub control: Option<PathBuf>,
 }
@@ -162,6 +171,8 @@ enum Input {
     Heartbeat,
     Connections(Report),
     Reload,
+    PolicyFiles,
+    PolicySettled,
     Reopen,
     Control(Request),
     Unconfirmed,
@@ -192,6 +203,15 @@ struct Unconfirmed {
     by: Instant,
 }
 
+/// Policy files have changed, and are looked at when they come to rest.
+#[derive(Clone, Copy)]
+struct Unsettled {
+    /// When the first of the changes was seen.
+    since: Instant,
+    /// When they are looked at, unless another change comes before.
+    until: Instant,
+}
+
 struct Daemon {
     settings: Settings,
     enforcement: Enforcement,
@@ -200,6 +220,11 @@ struct Daemon {
     unconfirmed: Option<Unconfirmed>,
     /// Why the last reload was refused.
     refused: Option<String>,
+    /// Only if changed policy files are put in force unasked.
+    files: Option<watch::Watch>,
+    unsettled: Option<Unsettled>,
+    /// What was found in the policy directory when it was last read.
+    seen: Fingerprint,
     rules: VecDeque<(u32, Vec<RuleName>)>,
     subtree: Subtree,
     names: Names,
@@ -228,7 +253,10 @@ struct Daemon {
     /// Losses that were already told of.
     lost_in_ring: u64,
     lost_in_writing: u64,
+    connections_untold: u64,
     unreadable: u64,
+    /// Losses of all kinds when the log was last looked at.
+    lost_before: u64,
     /// Whether events wait that the ring buffer's descriptor will not tell of again.
     more_events: bool,
     /// Whether it was said that the audit log takes nothing.
@@ -244,7 +272,9 @@ impl Daemon {
     fn start(settings: &Settings, reports: mpsc::Sender<Input>, lookups: Lookups) -> anyhow::Result<Self> {
         feature::require()?;
         let reading = || format!("read policy {}", settings.policy.display());
-        let on_disk = read_policy(settings);
+        // What changes from now on is seen.
+        let files = if settings.watch { watch_policy(&settings.policy) } else { None };
+        let (seen, on_disk) = read_policy(settings);
         let mount = feature::cgroup2()?;
         let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.directory.clone());
         let path = feature::cgroup_path(&mount.directory, &root)?;
@@ -312,7 +342,9 @@ impl Daemon {
         );
         let ledger = enforcement.ledger()?.unwrap_or_default();
         let tail = log.tail(&settings.audit, staying::place(&ledger)).context("read audit log")?;
-        let sweeper = Sweeper::start(path.clone()).context("start the thread for connections")?;
+        let swept = left.swept().filter(|_| is_adopted);
+        let older = swept.as_ref().map(|swept| swept.older.clone()).unwrap_or_default();
+        let sweeper = Sweeper::start(path.clone(), older).context("start the thread for connections")?;
         let start = Start {
             version: env!("CARGO_PKG_VERSION"),
             revision: tables.revision,
@@ -340,13 +372,15 @@ impl Daemon {
         let revision =
             Revision { origin, since, documents, policy, tables, identities, warnings: Vec::new() };
         let revision = Arc::new(revision);
-        sweep(&sweeper, Cause::Start, &revision, &enforcement);
         let mut daemon = Self {
             settings: settings.clone(),
             enforcement,
             revision,
             unconfirmed: None,
             refused: None,
+            files,
+            unsettled: None,
+            seen,
             rules,
             subtree,
             names,
@@ -366,7 +400,9 @@ impl Daemon {
             tampering: Vec::new(),
             lost_in_ring: 0,
             lost_in_writing: 0,
+            connections_untold: 0,
             unreadable: 0,
+            lost_before: 0,
             more_events: false,
             complained: false,
             started: (Instant::now(), SystemTime::now()),
@@ -376,8 +412,18 @@ impl Daemon {
         daemon.ask_about_containers();
         daemon.older = daemon.pending_containers();
         daemon.close_books()?;
+        let adopted = daemon.revision.tables.revision;
+        if swept.is_none() {
+            sweep(&daemon.sweeper, Cause::Start, &daemon.revision, &daemon.enforcement);
+        }
         if is_adopted {
             daemon.catch_up(on_disk);
+        }
+        // Otherwise they are being judged by the policy that has just come into force.
+        if let Some(swept) = swept.filter(|_| daemon.revision.tables.revision == adopted) {
+            // If the earlier daemon ended before it had closed what this policy denies, that is not older than the enforcer.
+            let cause = if swept.revision == adopted { Cause::Start } else { Cause::Reload };
+            sweep(&daemon.sweeper, cause, &daemon.revision, &daemon.enforcement);
         }
         // A namespace that came between the first survey and the hooks told nobody.
         daemon.survey();
@@ -394,7 +440,7 @@ impl Daemon {
         match on_disk {
             Ok((_, documents)) if is_same(&documents) => {}
             on_disk => {
-                drop(self.take_over(revision + 1, on_disk));
+                drop(self.take_over(revision + 1, on_disk, Prompt::Start, None));
             }
         }
     }
@@ -466,6 +512,30 @@ impl Daemon {
         self.flush();
     }
 
+    /// Permits what the policy permits again when a second has passed in which every decision was written down.
+    fn look_at_log(&mut self) {
+        let lost = self.lost_in_ring + self.log.unwritten() + self.unreadable;
+        let is_lossy = lost > self.lost_before || self.complained;
+        self.lost_before = lost;
+        if !is_lossy {
+            self.refuse_new(false);
+        }
+    }
+
+    /// Has nothing new permitted while decisions cannot be written down, where the policy in force wants that.
+    fn refuse_new(&mut self, refuse: bool) {
+        match self.enforcement.refuse_new(refuse) {
+            Ok(false) => {}
+            Ok(true) if refuse => {
+                error!(
+                    "decisions cannot be written down: until they can, nothing new is permitted to services"
+                );
+            }
+            Ok(true) => info!("decisions are written down again: what the policy permits is permitted again"),
+            Err(err) => error!("refuse new connections: {err}"),
+        }
+    }
+
     fn keep_ledger(&mut self) {
         let Some(kept) = &self.kept else { return };
         let result = self.enforcement.ledger().map_err(anyhow::Error::from).and_then(|ledger| {
@@ -502,7 +572,8 @@ impl Daemon {
         notify::ready(&self.status());
         loop {
             let confirm_by = self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.by);
-            match inputs.next(self.more_events, confirm_by, &mut self.sweeper).await? {
+            let settled_at = self.unsettled.map(|unsettled| unsettled.until);
+            match inputs.next(self.more_events, confirm_by, settled_at, &mut self.sweeper).await? {
                 Input::Events => self.write_some_events()?,
                 Input::KernelLog => self.enforcement.flush_log(),
                 Input::Cgroups => self.update_cgroups(),
@@ -524,19 +595,24 @@ impl Daemon {
                     self.survey();
                     self.read_tree();
                     self.ask_again(|lookups, id, _| lookups.is_stale(id));
+                    // A directory that was made again below one that was not there.
+                    self.look_at_files(watch::Watch::renew);
                 }
                 Input::Heartbeat => {
                     // What could not be written before is tried again.
                     self.write_events()?;
+                    self.look_at_log();
                     self.look();
                     self.keep_ledger();
                     self.keep_containers();
                 }
                 Input::Reload => {
                     notify::reloading();
-                    drop(self.reload());
+                    drop(self.reload(Prompt::Signal, None));
                     notify::ready(&self.status());
                 }
+                Input::PolicyFiles => self.look_at_files(watch::Watch::drain),
+                Input::PolicySettled => self.reload_if_changed(),
                 Input::Reopen => self.reopen_log(),
                 Input::Control(request) => {
                     // Whoever asks again and again must not keep events waiting, and is told of all there is.
@@ -675,21 +751,54 @@ impl Daemon {
         }
     }
 
+    /// Asks the watch on the policy's files whether they have changed. If so they are read when they have come to rest.
+    fn look_at_files(&mut self, ask: impl FnOnce(&mut watch::Watch) -> std::io::Result<bool>) {
+        let Some(files) = &mut self.files else { return };
+        match ask(files) {
+            Ok(false) => {}
+            Ok(true) => {
+                let now = Instant::now();
+                let since = self.unsettled.map_or(now, |unsettled| unsettled.since);
+                let until = (now + QUIET).min(since + RESTLESS);
+                self.unsettled = Some(Unsettled { since, until });
+            }
+            Err(err) => error!("watch policy: {err}"),
+        }
+    }
+
+    /// Reloads if what is in the policy's files is not what was read last.
+    fn reload_if_changed(&mut self) {
+        self.unsettled = None;
+        if Fingerprint::take(std::slice::from_ref(&self.settings.policy)) == self.seen {
+            return;
+        }
+        notify::reloading();
+        drop(self.reload(Prompt::Files, None));
+        notify::ready(&self.status());
+    }
+
     /// Reads the policy directory again; if that cannot be used, the policy in force stays. Returns the revision that
     /// came into force, or why none did.
-    fn reload(&mut self) -> Result<u32, String> {
+    fn reload(&mut self, cause: Prompt, by: Option<Peer>) -> Result<u32, String> {
         // What waits was decided by the policy before, and is written before the record of the change.
         self.reopen_log();
         failpoint::pass("reload-begun");
         let next = self.revision.tables.revision + 1;
-        let read = read_policy(&self.settings);
-        let result = self.take_over(next, read);
+        let (seen, read) = read_policy(&self.settings);
+        self.seen = seen;
+        let result = self.take_over(next, read, cause, by);
         failpoint::pass("reloaded");
         result
     }
 
     /// Puts what was read from the policy directory in force, and tells what came of it.
-    fn take_over(&mut self, next: u32, read: anyhow::Result<(Policy, Vec<Document>)>) -> Result<u32, String> {
+    fn take_over(
+        &mut self,
+        next: u32,
+        read: anyhow::Result<(Policy, Vec<Document>)>,
+        cause: Prompt,
+        by: Option<Peer>,
+    ) -> Result<u32, String> {
         let put = read
             .and_then(|read| {
                 let top = cgroups::bytes(&self.subtree.path);
@@ -709,17 +818,24 @@ impl Daemon {
             }
         };
         self.refused = result.clone().err();
-        self.record_change(if result.is_ok() { "applied" } else { "refused" }, self.refused.clone());
+        let word = if result.is_ok() { "applied" } else { "refused" };
+        self.record_change(word, cause, by, self.refused.clone());
+        if result.is_ok() {
+            sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+        }
         result
     }
 
-    fn record_change(&mut self, result: &'static str, error: Option<String>) {
-        let change = PolicyChange { result, revision: self.revision.tables.revision, error };
+    fn record_change(
+        &mut self,
+        result: &'static str,
+        cause: Prompt,
+        by: Option<Peer>,
+        error: Option<String>,
+    ) {
+        let change = PolicyChange { result, cause, by, revision: self.revision.tables.revision, error };
         self.write(SystemTime::now(), Body::Policy(change));
         self.flush();
-        if matches!(result, "applied" | "rolled-back") {
-            sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
-        }
     }
 
     fn put_in_force(&mut self, revision: Revision) -> anyhow::Result<()> {
@@ -750,9 +866,9 @@ impl Daemon {
                     false
                 }
             },
-            Request::Reload(answer) => answer.send(self.reload()).is_ok(),
+            Request::Reload(by, answer) => answer.send(self.reload(Prompt::Control, by)).is_ok(),
             Request::Apply(proposal, answer) => answer.send(self.apply(*proposal)).is_ok(),
-            Request::Confirm(answer) => answer.send(self.confirm()).is_ok(),
+            Request::Confirm(by, answer) => answer.send(self.confirm(by)).is_ok(),
         };
         if !heard {
             debug!("whoever asked through the control socket has gone");
@@ -777,6 +893,7 @@ impl Daemon {
             subtree: self.subtree.clone(),
             kernel_identifies: self.watch.is_none(),
             counts: self.enforcement.counts()?,
+            refuses_new: self.enforcement.refuses_new()?,
             owners: self.owners()?,
             containers: self.containers.iter().map(|(id, container)| (id, container.clone())).collect(),
             log: LogState {
@@ -784,6 +901,7 @@ impl Daemon {
                 written: self.log.attempts(),
                 lost: self.unreadable + self.log.unwritten(),
                 stuck: self.complained,
+                connections_untold: self.log.connections_untold(),
             },
         })
     }
@@ -807,15 +925,22 @@ impl Daemon {
         self.unconfirmed = proposal.confirm_within.and_then(|within| {
             Some(Unconfirmed { before: before.clone(), by: Instant::now().checked_add(within)? })
         });
-        self.record_change("applied", None);
+        self.record_change("applied", Prompt::Control, proposal.by, None);
+        if self.unconfirmed.is_none() {
+            sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+        } else if let Err(err) = self.sweeper.wait() {
+            // What is closed does not come back with the policy before.
+            error!("leave live connections alone: {err}");
+        }
         Ok(Applied { before, after: self.revision.clone() })
     }
 
-    fn confirm(&mut self) -> Result<u32, Refusal> {
+    fn confirm(&mut self, by: Option<Peer>) -> Result<u32, Refusal> {
         self.unconfirmed.take().ok_or(Refusal::NothingToConfirm)?;
         let revision = self.revision.tables.revision;
         info!(revision, "policy confirmed");
-        self.record_change("confirmed", None);
+        self.record_change("confirmed", Prompt::Control, by, None);
+        sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
         Ok(revision)
     }
 
@@ -834,7 +959,8 @@ impl Daemon {
             Ok(()) => {
                 let revision = self.revision.tables.revision;
                 warn!(revision, "policy rolled back: nobody confirmed it");
-                self.record_change("rolled-back", None);
+                self.record_change("rolled-back", Prompt::Timeout, None, None);
+                sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
             }
             Err(err) => {
                 error!("roll back the policy: {err:#}");
@@ -954,7 +1080,8 @@ impl Daemon {
         self.flush();
         // Somebody else than before may hold connections that only the one before was permitted.
         let is_other = before.is_some() && was != self.enforcement.cgroup(id).map(|cgroup| cgroup.owner);
-        if is_other || self.older.remove(&id) {
+        // A policy that waits for its confirmation has nothing closed.
+        if (is_other || self.older.remove(&id)) && self.unconfirmed.is_none() {
             sweep(&self.sweeper, Cause::Container, &self.revision, &self.enforcement);
         }
         Ok(())
@@ -1104,6 +1231,7 @@ impl Daemon {
         if in_ring > self.lost_in_ring {
             let lost = Lost { cause: "ring-full", count: in_ring - self.lost_in_ring };
             warn!(count = lost.count, "events lost: the ring buffer was full");
+            self.refuse_new(true);
             if self.write(SystemTime::now(), Body::Lost(lost)) {
                 self.lost_in_ring = in_ring;
             }
@@ -1113,6 +1241,13 @@ impl Daemon {
             let lost = Lost { cause: "write-failed", count: in_writing - self.lost_in_writing };
             if self.write(SystemTime::now(), Body::Lost(lost)) {
                 self.lost_in_writing = in_writing;
+            }
+        }
+        let untold = self.log.connections_untold();
+        if untold > self.connections_untold {
+            let lost = Lost { cause: audit::CONNECTIONS_LOST, count: untold - self.connections_untold };
+            if self.write(SystemTime::now(), Body::Lost(lost)) {
+                self.connections_untold = untold;
             }
         }
         Ok(())
@@ -1144,6 +1279,7 @@ impl Daemon {
         if !self.complained {
             self.complained = true;
             error!("write audit log {}: {err}", self.settings.audit.display());
+            self.refuse_new(true);
         }
     }
 
@@ -1161,8 +1297,11 @@ impl Daemon {
                 }
             }
             Report::Trouble(err) => error!("judge live connections: {err}"),
-            Report::Done(cause, revision, took) => {
+            Report::Done { cause, revision, took, older } => {
                 debug!(cause = cause.name(), revision, ?took, "live connections are judged");
+                if let Some(Err(err)) = self.kept.as_ref().map(|kept| kept.swept(revision, older)) {
+                    error!("{err}");
+                }
             }
         }
     }
@@ -1271,6 +1410,7 @@ impl Daemon {
             cgroups_failed: counts.get(Counter::CGROUPS_FAILED),
             cgroups_repaired: self.cgroups_repaired,
             connections_closed: self.connections_closed,
+            connections_untold: self.log.connections_untold(),
         };
         info!(
             allowed = stop.allowed,
@@ -1305,9 +1445,24 @@ fn warn_of_ephemeral(policy: &Policy) {
     }
 }
 
+/// Watches the policy's files, if the kernel does.
+fn watch_policy(policy: &Path) -> Option<watch::Watch> {
+    match watch::Watch::new(policy) {
+        Ok(watch) => Some(watch),
+        Err(err) => {
+            warn!("watch policy: {err}; only SIGHUP and `enforcer reload` reload it");
+            None
+        }
+    }
+}
+
 /// Reads the policy; says every warning, and every error if there is one.
-fn read_policy(settings: &Settings) -> anyhow::Result<(Policy, Vec<Document>)> {
+fn read_policy(settings: &Settings) -> (Fingerprint, anyhow::Result<(Policy, Vec<Document>)>) {
     let loaded = policy::load(std::slice::from_ref(&settings.policy));
+    (loaded.fingerprint, usable(loaded))
+}
+
+fn usable(loaded: Loaded) -> anyhow::Result<(Policy, Vec<Document>)> {
     let findings: Vec<String> = loaded.findings.iter().map(policy::Finding::render).collect();
     let policy: Policy = match loaded.policy {
         Some(policy) => policy,
@@ -1366,7 +1521,7 @@ fn install(
 }
 
 /// Whose a cgroup is, from its parent if that was entered already, or else from its path.
-fn cgroup_of(
+pub(crate) fn cgroup_of(
     tables: &Tables,
     containers: &Containers,
     entered: &HashMap<u64, Cgroup>,
@@ -1468,6 +1623,7 @@ struct Inputs {
     kernel_log: Option<AsyncFd<OwnedFd>>,
     cgroups: Option<AsyncFd<OwnedFd>>,
     network: AsyncFd<OwnedFd>,
+    files: Option<AsyncFd<OwnedFd>>,
     reports: mpsc::Receiver<Input>,
     answers: mpsc::Receiver<Word>,
     ticks: Interval,
@@ -1530,6 +1686,7 @@ impl Inputs {
             kernel_log: daemon.enforcement.log_fd().map(readable).transpose()?,
             cgroups: daemon.watch.as_ref().map(|watch| readable(watch.fd())).transpose()?,
             network: readable(daemon.news.fd())?,
+            files: daemon.files.as_ref().map(|files| readable(files.fd())).transpose()?,
             reports,
             answers,
             ticks,
@@ -1545,6 +1702,7 @@ impl Inputs {
         &mut self,
         more_events: bool,
         confirm_by: Option<Instant>,
+        settled_at: Option<Instant>,
         sweeper: &mut Sweeper,
     ) -> anyhow::Result<Input> {
         // Cgroups come before events, so that events find the names of what they are about.
@@ -1564,6 +1722,8 @@ impl Inputs {
             },
             _ = self.ticks.tick() => Input::Tick,
             _ = self.signals.hangup.recv() => Input::Reload,
+            ready = if_ready(self.files.as_ref()) => { ready?; Input::PolicyFiles }
+            () = moment(settled_at) => Input::PolicySettled,
             _ = self.signals.reopen.recv() => Input::Reopen,
             () = moment(confirm_by) => Input::Unconfirmed,
             request = next_request(&mut self.requests) => Input::Control(request),

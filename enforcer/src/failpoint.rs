@@ -41,6 +41,7 @@ pub const ALL: &[&str] = &[
     "reload-begun",
     "reload-compiled",
     "reload-state-written",
+    "connections-closed",
     "reloaded",
     "stop-begun",
     "stop-events-written",

@@ -29,3 +29,4 @@ pub mod state;
 pub mod staying;
 pub mod tables;
 pub mod validate;
+pub mod watch;

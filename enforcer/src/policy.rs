@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use enforcer_common::{Mode, Protocol};
+use sha2::{Digest as _, Sha256};
 
 pub use container::ContainerSelector;
 pub use finding::{Finding, Severity};
@@ -34,11 +35,42 @@ pub struct Loaded {
     pub files: Vec<Arc<Path>>,
     /// What is in them.
     pub documents: Vec<Document>,
+    /// What was found, in a word.
+    pub fingerprint: Fingerprint,
+}
+
+/// Tells whether a policy is still what it was when it was last read, whether that could be used or not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// Of what is at `paths` now.
+    pub fn take(paths: &[PathBuf]) -> Self {
+        Self::of(&source::read(paths))
+    }
+
+    fn of(sources: &source::Sources) -> Self {
+        let mut hash = Sha256::new();
+        // The length of each part stands before it, so that no two policies run together to the same bytes.
+        let mut add = |part: &[u8]| {
+            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
+            hash.update(part);
+        };
+        for document in &sources.documents {
+            add(document.file.as_os_str().as_encoded_bytes());
+            add(document.text.as_bytes());
+        }
+        for finding in &sources.findings {
+            add(finding.render().as_bytes());
+        }
+        Self(hash.finalize().into())
+    }
 }
 
 /// Reads the files and directories at `paths` as one policy.
 pub fn load(paths: &[PathBuf]) -> Loaded {
     let sources = source::read(paths);
+    let fingerprint = Fingerprint::of(&sources);
     let mut findings = Findings::default();
     // Names that an unreadable file may declare are not called unknown.
     let complete = sources.findings.iter().all(|finding| finding.severity != Severity::Error);
@@ -47,7 +79,7 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
     }
     let policy = compile(&sources.documents, complete, &mut findings);
     let (files, documents) = (sources.files, sources.documents);
-    Loaded { policy, findings: findings.into_sorted(), files, documents }
+    Loaded { policy, findings: findings.into_sorted(), files, documents, fingerprint }
 }
 
 /// Compiles documents that have been read already as one policy; does no I/O.
@@ -55,7 +87,9 @@ pub fn compile_documents(documents: &[Document]) -> Loaded {
     let mut findings = Findings::default();
     let policy = compile(documents, true, &mut findings);
     let files = documents.iter().map(|document| document.file.clone()).collect();
-    Loaded { policy, findings: findings.into_sorted(), files, documents: documents.to_vec() }
+    let sources = source::Sources { documents: documents.to_vec(), ..source::Sources::default() };
+    let fingerprint = Fingerprint::of(&sources);
+    Loaded { policy, findings: findings.into_sorted(), files, documents: sources.documents, fingerprint }
 }
 
 fn compile(documents: &[Document], complete: bool, findings: &mut Findings) -> Option<Policy> {
@@ -78,6 +112,18 @@ pub struct Policy {
     pub on_unsupported: OnUnsupported,
     /// What happens to connections that are older than the enforcer.
     pub existing: Existing,
+    /// What happens when decisions cannot be written down.
+    pub on_audit_loss: OnAuditLoss,
+}
+
+/// What happens when a decision cannot be written down: the ring buffer is full, or the audit log takes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnAuditLoss {
+    /// It is counted.
+    #[default]
+    Count,
+    /// It is counted, and until the log works again nothing new is permitted to services in enforce mode.
+    DenyNew,
 }
 
 /// What happens to a live connection that is older than the enforcer and that the policy denies.

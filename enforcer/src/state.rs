@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::connections::Older;
 use crate::containers::Container;
 use crate::failpoint;
 use crate::identities::Identities;
@@ -28,9 +29,14 @@ const TEXTS_KEPT: usize = 2;
 
 const FILE: &str = "state.json";
 const FRESH: &str = "state.json.new";
+const SWEPT: &str = "swept.json";
+const SWEPT_FRESH: &str = "swept.json.new";
 const LOCK: &str = "lock";
 const CONTAINERS: &str = "containers.json";
 const FRESH_CONTAINERS: &str = "containers.json.new";
+
+/// A text that is another one after each boot (Documentation/admin-guide/sysctl/kernel.rst).
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The directory of the state, locked.
 #[derive(Debug)]
@@ -72,6 +78,17 @@ pub struct KnownContainer {
     pub path: PathBuf,
     /// What it is.
     pub container: Container,
+}
+
+/// What the last look at all live connections has come to. Sockets are known by cookies, which are good until the next boot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swept {
+    boot: String,
+    /// The policy by which they were judged, to the end.
+    pub revision: u32,
+    /// The sockets that are older than the enforcer.
+    pub older: Older,
 }
 
 /// A policy that is or was in force, or was about to be.
@@ -219,13 +236,38 @@ impl Directory {
         result.map_err(|cause| StateError::Io { what: "write containers", path, cause })
     }
 
+    /// What the last look at all live connections has come to, if there was one since the machine was started. What cannot be
+    /// read counts as none: connections are then treated as older than the enforcer.
+    pub fn swept(&self) -> Option<Swept> {
+        let swept: Swept = serde_json::from_slice(&fs::read(self.path.join(SWEPT)).ok()?).ok()?;
+        (swept.boot == fs::read_to_string(BOOT).ok()?).then_some(swept)
+    }
+
+    /// Writes down what a look at all live connections has come to.
+    ///
+    /// # Errors
+    ///
+    /// The file system is full or broken; what was written before is still there then.
+    pub fn write_swept(&self, revision: u32, older: Older) -> Result<(), StateError> {
+        let (path, fresh) = (self.path.join(SWEPT), self.path.join(SWEPT_FRESH));
+        let result = fs::read_to_string(BOOT).and_then(|boot| {
+            let text = serde_json::to_vec(&Swept { boot, revision, older })?;
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            file.write_all(&text)?;
+            // What a crash of the machine makes of it does not matter: it is of this boot alone.
+            fs::rename(&fresh, &path)
+        });
+        result.map_err(|cause| StateError::Io { what: "write", path, cause })
+    }
+
     /// Removes everything of ours, and the directory if nothing else is in it.
     ///
     /// # Errors
     ///
     /// A file cannot be removed.
     pub fn remove(self) -> Result<(), StateError> {
-        for name in [FRESH_CONTAINERS, CONTAINERS, FRESH, FILE, LOCK] {
+        for name in [SWEPT_FRESH, SWEPT, FRESH_CONTAINERS, CONTAINERS, FRESH, FILE, LOCK] {
             let path = self.path.join(name);
             match fs::remove_file(&path) {
                 Ok(()) => {}

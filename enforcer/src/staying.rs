@@ -9,12 +9,13 @@ use tracing::warn;
 
 use crate::audit::{Log, Place, Resume, Tail};
 use crate::cgroups::{self, Subtree};
+use crate::connections::Older;
 use crate::containers::{Containers, cgroup};
 use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::{Enforcement, Ledger, Pins};
 use crate::policy::{self, Document, Policy};
-use crate::state::{self, KnownContainer, KnownContainers, State, StateError};
+use crate::state::{self, KnownContainer, KnownContainers, State, StateError, Swept};
 use crate::tables::{RuleName, Tables};
 
 /// Where that is kept which outlives the daemon.
@@ -156,6 +157,11 @@ impl Left {
         containers
     }
 
+    /// What the last look at all live connections has come to, if there was one since the machine was started.
+    pub(crate) fn swept(&self) -> Option<Swept> {
+        self.directory.as_ref()?.swept()
+    }
+
     /// How the rules of every revision that is remembered are named.
     pub(crate) fn rules(&self) -> impl Iterator<Item = (u32, Vec<RuleName>)> {
         self.state.revisions().filter_map(|revision| Some((revision, self.state.rules(revision)?)))
@@ -234,6 +240,16 @@ impl Kept {
     ) -> Result<(), StateError> {
         self.state.remember(tables.revision, documents, &tables.rules, identities);
         self.directory.write(&self.state)
+    }
+
+    /// Writes down what a look at all live connections has come to, so that the next daemon knows which are older than the
+    /// enforcer.
+    ///
+    /// # Errors
+    ///
+    /// The disk does not take it.
+    pub(crate) fn swept(&self, revision: u32, older: Older) -> Result<(), StateError> {
+        self.directory.write_swept(revision, older)
     }
 
     /// Writes down which containers are known, so that the next daemon knows them before their runtimes answer it.

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::containers::{Container, cgroup};
 use crate::identities::Identities;
-use crate::policy::{Existing, Location, Policy, PortRange, Ports, Selector};
+use crate::policy::{Existing, Location, OnAuditLoss, Policy, PortRange, Ports, Selector};
 
 pub use claims::Claims;
 pub use networks::Prefix;
@@ -25,6 +25,8 @@ pub struct Tables {
     pub revision: u32,
     /// What happens to connections that are older than the enforcer.
     pub existing: Existing,
+    /// What happens when decisions cannot be written down.
+    pub on_audit_loss: OnAuditLoss,
     /// In the order of the policy.
     pub services: Vec<ServiceOwner>,
     /// By [`RuleId`](enforcer_common::RuleId): how records name a rule.
@@ -133,6 +135,7 @@ impl Tables {
         Ok(Self {
             revision,
             existing: policy.existing,
+            on_audit_loss: policy.on_audit_loss,
             rules: policy
                 .rules
                 .iter()

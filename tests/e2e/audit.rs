@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,10 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use enforcer_common::event::Event;
 use enforcer_common::limits::RING_BYTES;
-use enforcer_tests::actor::{Request, Transport};
-use enforcer_tests::sandbox::{Neighbour, Sandbox, binary};
+use enforcer_tests::actor::{Reply, Request, Transport};
+use enforcer_tests::sandbox::{Actor, Neighbour, Sandbox, binary};
 use enforcer_tests::slowness::patience;
 use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -287,6 +289,134 @@ fn what_the_ring_had_no_room_for_is_counted_to_the_last_event() -> anyhow::Resul
         .sum();
     assert_eq!(told, total("events_lost")?);
     drop(neighbour);
+    Ok(())
+}
+
+/// The policy of which nothing new is permitted while decisions cannot be written down.
+fn strict() -> String {
+    POLICY.replacen("services:", "defaults: { on_audit_loss: deny_new }\nservices:", 1)
+}
+
+/// Calls until the answer is what is wanted, and not faster than the daemon can answer too: refusals are events as well.
+fn await_call(sandbox: &Sandbox, web: &mut Actor, wanted: fn(&Reply) -> bool) -> anyhow::Result<()> {
+    let start = Instant::now();
+    loop {
+        let reply = web.ask(&connect(local(5433)))?;
+        if wanted(&reply) {
+            return Ok(());
+        }
+        anyhow::ensure!(start.elapsed() < patience(Duration::from_secs(20)), "it is still {reply:?}");
+        sandbox.ask_daemon(&["status"])?;
+    }
+}
+
+#[test]
+fn with_deny_new_nothing_new_is_permitted_once_the_ring_is_full_until_it_is_read() -> anyhow::Result<()> {
+    let capacity = u64::from(RING_BYTES) / (u64::try_from(Event::SIZE)? + 8);
+    let sandbox = Sandbox::new("strict-ring")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let neighbour = sandbox.neighbour(&[])?;
+    let daemon = sandbox.daemon(&strict())?;
+    let (mut web, mut db) = (sandbox.actor("web")?, sandbox.actor("db")?);
+    assert!(db.ask(&Request::Serve { at: local(5433), transport: Transport::Tcp })?.is_ok());
+    assert_eq!(web.ask(&connect(local(5433)))?.text, "hello");
+    daemon.signal(Signal::SIGSTOP)?;
+    let to = SocketAddr::new(Neighbour::FAR.into(), 7000);
+    let times = capacity + 1000;
+    assert_eq!(web.ask(&Request::Flood { to, times })?.text, times.to_string());
+    // The kernel itself refuses it: nobody else is awake.
+    let reply = web.ask(&connect(local(5433)))?;
+    assert!(reply.is_refused(), "{reply:?}");
+    daemon.signal(Signal::SIGCONT)?;
+    await_call(&sandbox, &mut web, |reply| reply.text == "hello")?;
+    let finished = daemon.stop()?;
+    assert!(finished.words.contains("permitted again"), "{}", finished.words);
+    drop(neighbour);
+    finished.check_totals()
+}
+
+/// A small file system in memory, unmounted when it is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf, options: &str) -> anyhow::Result<Self> {
+        fs::create_dir(&at)?;
+        mount(Some("tmpfs"), &at, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(err) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            tracing::error!("unmount {}: {err}", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn with_deny_new_nothing_new_is_permitted_while_the_disk_is_full() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("strict-disk")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let (mut web, mut db) = (sandbox.actor("web")?, sandbox.actor("db")?);
+    let mut other = sandbox.actor("other")?;
+    assert!(db.ask(&Request::Serve { at: local(5433), transport: Transport::Tcp })?.is_ok());
+    let disk = SmallDisk::mount(sandbox.directory().join("disk"), "size=8m")?;
+    let (file, filler) = (disk.0.join("audit.jsonl"), disk.0.join("filler"));
+    let mut command = sandbox.daemon_command(&strict())?;
+    command.arg("--audit").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = sandbox.spawn(command)?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    let mut act = || {
+        wait_for_line(&file, "start")?;
+        assert_eq!(web.ask(&connect(local(5433)))?.text, "hello");
+        // Until there is room for nothing more.
+        assert!(fs::write(&filler, vec![0; 16 << 20]).is_err());
+        // Some of a page may be left; each of these is a line.
+        for _ in 0..16 {
+            assert!(other.ask(&Request::Bind { at: local(5432), transport: Transport::Tcp })?.is_refused());
+        }
+        await_call(&sandbox, &mut web, Reply::is_refused)?;
+        let status = sandbox.ask_daemon(&["status"])?;
+        let codes: BTreeSet<&str> = status["degraded"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|what| what["code"].as_str())
+            .collect();
+        assert!(codes.contains("audit-log") && codes.contains("refusing-new"), "{status}");
+        fs::remove_file(&filler)?;
+        await_call(&sandbox, &mut web, |reply| reply.text == "hello")?;
+        let status = sandbox.ask_daemon(&["status"])?;
+        assert_eq!(status["degraded"], json!([]), "{status}");
+        anyhow::Ok(())
+    };
+    let acted = act();
+    kill(pid, Signal::SIGTERM)?;
+    let output = child.wait_with_output()?;
+    acted?;
+    assert!(output.status.success(), "{output:?}");
+    let text = fs::read_to_string(&file)?;
+    let records: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let refused = records.iter().filter(|record| record["reason"] == "audit-lost");
+    let refused: Vec<&Value> = refused.collect();
+    let first = refused.first().context("no refusal says why")?;
+    assert_eq!((&first["verdict"], &first["mode"]), (&"deny".into(), &"enforce".into()), "{first}");
+    assert_eq!(
+        (&first["source"]["service"], &first["destination"]["service"]),
+        (&"web".into(), &"db".into()),
+        "{first}"
+    );
+    // Everything waited and nothing is lost.
+    let stop = records.last().context("no record")?;
+    assert_eq!((&stop["kind"], &stop["events_lost"]), (&"stop".into(), &0.into()), "{stop}");
+    let attempts = records.iter().filter(|record| record["kind"] == "attempt").count();
+    assert_eq!(stop["events_written"], u64::try_from(attempts)?, "{stop}");
+    drop(disk);
     Ok(())
 }
 

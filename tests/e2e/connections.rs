@@ -1,13 +1,17 @@
 //! Connections that are live already: what an earlier policy permitted, or nobody judged, is judged by the one in force.
 
+use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, bail, ensure};
+use enforcer::failpoint;
 use enforcer_tests::actor::{Request, Transport};
 use enforcer_tests::kept::{self, Tally};
 use enforcer_tests::sandbox::{Actor, Sandbox};
-use enforcer_tests::slowness::patience;
+use enforcer_tests::slowness::{self, patience};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const SERVICES: &str = "version: 1
@@ -29,6 +33,9 @@ const ONE: &str = "allow:
 /// How long a revoked connection may live.
 const REVOKED_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long one is waited for where the machine is busy. Reached only when a test fails.
+const REVOKED_AT_LAST: Duration = Duration::from_secs(20);
+
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
@@ -46,7 +53,11 @@ fn open(actor: &mut Actor, to: SocketAddr, transport: Transport, number: usize) 
 
 /// What an actor's connections are when `dead` of them have died, or when the time is over.
 fn tally(actor: &mut Actor, dead: usize) -> anyhow::Result<Tally> {
-    let millis = u64::try_from(patience(REVOKED_WITHIN).as_millis())?;
+    tally_within(actor, dead, REVOKED_WITHIN)
+}
+
+fn tally_within(actor: &mut Actor, dead: usize, time: Duration) -> anyhow::Result<Tally> {
+    let millis = u64::try_from(patience(time).as_millis())?;
     Ok(serde_json::from_str(&ask(actor, &kept::Request::Await { dead, millis })?)?)
 }
 
@@ -172,18 +183,160 @@ fn what_is_older_than_the_enforcer_is_treated_as_the_policy_says() -> anyhow::Re
 }
 
 #[test]
-fn half_of_a_thousand_die_within_a_second_and_none_of_the_others() -> anyhow::Result<()> {
-    const EACH: usize = 500;
-    let mut three = Three::new("thousand")?;
+fn live_connections_are_listed_and_what_is_older_than_the_policy_is_marked() -> anyhow::Result<()> {
+    let mut three = Three::new("listed")?;
+    three.connect(2)?;
+    let services = SERVICES.replacen("services:", "defaults: { existing: keep }\nservices:", 1);
+    let daemon = three.sandbox.daemon(&format!("{services}{ONE}"))?;
+    all_speak(&mut [&mut three.web, &mut three.shop], &mut three.orders, 4)?;
+    let answer = three.sandbox.ask_daemon(&["connections"])?;
+    let listed = answer["connections"].as_array().context("no connections")?;
+    assert_eq!((listed.len(), &answer["revision"]), (4, &1.into()), "{answer}");
+    for connection in listed {
+        let from = connection["from"]["service"].as_str();
+        let (verdict, reason, rule, outdated) = match from {
+            Some("web") => ("deny", "no-rule", Value::Null, true),
+            Some("shop") => ("allow", "rule", Value::from("browse"), false),
+            _ => bail!("{connection}"),
+        };
+        let found = [&connection["verdict"], &connection["reason"], &connection["rule"]];
+        assert_eq!(found, [&verdict.into(), &reason.into(), &rule], "{connection}");
+        assert_eq!((&connection["outdated"], &connection["state"]), (&outdated.into(), &"open".into()));
+        assert_eq!(
+            (&connection["to"]["service"], &connection["to"]["port"]),
+            (&"orders".into(), &8080.into())
+        );
+        let cgroup = connection["from"]["cgroup"].as_str();
+        assert_eq!(cgroup, Some(&*three.sandbox.path_of(from.unwrap_or_default())));
+        assert_eq!((&connection["sent"], &connection["received"]), (&1.into(), &0.into()), "{connection}");
+        ensure!(connection["age_ms_at_least"].is_u64(), "{connection}");
+    }
+    let text = String::from_utf8(three.sandbox.ask(&["connections"])?.stdout)?;
+    for words in ["2 connections  web -> orders", "no-rule, older than the policy", "rule browse"] {
+        ensure!(text.contains(words), "no `{words}` in:\n{text}");
+    }
+    // A comparison tells what would die: not what was spared when the enforcer started.
+    let none = three.sandbox.directory().join("none.yaml");
+    fs::write(&none, services.replace("ROOT", three.sandbox.path_of("").trim_end_matches('/')))?;
+    let diff = three.sandbox.ask_daemon(&["policy", "diff", &none.display().to_string()])?;
+    let dying = diff["dying"].as_array().context("nothing of live connections")?;
+    assert_eq!(dying.len(), 2, "{diff}");
+    assert!(dying.iter().all(|dying| dying["from"]["service"] == "shop"), "{diff}");
+    let text = three.sandbox.ask(&["policy", "diff", &none.display().to_string()])?;
+    let text = String::from_utf8(text.stdout)?;
+    ensure!(text.contains("live connections that it would close\n  2 connections  shop -> orders"), "{text}");
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn a_policy_that_is_not_confirmed_closes_nothing() -> anyhow::Result<()> {
+    let mut three = Three::new("unconfirmed")?;
+    let mut daemon = three.sandbox.daemon(&format!("{SERVICES}{BOTH}"))?;
+    three.connect(2)?;
+    let one = three.sandbox.directory().join("one.yaml");
+    let root = three.sandbox.path_of("");
+    fs::write(&one, format!("{SERVICES}{ONE}").replace("ROOT", root.trim_end_matches('/')))?;
+    let apply = |time: &str| {
+        let file = one.display().to_string();
+        three.sandbox.ask_daemon(&["policy", "apply", &file, "--confirm-timeout", time])
+    };
+    apply("1s")?;
+    let back = daemon.wait_for(|record| record["kind"] == "policy" && record["result"] == "rolled-back")?;
+    assert_eq!((&back["cause"], &back["by"]), (&"timeout".into(), &Value::Null), "{back}");
+    apply("1h")?;
+    let applied = daemon.wait_for(|record| record["kind"] == "policy" && record["result"] == "applied")?;
+    assert_eq!((&applied["cause"], &applied["by"]["uid"]), (&"control".into(), &0.into()), "{applied}");
+    ensure!(applied["by"]["pid"].as_u64() > Some(0), "{applied}");
+    all_speak(&mut [&mut three.web, &mut three.shop], &mut three.orders, 4)?;
+    let mut web = three.sandbox.actor("web")?;
+    let connect = Request::Connect { to: at(8080), transport: Transport::Tcp, mapped: false };
+    assert!(web.ask(&connect)?.is_refused(), "it is in force for what is new");
+    three.sandbox.ask_daemon(&["policy", "confirm"])?;
+    let tallies = [tally(&mut three.web, 2)?, tally(&mut three.shop, 0)?, tally(&mut three.orders, 2)?];
+    let counts = tallies.each_ref().map(|tally| (tally.alive, tally.dead()));
+    assert_eq!(counts, [(0, 2), (2, 0), (2, 2)], "{tallies:?}");
+    let finished = daemon.stop()?;
+    assert_eq!(finished.connections().count(), 2);
+    finished.check_totals()
+}
+
+#[test]
+fn what_a_killed_daemon_had_not_closed_yet_is_closed_by_the_next_and_nothing_that_was_spared()
+-> anyhow::Result<()> {
+    // More than one batch, of which the first is closed.
+    const EACH: usize = 400;
+    let mut three = Three::new("half-closed")?;
+    // Older than the enforcer, denied from the first, and spared.
+    let mut old = three.sandbox.actor("web")?;
+    ask(&mut three.orders, &kept::Request::Serve { at: at(8082), accept: true })?;
+    open(&mut old, at(8082), Transport::Tcp, 3)?;
+    let services = SERVICES.replacen("services:", "defaults: { existing: keep }\nservices:", 1);
+    let directory = three.sandbox.write_policy(&format!("{services}{BOTH}"))?;
+    let mut command = three.sandbox.staying_command(&directory)?;
+    command.env(failpoint::VARIABLE, "connections-closed");
+    let mut daemon = three.sandbox.start_daemon(command)?;
+    for _ in 0..3 {
+        let record = daemon.wait_for(|record| record["kind"] == "connection")?;
+        assert_eq!((&record["action"], &record["cause"]), (&"kept".into(), &"start".into()), "{record}");
+    }
+    ask(&mut three.orders, &kept::Request::AwaitKept(3))?;
+    ask(&mut three.orders, &kept::Request::Serve { at: at(8080), accept: true })?;
+    open(&mut three.web, at(8080), Transport::Tcp, EACH)?;
+    open(&mut three.shop, at(8080), Transport::Tcp, EACH)?;
+    ask(&mut three.orders, &kept::Request::AwaitKept(3 + 2 * EACH))?;
+    // What was spared is written down when the look has ended.
+    let swept = three.sandbox.state().join("swept.json");
+    let start = Instant::now();
+    while !swept.exists() {
+        ensure!(start.elapsed() < patience(REVOKED_AT_LAST), "nothing says what was spared");
+        std::thread::yield_now();
+    }
+    three.sandbox.write_policy(&format!("{services}{ONE}"))?;
+    daemon.signal(Signal::SIGHUP)?;
+    ensure!(!daemon.wait()?.success(), "it is not killed");
+    let some = tally_within(&mut three.web, 1, REVOKED_AT_LAST)?;
+    ensure!(some.alive > 0 && some.dead() > 0, "it was killed in the middle: {some:?}");
+    let daemon = three.sandbox.start_daemon(three.sandbox.staying_command(&directory)?)?;
+    let tallies = [
+        tally_within(&mut three.web, EACH, REVOKED_AT_LAST)?,
+        tally_within(&mut three.orders, EACH, REVOKED_AT_LAST)?,
+        tally(&mut three.shop, 0)?,
+        tally(&mut old, 0)?,
+    ];
+    let counts = tallies.each_ref().map(|tally| (tally.alive, tally.dead()));
+    assert_eq!(counts, [(0, EACH), (3 + EACH, EACH), (EACH, 0), (3, 0)], "{tallies:?}");
+    let finished = daemon.stop()?;
+    for record in finished.connections() {
+        check_record(record, "closed", "reload", 2)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn half_of_ten_thousand_die_within_a_second_and_none_of_the_others() -> anyhow::Result<()> {
+    const EACH: usize = 5_000;
+    let mut three = Three::new("ten-thousand")?;
     let mut daemon = three.sandbox.daemon(&format!("{SERVICES}{BOTH}"))?;
     three.connect(EACH)?;
     daemon.reload(&three.sandbox, &format!("{SERVICES}{ONE}"))?;
     let revoked = Instant::now();
-    let tallies = [tally(&mut three.web, EACH)?, tally(&mut three.orders, EACH)?, tally(&mut three.shop, 0)?];
+    let tallies = [
+        tally_within(&mut three.web, EACH, REVOKED_AT_LAST)?,
+        tally_within(&mut three.orders, EACH, REVOKED_AT_LAST)?,
+        tally(&mut three.shop, 0)?,
+    ];
     let took = revoked.elapsed();
     let counts = tallies.each_ref().map(|tally| (tally.alive, tally.dead()));
     assert_eq!(counts, [(0, EACH), (EACH, EACH), (EACH, 0)], "{tallies:?}");
-    assert!(took < patience(REVOKED_WITHIN), "dead at both ends after {took:?}");
+    writeln!(
+        std::io::stderr(),
+        "revoked: {EACH} of {} connections dead at both ends after {took:?}",
+        2 * EACH
+    )?;
+    // Beside other tests the time says more about these.
+    if slowness::is_alone() {
+        assert!(took < patience(REVOKED_WITHIN), "dead at both ends after {took:?}");
+    }
     all_speak(&mut [&mut three.shop], &mut three.orders, EACH)?;
     let finished = daemon.stop()?;
     assert_eq!(finished.connections().count(), EACH);

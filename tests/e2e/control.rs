@@ -1,7 +1,8 @@
 //! The control socket of a running daemon: what it tells, what it changes, and whom it does not serve.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use enforcer::control::api;
 use enforcer_tests::actor::{Request, Transport};
-use enforcer_tests::sandbox::{Sandbox, binary};
+use enforcer_tests::sandbox::{Neighbour, Sandbox, binary};
 use enforcer_tests::slowness::patience;
 use serde_json::{Value, json};
 
@@ -183,6 +184,73 @@ fn events_can_be_followed() -> anyhow::Result<()> {
     wait_for("application/x-ndjson")?;
     json(&sandbox.ask(&["reload", "-o", "json"])?)?;
     wait_for("\"kind\":\"policy\"")?;
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn a_follower_that_reads_too_late_is_told_what_it_lost_and_one_that_never_reads_disturbs_nobody()
+-> anyhow::Result<()> {
+    const TIMES: u64 = 12_000;
+    let sandbox = Sandbox::new("slow")?;
+    sandbox.make_cgroup("web")?;
+    let neighbour = sandbox.neighbour(&[])?;
+    let mut daemon = sandbox.daemon(POLICY)?;
+    let follow = || -> anyhow::Result<BufReader<UnixStream>> {
+        let mut stream = UnixStream::connect(sandbox.control())?;
+        stream.set_read_timeout(Some(patience(Duration::from_secs(20))))?;
+        stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: enforcer\r\n\r\n")?;
+        let (mut stream, mut line) = (BufReader::new(stream), String::new());
+        // The head: from here on everything is followed.
+        while line != "\r\n" {
+            line.clear();
+            ensure!(stream.read_line(&mut line)? > 0, "it is not answered");
+        }
+        Ok(stream)
+    };
+    let silent = (0..15).map(|_| follow()).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut late = follow()?;
+    assert_eq!(call(&sandbox, "GET", "/v1/events", "")?.0, 503, "there is no room for one more");
+    let to = SocketAddr::new(Neighbour::FAR.into(), 7000);
+    let flood = sandbox.actor("web")?.ask(&Request::Flood { to, times: TIMES })?;
+    assert_eq!(flood.text, TIMES.to_string(), "{flood:?}");
+    // Whoever does not read keeps nobody else waiting.
+    json(&sandbox.ask(&["status", "-o", "json"])?)?;
+    json(&sandbox.ask(&["reload", "-o", "json"])?)?;
+    let last = daemon.wait_for(|record| record["kind"] == "policy")?;
+    let (mut sequences, mut lost) = (Vec::new(), 0);
+    while sequences.last() != last["sequence"].as_u64().as_ref() {
+        let mut line = String::new();
+        ensure!(late.read_line(&mut line)? > 0, "it ended after {} records", sequences.len());
+        // Between the lines stand the lengths of chunks.
+        let Ok(record) = serde_json::from_str::<Value>(&line) else { continue };
+        if record["cause"] == "slow-reader" {
+            lost += record["count"].as_u64().context("no count")?;
+        } else {
+            sequences.extend(record["sequence"].as_u64());
+        }
+    }
+    ensure!(lost > 0, "{} records and none was lost", sequences.len());
+    assert!(sequences.is_sorted(), "they come in their order");
+    let (first, last) = (sequences[0], sequences[sequences.len() - 1]);
+    assert_eq!(u64::try_from(sequences.len())? + lost, last - first + 1, "all are told or counted");
+    drop((silent, neighbour));
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn a_client_that_takes_too_long_to_ask_is_let_go() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("dawdling")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let start = Instant::now();
+    let mut half = UnixStream::connect(sandbox.control())?;
+    half.write_all(b"GET /v1/mode HTTP/1.1\r\nhost: enf")?;
+    half.set_read_timeout(Some(patience(Duration::from_secs(60))))?;
+    let mut answer = Vec::new();
+    half.read_to_end(&mut answer)?;
+    let took = start.elapsed();
+    ensure!(took > Duration::from_secs(9), "it is let go after {took:?}");
+    ensure!(!String::from_utf8_lossy(&answer).contains("200 OK"), "{answer:?}");
+    json(&sandbox.ask(&["status", "-o", "json"])?)?;
     daemon.stop()?.check_totals()
 }
 

@@ -25,3 +25,4 @@ mod software;
 mod start;
 mod systemd;
 mod udp;
+mod watch;

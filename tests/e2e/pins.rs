@@ -699,7 +699,9 @@ fn after_a_crash_at_any_point_the_old_policy_or_the_new_one_is_in_force() -> any
     let (mut now, mut next) = (ODD, EVEN);
     let mut refused = 0;
     for point in failpoint::ALL {
-        if point.starts_with("detach") || ["maps-emptied", "link-attached"].contains(point) {
+        if point.starts_with("detach")
+            || ["maps-emptied", "link-attached", "connections-closed"].contains(point)
+        {
             continue;
         }
         // Twice: the policy on the disk is another than that in force, and it is reloaded to the first again.

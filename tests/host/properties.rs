@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use enforcer::identities::Identities;
 use enforcer::policy::{Cidr, ContainerSelector, Network, Peer, Policy, PortRange, Ports, Selector};
-use enforcer_common::{Identity, Mode, Protocol, Tables as _};
+use enforcer::tables::Tables;
+use enforcer::tables::diff::{self, diff};
+use enforcer_common::{Identity, Mode, Protocol, Reason, Tables as _};
 use enforcer_tests::compiled::{Compiled, address};
 use enforcer_tests::oracle::{self, Attempt, End};
 use enforcer_tests::sketch;
@@ -25,6 +28,43 @@ proptest! {
         let compiled = Compiled::of(&policy).expect("small policies fit");
         for attempt in attempts {
             prop_assert_eq!(compiled.answer(&attempt), oracle::answer(&policy, &attempt), "{:?}", attempt);
+        }
+    }
+
+    #[test]
+    fn a_comparison_tells_exactly_what_the_oracle_answers_otherwise(
+        before in policies(),
+        after in policies(),
+        attempts in vec(attempts(), ATTEMPTS),
+    ) {
+        let mut identities = Identities::default();
+        let old = Tables::compile(&before, &mut identities, 1).expect("small policies fit");
+        let new = Tables::compile(&after, &mut identities, 2).expect("small policies fit");
+        let diff = diff(&old, &new, &identities);
+        for attempt in attempts {
+            // A reply follows what it answers, and of who is not known a policy says nothing.
+            let attempt = Attempt { reply_port: None, ..attempt };
+            let ends = [attempt.from, attempt.to];
+            let is_nobody = |end: &End| matches!(end, End::Unknown | End::Pending);
+            let concerns_a_service = ends.iter().any(|end| matches!(end, End::Service(_)));
+            if ends.iter().any(is_nobody) || ends[0] == ends[1] || !concerns_a_service {
+                continue;
+            }
+            let permits = |policy| oracle::answer(policy, &attempt).reason == Reason::RuleAllows;
+            let wanted: &[bool] = match (permits(&before), permits(&after)) {
+                (false, true) => &[true],
+                (true, false) => &[false],
+                (true, true) | (false, false) => &[],
+            };
+            let [from, to] = ends.map(|end| diff::End { before: called(&before, end), after: called(&after, end) });
+            let told: Vec<bool> = diff
+                .pairs
+                .iter()
+                .filter(|pair| (&pair.from, &pair.to) == (&from, &to))
+                .filter(|pair| pair.ports.contains(attempt.protocol, attempt.port))
+                .map(|pair| pair.opened)
+                .collect();
+            prop_assert_eq!(&told[..], wanted, "{:?} in {:?}", attempt, diff.pairs);
         }
     }
 
@@ -70,6 +110,19 @@ proptest! {
             prop_assert_ne!(around, *identity, "{:?}", prefix);
         }
     }
+}
+
+/// What a policy calls an end: a service, or the networks that an address is in.
+fn called(policy: &Policy, end: End) -> String {
+    let End::Address(ip) = end else {
+        return match end {
+            End::Service(number) => policy.services[number].name.clone(),
+            _ => String::from("unmanaged"),
+        };
+    };
+    let networks = policy.networks.iter().filter(|network| oracle::is_in(network, ip));
+    let names: Vec<&str> = networks.map(|network| network.name.as_str()).collect();
+    if names.is_empty() { String::from("world") } else { names.join(",") }
 }
 
 fn policies() -> impl Strategy<Value = Policy> {

@@ -109,7 +109,11 @@ impl<'a, W: Write> Demo<'a, W> {
         // In the subtree it ends together with everything else, however the demo ends.
         let mut command = sandbox.command("enforcer", binary("enforcer")?)?;
         command.arg("run").arg("--policy").arg(sandbox.write_policy(POLICY)?).args(["--control", "none"]);
-        command.arg("--cgroup-root").arg(sandbox.cgroup()).args(["--log-allowed", "--detach-on-exit"]);
+        command.arg("--cgroup-root").arg(sandbox.cgroup()).args([
+            "--log-allowed",
+            "--detach-on-exit",
+            "--no-watch",
+        ]);
         let daemon = sandbox.start_daemon(command)?;
         let root = sandbox.path_of("");
         let root = root.trim_end_matches('/');

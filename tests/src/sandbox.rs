@@ -321,6 +321,18 @@ impl Sandbox {
     ///
     /// The policy cannot be written.
     pub fn daemon_command(&self, policy: &str) -> anyhow::Result<Command> {
+        let mut command = self.watching_command(policy)?;
+        // Most tests say when a policy is to be reloaded.
+        command.arg("--no-watch");
+        Ok(command)
+    }
+
+    /// The same, of a daemon that notices by itself that the policy has changed.
+    ///
+    /// # Errors
+    ///
+    /// The policy cannot be written.
+    pub fn watching_command(&self, policy: &str) -> anyhow::Result<Command> {
         let policy = self.write_policy(policy)?;
         let mut command = Command::new(binary("enforcer")?);
         command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(&self.cgroup);
@@ -338,7 +350,7 @@ impl Sandbox {
         let mut command = Command::new(binary("enforcer")?);
         command.arg("run").arg("--policy").arg(policy).arg("--cgroup-root").arg(&self.cgroup);
         command.arg("--pin-dir").arg(self.pins()).arg("--state-dir").arg(self.state());
-        command.arg("--control").arg(self.control());
+        command.arg("--control").arg(self.control()).arg("--no-watch");
         Ok(command)
     }
 

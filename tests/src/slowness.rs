@@ -1,4 +1,4 @@
-//! How much longer everything may take where programs run in an emulated machine.
+//! How much longer everything may take where programs run in an emulated machine or beside others.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -18,4 +18,12 @@ static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
 /// A time-out for this machine, from what it is on a usual one.
 pub fn patience(usual: Duration) -> Duration {
     usual * *SLOWNESS
+}
+
+/// The variable that is set where one test runs at a time and nothing else does.
+pub const ALONE: &str = "ENFORCER_TEST_ALONE";
+
+/// Whether times on the wall may be judged: beside other tests and builds they are only told.
+pub fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
 }

@@ -38,7 +38,8 @@ pub(crate) fn run(workspace: &Path, args: &Args) -> Result<()> {
     let mut test = Command::new("cargo");
     test.args(["test", "--quiet", "--package", "enforcer-tests", "--features", "e2e", "--test", "e2e"]);
     // One at a time, so that the figures are of this one alone.
-    test.args(["--", "pins::", "--nocapture", "--test-threads=1"]);
+    test.args(["--", "pins::", "connections::", "--nocapture", "--test-threads=1"]);
+    test.env("ENFORCER_TEST_ALONE", "1");
     test.env("ENFORCER_TEST_KILLS", args.kills.to_string());
     test.env("ENFORCER_TEST_UPGRADES", args.upgrades.to_string());
     test.env("ENFORCER_TEST_TAMPERINGS", args.tamperings.to_string());

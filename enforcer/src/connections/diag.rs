@@ -331,6 +331,8 @@ fn state(protocol: Protocol, state: u8) -> State {
 struct TcpInfo {
     unacked: u32,
     last_data_sent: u32,
+    last_data_recv: u32,
+    busy_time: u64,
     bytes_acked: u64,
     bytes_received: u64,
     bytes_sent: u64,
@@ -341,6 +343,8 @@ impl TcpInfo {
     /// Where the fields lie.
     const UNACKED: usize = 24;
     const LAST_DATA_SENT: usize = 44;
+    const LAST_DATA_RECV: usize = 52;
+    const BUSY_TIME: usize = 168;
     const BYTES_ACKED: usize = 120;
     const BYTES_RECEIVED: usize = 128;
     const BYTES_SENT: usize = 200;
@@ -352,6 +356,8 @@ impl TcpInfo {
         Some(Self {
             unacked: u32_at(Self::UNACKED)?,
             last_data_sent: u32_at(Self::LAST_DATA_SENT)?,
+            last_data_recv: u32_at(Self::LAST_DATA_RECV)?,
+            busy_time: u64_at(Self::BUSY_TIME)?,
             bytes_acked: u64_at(Self::BYTES_ACKED)?,
             bytes_received: u64_at(Self::BYTES_RECEIVED)?,
             bytes_sent: u64_at(Self::BYTES_SENT)?,
@@ -385,6 +391,8 @@ impl TcpInfo {
             sent: self.bytes_acked.saturating_sub(syn),
             received: self.bytes_received,
             idle: self.last_data_sent,
+            // The last one counts microseconds.
+            age: u64::from(self.last_data_sent.max(self.last_data_recv)).max(self.busy_time / 1000),
         }
     }
 }

@@ -10,17 +10,19 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
-use enforcer_common::{Address, Decision, Identity, Mode, Reason, Verdict};
+use enforcer_common::layout::Owner;
+use enforcer_common::{Decision, Mode, Reason, Verdict};
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc as reports;
 
+use super::in_force::InForce;
 use super::survey::Survey;
 use super::{Connection, Judgement, Snapshot, judge};
+use crate::failpoint;
 use crate::kernel::{CgroupOwners, MapError};
 use crate::policy::Existing;
 use crate::revision::Revision;
-use crate::tables::Tables;
 
 /// Looks at most that one order takes: each finds what the one before could not see yet.
 const MAX_LOOKS: u32 = 16;
@@ -116,7 +118,16 @@ pub enum Report {
     /// Something kept connections from being judged or closed.
     Trouble(String),
     /// All connections have been judged by the policy of this revision.
-    Done(Cause, u32, Duration),
+    Done {
+        /// Why.
+        cause: Cause,
+        /// Which.
+        revision: u32,
+        /// How long it took.
+        took: Duration,
+        /// The sockets that are older than the enforcer.
+        older: Older,
+    },
 }
 
 /// What became of one connection.
@@ -130,6 +141,16 @@ pub struct Told {
     pub error: Option<String>,
 }
 
+/// Sockets that are older than the enforcer, by their cookies, which are good until the next boot.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Older {
+    /// Those that were let live.
+    pub spared: HashSet<u64>,
+    /// Those with an end of which it is not known yet who it is.
+    pub undecided: HashSet<u64>,
+}
+
 /// The thread, as the daemon speaks with it.
 pub struct Sweeper {
     orders: mpsc::Sender<Order>,
@@ -137,7 +158,14 @@ pub struct Sweeper {
     ending: Arc<AtomicBool>,
 }
 
-struct Order {
+enum Order {
+    Judge(Sentence),
+    /// Leave everything alone until the next order.
+    Wait,
+}
+
+/// By what connections are judged.
+struct Sentence {
     cause: Cause,
     revision: Arc<Revision>,
     owners: CgroupOwners,
@@ -145,24 +173,17 @@ struct Order {
 
 impl Sweeper {
     /// Starts the thread. It judges connections of the cgroups in the subtree at `subtree`, the path from the top of the
-    /// cgroup tree.
+    /// cgroup tree. `older` is what an earlier daemon knew of sockets that are older than the enforcer.
     ///
     /// # Errors
     ///
     /// There is no room for a thread.
-    pub fn start(subtree: PathBuf) -> io::Result<Self> {
+    pub fn start(subtree: PathBuf, older: Older) -> io::Result<Self> {
         let (orders, incoming) = mpsc::channel();
         let (outgoing, reports) = reports::channel(MAX_WAITING);
         let ending = Arc::new(AtomicBool::new(false));
-        let worker = Worker {
-            subtree,
-            incoming,
-            outgoing,
-            ending: ending.clone(),
-            spared: HashSet::new(),
-            undecided: HashSet::new(),
-            unreadable: HashSet::new(),
-        };
+        let worker =
+            Worker { subtree, incoming, outgoing, ending: ending.clone(), older, unreadable: HashSet::new() };
         thread::Builder::new().name(String::from("connections")).spawn(move || worker.run())?;
         Ok(Self { orders, reports, ending })
     }
@@ -173,7 +194,19 @@ impl Sweeper {
     ///
     /// The thread has ended.
     pub fn order(&self, cause: Cause, revision: Arc<Revision>, owners: CgroupOwners) -> io::Result<()> {
-        let order = Order { cause, revision, owners };
+        self.send(Order::Judge(Sentence { cause, revision, owners }))
+    }
+
+    /// Has every connection left alone until the next order, also by one that is under way.
+    ///
+    /// # Errors
+    ///
+    /// The thread has ended.
+    pub fn wait(&self) -> io::Result<()> {
+        self.send(Order::Wait)
+    }
+
+    fn send(&self, order: Order) -> io::Result<()> {
         self.orders.send(order).map_err(|_ended| io::Error::other("the thread for connections has ended"))
     }
 
@@ -195,10 +228,7 @@ struct Worker {
     incoming: mpsc::Receiver<Order>,
     outgoing: reports::Sender<Report>,
     ending: Arc<AtomicBool>,
-    /// Cookies of sockets that are older than the enforcer and were let live.
-    spared: HashSet<u64>,
-    /// Cookies of sockets that are older than the enforcer and have an end of which it is not known yet who it is.
-    undecided: HashSet<u64>,
+    older: Older,
     /// What was said already of namespaces that cannot be read.
     unreadable: HashSet<String>,
 }
@@ -228,8 +258,11 @@ impl Worker {
     fn run(mut self) {
         let mut next = self.incoming.recv().ok();
         while let Some(order) = next.take() {
-            let order = self.newest(order);
-            match self.serve(&order) {
+            let served = match self.newest(order) {
+                Order::Judge(order) => self.serve(&order),
+                Order::Wait => Ok(None),
+            };
+            match served {
                 Ok(Some(newer)) => next = Some(newer),
                 Ok(None) => next = self.incoming.recv().ok(),
                 Err(Ended) => return,
@@ -240,20 +273,23 @@ impl Worker {
     /// The last of the orders that wait, so that a thousand containers which become known are not looked at a thousand
     /// times. The first one of all is never passed over: it alone knows what is older than the enforcer.
     fn newest(&self, mut order: Order) -> Order {
-        while order.cause != Cause::Start
-            && let Ok(mut newer) = self.incoming.try_recv()
-        {
-            if order.cause == Cause::Reload {
+        loop {
+            if let Order::Judge(Sentence { cause: Cause::Start, .. }) = order {
+                return order;
+            }
+            let Ok(mut newer) = self.incoming.try_recv() else { return order };
+            if let (Order::Judge(Sentence { cause: Cause::Reload, .. }), Order::Judge(newer)) =
+                (&order, &mut newer)
+            {
                 newer.cause = Cause::Reload;
             }
             order = newer;
         }
-        order
     }
 
     /// Looks until nothing is found any longer, and once more when everything has settled. Returns a newer order if one
     /// has come, which judges everything again.
-    fn serve(&mut self, order: &Order) -> Result<Option<Order>, Ended> {
+    fn serve(&mut self, order: &Sentence) -> Result<Option<Order>, Ended> {
         let start = Instant::now();
         let mut progress = Progress::default();
         let mut settled = false;
@@ -275,39 +311,44 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => return Err(Ended),
             }
         }
-        self.tell(Report::Done(order.cause, order.revision.tables.revision, start.elapsed()))?;
+        self.tell(Report::Done {
+            cause: order.cause,
+            revision: order.revision.tables.revision,
+            took: start.elapsed(),
+            older: self.older.clone(),
+        })?;
         Ok(None)
     }
 
-    fn look(&mut self, order: &Order, progress: &mut Progress) -> Result<Result<Look, MapError>, Ended> {
+    fn look(&mut self, order: &Sentence, progress: &mut Progress) -> Result<Result<Look, MapError>, Ended> {
         let mut survey = Survey::take(&self.subtree);
         for trouble in std::mem::take(&mut survey.snapshot.unreadable) {
             if self.unreadable.insert(trouble.clone()) {
                 self.tell(Report::Trouble(trouble))?;
             }
         }
-        let in_force = match InForce::new(order, &survey.snapshot) {
-            Ok(in_force) => in_force,
+        let in_force = match owners(&order.owners, &survey.snapshot) {
+            Ok(owners) => InForce::new(&order.revision.tables, owners),
             Err(err) => return Ok(Err(err)),
         };
         let Judgement { connections, .. } = judge(&survey.snapshot, &in_force);
         let alive: HashSet<u64> = survey.snapshot.sockets.iter().map(|socket| socket.cookie).collect();
-        self.spared.retain(|cookie| alive.contains(cookie));
-        self.undecided.retain(|cookie| alive.contains(cookie));
+        self.older.spared.retain(|cookie| alive.contains(cookie));
+        self.older.undecided.retain(|cookie| alive.contains(cookie));
 
         let mut look = Look::default();
         let (mut told, mut closing) = (Vec::new(), Vec::new());
         for connection in connections {
             let cookies: Vec<u64> =
                 connection.sockets().map(|place| survey.snapshot.sockets[place].cookie).collect();
-            let spared = cookies.iter().any(|cookie| self.spared.contains(cookie));
+            let spared = cookies.iter().any(|cookie| self.older.spared.contains(cookie));
             if is_pending(&connection.decision) {
                 if order.cause == Cause::Start {
-                    self.undecided.extend(&cookies);
+                    self.older.undecided.extend(&cookies);
                 }
                 continue;
             }
-            let undecided = cookies.iter().any(|cookie| self.undecided.contains(cookie));
+            let undecided = cookies.iter().any(|cookie| self.older.undecided.contains(cookie));
             let cause = if undecided { Cause::Start } else { order.cause };
             let Some(action) = action(cause, order.revision.tables.existing, spared, &connection.decision)
             else {
@@ -327,7 +368,7 @@ impl Worker {
                 continue;
             }
             if cause == Cause::Start && order.revision.tables.existing != Existing::Close {
-                self.spared.extend(&cookies);
+                self.older.spared.extend(&cookies);
             }
             if is_new {
                 look.found += 1;
@@ -341,17 +382,18 @@ impl Worker {
             }
             let mut told = close(&mut survey, batch);
             self.tell_all(order, &mut told)?;
+            failpoint::pass("connections-closed");
         }
         Ok(Ok(look))
     }
 
     fn decided(&mut self, cookies: &[u64]) {
         for cookie in cookies {
-            self.undecided.remove(cookie);
+            self.older.undecided.remove(cookie);
         }
     }
 
-    fn tell_all(&self, order: &Order, told: &mut Vec<Told>) -> Result<(), Ended> {
+    fn tell_all(&self, order: &Sentence, told: &mut Vec<Told>) -> Result<(), Ended> {
         while !told.is_empty() {
             let rest = told.split_off(told.len().min(BATCH));
             let batch = std::mem::replace(told, rest);
@@ -405,43 +447,14 @@ fn outcome(said: &[io::Result<()>]) -> Option<(Action, Option<String>)> {
     Some((Action::Failed, Some(format!("close connection: {err}{hint}"))))
 }
 
-/// A policy with the owners of the cgroups that sockets of a snapshot are of, so that one judgement sees one state.
-struct InForce<'a> {
-    tables: &'a Tables,
-    owners: HashMap<u64, Owner>,
-}
-
-impl<'a> InForce<'a> {
-    fn new(order: &'a Order, snapshot: &Snapshot) -> Result<Self, MapError> {
-        let ids: HashSet<u64> = snapshot.sockets.iter().filter_map(|socket| socket.cgroup).collect();
-        let mut owners = HashMap::with_capacity(ids.len());
-        for id in ids {
-            if let Some(owner) = order.owners.owner(id)? {
-                owners.insert(id, owner);
-            }
+/// The owners of the cgroups that sockets of a snapshot are of.
+fn owners(of: &CgroupOwners, snapshot: &Snapshot) -> Result<HashMap<u64, Owner>, MapError> {
+    let ids: HashSet<u64> = snapshot.sockets.iter().filter_map(|socket| socket.cgroup).collect();
+    let mut owners = HashMap::with_capacity(ids.len());
+    for id in ids {
+        if let Some(owner) = of.owner(id)? {
+            owners.insert(id, owner);
         }
-        Ok(Self { tables: &order.revision.tables, owners })
     }
-}
-
-impl enforcer_common::Tables for InForce<'_> {
-    fn cgroup(&self, id: u64) -> Option<Owner> {
-        self.owners.get(&id).copied()
-    }
-
-    fn network(&self, address: &Address) -> Option<Identity> {
-        enforcer_common::Tables::network(self.tables, address)
-    }
-
-    fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
-        enforcer_common::Tables::edge(self.tables, key)
-    }
-
-    fn reserved(&self, key: &PortKey) -> Option<Owner> {
-        enforcer_common::Tables::reserved(self.tables, key)
-    }
-
-    fn names_protocol(&self, key: &ProtocolKey) -> bool {
-        enforcer_common::Tables::names_protocol(self.tables, key)
-    }
+    Ok(owners)
 }

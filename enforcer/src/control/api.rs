@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// Every path, with the method that it is for. `openapi.yaml` has the same ones.
-pub const ENDPOINTS: [(&str, &str); 11] = [
+pub const ENDPOINTS: [(&str, &str); 12] = [
     ("GET", "/v1/status"),
     ("GET", "/v1/services"),
     ("GET", "/v1/identity"),
+    ("GET", "/v1/connections"),
     ("GET", "/v1/mode"),
     ("GET", "/v1/policy"),
     ("POST", "/v1/policy/diff"),
@@ -335,6 +336,59 @@ pub struct Miss {
     pub why: String,
 }
 
+/// Answer of `GET /v1/connections`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Connections {
+    /// The revision by which they are judged.
+    pub revision: u32,
+    /// Network namespaces that could not be read, and why.
+    pub unreadable: Vec<String>,
+    /// Those that concern a declared service.
+    pub connections: Vec<Connection>,
+}
+
+/// A live connection, judged as if it were opened now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Connection {
+    /// Who opened it, as far as can be told.
+    pub from: ConnectionEnd,
+    /// Who answers.
+    pub to: ConnectionEnd,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// How far it has come: `opening`, `answering`, `open` or `closing`.
+    pub state: String,
+    /// `allow` or `deny`.
+    pub verdict: String,
+    /// `enforce`, or `audit` where every declared end is in that mode.
+    pub mode: String,
+    /// The word for the reason, as records have it.
+    pub reason: String,
+    /// The rule that permits it.
+    pub rule: Option<String>,
+    /// Whether it is older than the policy, which would refuse it.
+    pub outdated: bool,
+    /// Milliseconds that it is old at least; the kernel does not tell more. None for UDP.
+    pub age_ms_at_least: Option<u64>,
+    /// Bytes that went from the one that opened it and were confirmed; none for UDP.
+    pub sent: Option<u64>,
+    /// Bytes that came back.
+    pub received: Option<u64>,
+}
+
+/// One end of a live connection.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct ConnectionEnd {
+    /// A service, `unmanaged`, `unknown`, `world`, or networks.
+    pub service: String,
+    /// Its cgroup; none for an address of another host.
+    pub cgroup: Option<String>,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+}
+
 /// Answer of `GET /v1/mode`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Modes {
@@ -396,6 +450,9 @@ pub struct Diff {
     pub services: Vec<ServiceChange>,
     /// Ports that are reserved otherwise.
     pub reserved: Vec<ReservedChange>,
+    /// Live connections that the new policy would close, as they were a moment ago; none is told where it is in force
+    /// already, since records tell what it has closed.
+    pub dying: Option<Vec<Connection>>,
 }
 
 /// Ports that are opened or closed between two ends.

@@ -7,6 +7,8 @@ use nix::unistd::Group;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::audit;
+
 /// Members of this group may read, if the host has it.
 pub const GROUP: &str = "enforcer";
 
@@ -40,6 +42,12 @@ pub enum Refused {
 /// The group database cannot be read.
 pub fn readers() -> nix::Result<Option<u32>> {
     Ok(Group::from_name(GROUP)?.map(|group| group.gid.as_raw()))
+}
+
+/// The process that connected `socket`; none if the kernel does not tell.
+pub fn who<F: AsFd>(socket: &F) -> Option<audit::Peer> {
+    let peer = getsockopt(socket, sockopt::PeerCredentials).ok()?;
+    Some(audit::Peer { pid: peer.pid(), uid: peer.uid() })
 }
 
 /// What the process that connected `socket` may do. `readers` is the group whose members may read.

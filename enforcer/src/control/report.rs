@@ -264,7 +264,7 @@ pub fn status(snapshot: &Snapshot, host: &Host) -> api::Status {
         degraded: Vec::new(),
         coverage,
     };
-    status.degraded = degraded(&status, snapshot.log.stuck, snapshot.refused.as_deref());
+    status.degraded = degraded(&status, snapshot);
     let policy = &snapshot.revision.policy;
     if let Some(text) = Ephemeral::read().ok().and_then(|ephemeral| ephemeral.advice(policy)) {
         status.degraded.push(api::Degradation { code: String::from("reserved-ports-ephemeral"), text });
@@ -284,7 +284,7 @@ fn kernel(snapshot: &Snapshot) -> api::Kernel {
 }
 
 /// What is not as it should be, and what to do about it.
-fn degraded(status: &api::Status, stuck: bool, refused: Option<&str>) -> Vec<api::Degradation> {
+fn degraded(status: &api::Status, snapshot: &Snapshot) -> Vec<api::Degradation> {
     let mut degraded = Vec::new();
     let mut tell = |code: &str, text: String| {
         degraded.push(api::Degradation { code: code.to_owned(), text });
@@ -298,7 +298,7 @@ fn degraded(status: &api::Status, stuck: bool, refused: Option<&str>) -> Vec<api
         let directory = &status.policy.directory;
         tell("applied", format!("a reload or a restart brings back what is in {directory}"));
     }
-    if let Some(refused) = refused {
+    if let Some(refused) = &snapshot.refused {
         let first = refused.lines().next().unwrap_or_default();
         tell("reload-refused", format!("the policy in {} cannot be used: {first}", status.policy.directory));
     }
@@ -322,8 +322,17 @@ fn degraded(status: &api::Status, stuck: bool, refused: Option<&str>) -> Vec<api
         let lost = status.events.lost;
         tell("events-lost", format!("{lost} decisions are counted and not in the audit log"));
     }
-    if stuck {
+    if snapshot.log.connections_untold > 0 {
+        let untold = snapshot.log.connections_untold;
+        tell("connections-untold", format!("{untold} records of live connections are not in the audit log"));
+    }
+    if snapshot.log.stuck {
         tell("audit-log", format!("the audit log {} takes nothing", status.events.audit));
+    }
+    if snapshot.refuses_new {
+        let text = "nothing new is permitted to services until decisions are written down again, as \
+                    `on_audit_loss: deny_new` wants it";
+        tell("refusing-new", text.to_owned());
     }
     if !status.coverage.overlapping_claims.is_empty() {
         let number = status.coverage.overlapping_claims.len();
@@ -801,6 +810,7 @@ pub fn changes(before: &Revision, after: &Revision) -> api::Diff {
                 after: change.after.clone(),
             })
             .collect(),
+        dying: None,
     }
 }
 

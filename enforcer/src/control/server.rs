@@ -31,9 +31,11 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, onesh
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use super::connections::Live;
 use super::peer::{self, Access, Refused};
 use super::report::{self, Host, Subject};
 use super::{Applied, Refusal, Request, Snapshot, api};
+use crate::audit;
 use crate::kernel::feature;
 use crate::revision::{InvalidPolicy, Revision};
 
@@ -208,6 +210,7 @@ struct Server {
 #[derive(Clone)]
 struct Client {
     access: Result<Access, Refused>,
+    peer: Option<audit::Peer>,
     /// Set by an answer that has no end.
     stays: Arc<AtomicBool>,
 }
@@ -228,14 +231,18 @@ async fn accept(listener: &UnixListener, readers: Option<u32>, server: &Arc<Serv
                 continue;
             }
         };
-        let access = peer::access(&stream, readers);
+        let (access, peer) = (peer::access(&stream, readers), peer::who(&stream));
         let slots = match access {
             Ok(Access::Change) => &roots,
             Ok(Access::Read) => &others,
             Err(_) => &strangers,
         };
         match slots.clone().try_acquire_owned() {
-            Ok(slot) => drop(tokio::spawn(converse(stream, access, app.clone(), slot))),
+            Ok(slot) => {
+                let stays = Arc::new(AtomicBool::new(false));
+                let client = Client { access, peer, stays };
+                drop(tokio::spawn(converse(stream, client, app.clone(), slot)));
+            }
             Err(_) => turn_away(&stream),
         }
     }
@@ -262,14 +269,9 @@ fn turn_away(stream: &UnixStream) {
     }
 }
 
-async fn converse(
-    stream: UnixStream,
-    access: Result<Access, Refused>,
-    app: Router,
-    slot: OwnedSemaphorePermit,
-) {
-    let stays = Arc::new(AtomicBool::new(false));
-    let app = app.layer(Extension(Client { access, stays: stays.clone() }));
+async fn converse(stream: UnixStream, client: Client, app: Router, slot: OwnedSemaphorePermit) {
+    let stays = client.stays.clone();
+    let app = app.layer(Extension(client));
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -298,6 +300,7 @@ fn app(server: &Arc<Server>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/services", get(services))
         .route("/v1/identity", get(identity))
+        .route("/v1/connections", get(connections))
         .route("/v1/mode", get(mode))
         .route("/v1/policy", get(policy))
         .route("/v1/policy/diff", post(diff))
@@ -469,17 +472,43 @@ async fn policy(State(server): State<Arc<Server>>) -> Answer<api::Policy> {
     work(move || Ok(Json(report::policy(&snapshot)))).await
 }
 
-async fn diff(State(server): State<Arc<Server>>, body: Body) -> Answer<api::Diff> {
-    let proposal = proposal(body).await?;
-    let before = server.snapshot().await?.revision;
-    work(move || {
-        let after = successor(&before, &proposal)?;
-        Ok(Json(report::changes(&before, &after)))
-    })
-    .await
+async fn connections(State(server): State<Arc<Server>>) -> Answer<api::Connections> {
+    let turn = server.looking.lock().await;
+    let snapshot = server.snapshot().await?;
+    let looked = work(move || {
+        let live = Live::look(&snapshot.subtree).map_err(|err| unseen(&err))?;
+        Ok(Json(live.connections(&snapshot).map_err(|err| unseen(&err))?))
+    });
+    let answer = looked.await;
+    drop(turn);
+    answer
 }
 
-async fn apply(State(server): State<Arc<Server>>, body: Body) -> Answer<api::Applied> {
+fn unseen(err: &io::Error) -> Failed {
+    Failed(StatusCode::INTERNAL_SERVER_ERROR, format!("look at live connections: {err}"))
+}
+
+async fn diff(State(server): State<Arc<Server>>, body: Body) -> Answer<api::Diff> {
+    let proposal = proposal(body).await?;
+    let turn = server.looking.lock().await;
+    let snapshot = server.snapshot().await?;
+    let compared = work(move || {
+        let after = successor(&snapshot.revision, &proposal)?;
+        let mut changes = report::changes(&snapshot.revision, &after);
+        let live = Live::look(&snapshot.subtree).map_err(|err| unseen(&err))?;
+        changes.dying = Some(live.dying(&snapshot, &after).map_err(|err| unseen(&err))?);
+        Ok(Json(changes))
+    });
+    let answer = compared.await;
+    drop(turn);
+    answer
+}
+
+async fn apply(
+    State(server): State<Arc<Server>>,
+    Extension(client): Extension<Client>,
+    body: Body,
+) -> Answer<api::Applied> {
     let proposal = Arc::new(proposal(body).await?);
     let confirm_within_seconds = proposal.confirm_within_seconds;
     let mut refused = Refusal::Overtaken;
@@ -488,7 +517,7 @@ async fn apply(State(server): State<Arc<Server>>, body: Body) -> Answer<api::App
         let compiled = proposal.clone();
         let revision = work(move || successor(&before, &compiled)).await?;
         let confirm_within = confirm_within_seconds.map(Duration::from_secs);
-        let wanted = Box::new(super::Proposal { revision, confirm_within });
+        let wanted = Box::new(super::Proposal { revision, confirm_within, by: client.peer });
         match server.ask(|answer| Request::Apply(wanted, answer)).await? {
             Ok(Applied { before, after }) => {
                 return work(move || {
@@ -530,13 +559,19 @@ async fn proposal(body: Body) -> Result<api::Proposal, Failed> {
     .await
 }
 
-async fn confirm(State(server): State<Arc<Server>>) -> Answer<api::InForce> {
-    let revision = server.ask(Request::Confirm).await??;
+async fn confirm(
+    State(server): State<Arc<Server>>,
+    Extension(client): Extension<Client>,
+) -> Answer<api::InForce> {
+    let revision = server.ask(|answer| Request::Confirm(client.peer, answer)).await??;
     Ok(Json(api::InForce { revision }))
 }
 
-async fn reload(State(server): State<Arc<Server>>) -> Answer<api::InForce> {
-    let reloaded = server.ask(Request::Reload).await?;
+async fn reload(
+    State(server): State<Arc<Server>>,
+    Extension(client): Extension<Client>,
+) -> Answer<api::InForce> {
+    let reloaded = server.ask(|answer| Request::Reload(client.peer, answer)).await?;
     let refused = |text| Failed(StatusCode::UNPROCESSABLE_ENTITY, text);
     Ok(Json(api::InForce { revision: reloaded.map_err(refused)? }))
 }

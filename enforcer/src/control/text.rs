@@ -1,10 +1,11 @@
 //! What the commands show people: short, aligned, readable without colour.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::api::{
-    Applied, Coverage, Diff, Endpoint, Identified, Identity, InForce, PairChange, Policy, Process, Services,
-    Status,
+    Applied, Connection, Connections, Coverage, Diff, Endpoint, Identified, Identity, InForce, PairChange,
+    Policy, Process, Services, Status,
 };
 
 /// Lines of one kind of finding that are shown; the JSON has all of them.
@@ -296,6 +297,61 @@ impl fmt::Display for InForce {
     }
 }
 
+/// Live connections that are alike, in one row.
+#[derive(Default)]
+struct Alike {
+    number: usize,
+    age: Option<u64>,
+    sent: u64,
+    received: u64,
+}
+
+/// One row for each pair of ends, port and answer, the largest groups first.
+fn alike(connections: &[Connection]) -> Vec<Vec<String>> {
+    let mut groups: BTreeMap<(bool, &str, &str, String, String), Alike> = BTreeMap::new();
+    for connection in connections {
+        let answer = match (&connection.rule, connection.verdict.as_str(), connection.outdated) {
+            (Some(rule), "allow", _) => format!("rule {rule}"),
+            (None, "allow", _) => connection.reason.clone(),
+            (_, _, true) => format!("{}, older than the policy", connection.reason),
+            (_, _, false) => format!("{} ({})", connection.reason, connection.mode),
+        };
+        let port = format!("{}/{}", connection.to.port, connection.protocol);
+        let key = (!connection.outdated, &*connection.from.service, &*connection.to.service, port, answer);
+        let group = groups.entry(key).or_default();
+        group.number += 1;
+        group.age = group.age.max(connection.age_ms_at_least);
+        group.sent += connection.sent.unwrap_or(0);
+        group.received += connection.received.unwrap_or(0);
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|((is_current, ..), group)| (*is_current, std::cmp::Reverse(group.number)));
+    let row = |((_, from, to, port, answer), group): ((bool, &str, &str, String, String), Alike)| {
+        vec![
+            count(group.number, "connection"),
+            format!("{from} -> {to}"),
+            port,
+            answer,
+            group.age.map_or_else(String::new, |age| format!("age {} s or more", age / 1000)),
+            format!("{} sent, {} received", group.sent, group.received),
+        ]
+    };
+    groups.into_iter().map(row).collect()
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.connections.is_empty() {
+            writeln!(f, "no live connection concerns a service")?;
+        }
+        some(f, "", &alike(&self.connections))?;
+        for unreadable in &self.unreadable {
+            writeln!(f, "not seen: {unreadable}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Diff {
     /// Whether the new policy does what the old one did.
     pub fn is_empty(&self) -> bool {
@@ -309,7 +365,7 @@ impl fmt::Display for Diff {
             writeln!(f, "{warning}\n")?;
         }
         if self.is_empty() {
-            return writeln!(f, "no change: it permits what revision {} does", self.revision);
+            writeln!(f, "no change: it permits what revision {} does", self.revision)?;
         }
         let row = |pair: &PairChange| {
             let by =
@@ -358,6 +414,10 @@ impl fmt::Display for Diff {
                 })
                 .collect();
             table(f, "  ", &rows)?;
+        }
+        if let Some(dying) = self.dying.as_ref().filter(|dying| !dying.is_empty()) {
+            writeln!(f, "live connections that it would close")?;
+            some(f, "  ", &alike(dying))?;
         }
         Ok(())
     }

@@ -196,6 +196,25 @@ impl Enforcement {
         self.maps.install(tables, enter_cgroups)
     }
 
+    /// Whether nothing new is permitted at present, since decisions cannot be told.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn refuses_new(&self) -> Result<bool, MapError> {
+        self.maps.refuses_new()
+    }
+
+    /// Permits nothing new from now on, if the policy in force wants that while decisions cannot be told, or again what it
+    /// permits. Returns whether this changes anything.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn refuse_new(&mut self, refuse: bool) -> Result<bool, MapError> {
+        self.maps.refuse_new(refuse)
+    }
+
     /// Whether the kernel itself identifies new cgroups, before a process can be in them. Otherwise the host must watch
     /// the tree and say [`set_cgroup`](Self::set_cgroup).
     pub fn identifies_cgroups(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::borrow::BorrowMut;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::thread;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::of_maps::ArrayOfMaps;
@@ -11,8 +12,8 @@ use aya::{Ebpf, Pod};
 use enforcer_common::claims::DEAD;
 use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::layout::{
-    Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Owner, Place, PortKey,
-    ProtocolKey, SocketNote,
+    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Owner, Place,
+    PortKey, ProtocolKey, SocketNote,
 };
 use enforcer_common::limits::MAX_CGROUPS;
 use enforcer_common::{Reason, names};
@@ -21,6 +22,7 @@ use thiserror::Error;
 use super::chain;
 use crate::failpoint;
 use crate::namespaces::Views;
+use crate::policy::OnAuditLoss;
 use crate::tables::Tables;
 
 /// `BPF_F_NO_PREALLOC`: memory is taken entry by entry, so a map may be declared large.
@@ -164,7 +166,7 @@ impl Maps {
         drop(maps.fill(0, &empty)?);
         maps.cgroups_in_force = maps.fill(1, &empty)?;
         maps.slot = 1;
-        write(names::ACTIVE, maps.active.set(0, 1, 0))?;
+        write(names::ACTIVE, maps.active.set(0, Active::new(1, false, false).0, 0))?;
         failpoint::pass("maps-emptied");
         Ok(maps)
     }
@@ -197,7 +199,7 @@ impl Maps {
     pub(super) fn adopt(object: &mut Ebpf) -> Result<Self, MapError> {
         let mut maps = Self::open(object)?;
         let map = names::ACTIVE;
-        maps.slot = maps.active.get(&0, 0).map_err(|cause| MapError::Read { map, cause })?;
+        maps.slot = maps.active()?.slot();
         match maps.slot {
             0 | 1 => {
                 let failed = |cause| MapError::Read { map: names::CGROUPS, cause };
@@ -220,6 +222,27 @@ impl Maps {
             devices: devices.map_err(failed(names::DEVICES))?,
             neighbours: neighbours.map_err(failed(names::NEIGHBOURS))?,
         })
+    }
+
+    fn active(&self) -> Result<Active, MapError> {
+        let active = self.active.get(&0, 0);
+        active.map(Active).map_err(|cause| MapError::Read { map: names::ACTIVE, cause })
+    }
+
+    /// Whether nothing new is permitted at present, since decisions cannot be told.
+    pub(super) fn refuses_new(&self) -> Result<bool, MapError> {
+        Ok(self.active()?.is_refusing())
+    }
+
+    /// Permits nothing new from now on, if the policy in force wants that while decisions cannot be told, or again what it
+    /// permits. Returns whether this changes anything.
+    pub(super) fn refuse_new(&mut self, refuse: bool) -> Result<bool, MapError> {
+        let active = self.active()?;
+        let next = Active::new(active.slot(), active.is_armed(), active.is_armed() && refuse);
+        if next != active {
+            write(names::ACTIVE, self.active.set(0, next.0, 0))?;
+        }
+        Ok(next != active)
     }
 
     /// The revision of the policy in force.
@@ -256,7 +279,9 @@ impl Maps {
         })?;
         failpoint::pass("cgroups-entered");
         may_write(names::ACTIVE)?;
-        write(names::ACTIVE, self.active.set(0, idle, 0))?;
+        let armed = tables.on_audit_loss == OnAuditLoss::DenyNew;
+        let active = Active::new(idle, armed, armed && self.active()?.is_refusing());
+        write(names::ACTIVE, self.active.set(0, active.0, 0))?;
         failpoint::pass("flipped");
         self.slot = idle;
         self.cgroups_in_force = cgroups;
@@ -270,25 +295,37 @@ impl Maps {
         failpoint::pass("slot-emptied");
         let claims = &tables.claims;
         let classes = array(names::CLASSES, std::slice::from_ref(&claims.classes))?;
-        write(names::CLASSES, self.classes.set(slot, &classes, 0))?;
         let transitions = array(names::TRANSITIONS, &claims.transitions)?;
-        write(names::TRANSITIONS, self.transitions.set(slot, &transitions, 0))?;
         let claimants = filled(names::CLAIMANTS, capacity(claims.claimants.len()), claims.claimants.iter())?;
-        write(names::CLAIMANTS, self.claimants.set(slot, &claimants, 0))?;
         failpoint::pass("slot-automaton");
         let edges = filled(names::EDGES, capacity(tables.edges.len()), tables.edges.iter())?;
-        write(names::EDGES, self.edges.set(slot, &edges, 0))?;
         failpoint::pass("slot-edges");
         let networks = networks(tables)?;
-        write(names::NETWORKS, self.networks.set(slot, &networks, 0))?;
         let reserved = filled(names::RESERVED, capacity(tables.reserved.len()), tables.reserved.iter())?;
-        write(names::RESERVED, self.reserved.set(slot, &reserved, 0))?;
         let protocols = filled(
             names::PROTOCOLS,
             capacity(tables.protocols.len()),
             tables.protocols.iter().map(|key| (key, &1)),
         )?;
-        write(names::PROTOCOLS, self.protocols.set(slot, &protocols, 0))?;
+        // Each of these waits for every program that may have seen what it replaces, which takes some 10 ms: side by side.
+        let outer = &mut *self;
+        thread::scope(|scope| {
+            let writes = [
+                (names::CLASSES, scope.spawn(|| outer.classes.set(slot, &classes, 0))),
+                (names::TRANSITIONS, scope.spawn(|| outer.transitions.set(slot, &transitions, 0))),
+                (names::CLAIMANTS, scope.spawn(|| outer.claimants.set(slot, &claimants, 0))),
+                (names::EDGES, scope.spawn(|| outer.edges.set(slot, &edges, 0))),
+                (names::NETWORKS, scope.spawn(|| outer.networks.set(slot, &networks, 0))),
+                (names::RESERVED, scope.spawn(|| outer.reserved.set(slot, &reserved, 0))),
+                (names::PROTOCOLS, scope.spawn(|| outer.protocols.set(slot, &protocols, 0))),
+            ];
+            writes.into_iter().try_for_each(|(map, write)| match write.join() {
+                Ok(written) => written.map_err(|cause| MapError::Write { map, cause }),
+                Err(_panic) => {
+                    Err(MapError::Open { map, cause: String::from("the thread that writes has failed") })
+                }
+            })
+        })?;
         write(names::REVISIONS, self.revisions.set(slot, tables.revision, 0))?;
         Ok(no_cgroups)
     }
@@ -443,6 +480,8 @@ fn filled<'a, K: Pod + 'a, V: Pod + PartialEq + 'a>(
     for (key, value) in entries.clone() {
         write(name, map.insert(key, value, 0))?;
     }
+    // Of an empty one too, which is about to be put into its place.
+    may_write(name)?;
     let number = entries.len();
     for (index, (key, value)) in entries.enumerate() {
         let found = map.get(key, 0).map_err(|cause| MapError::Read { map: name, cause })?;

@@ -10,7 +10,8 @@ use super::container::{self, ContainerSelector};
 use super::finding::{Findings, Problem, Severity, quoted};
 use super::tree::{Children, NodeId, Tree, Value};
 use super::{
-    Cidr, Existing, Network, OnUnsupported, Peer, Policy, PortRange, Ports, Rule, Selector, Service,
+    Cidr, Existing, Network, OnAuditLoss, OnUnsupported, Peer, Policy, PortRange, Ports, Rule, Selector,
+    Service,
 };
 
 mod value;
@@ -55,6 +56,7 @@ struct Parts<'t> {
     mode: Option<(At<'t>, Mode)>,
     on_unsupported: Option<(At<'t>, OnUnsupported)>,
     existing: Option<(At<'t>, Existing)>,
+    on_audit_loss: Option<(At<'t>, OnAuditLoss)>,
     services: Vec<Declared<'t>>,
     networks: Vec<Declared<'t>>,
     rules: Vec<At<'t>>,
@@ -120,7 +122,8 @@ impl<'t> Compiler<'t, '_> {
         let rules = self.rules(&parts.rules, &peers);
         let on_unsupported = parts.on_unsupported.map_or(OnUnsupported::Refuse, |(_, found)| found);
         let existing = parts.existing.map_or_else(Existing::default, |(_, existing)| existing);
-        Policy { services, networks, rules, on_unsupported, existing }
+        let on_audit_loss = parts.on_audit_loss.map_or_else(OnAuditLoss::default, |(_, choice)| choice);
+        Policy { services, networks, rules, on_unsupported, existing, on_audit_loss }
     }
 
     // The document and its sections.
@@ -167,8 +170,8 @@ impl<'t> Compiler<'t, '_> {
         allow: Option<At<'t>>,
     ) {
         if let Some(defaults) = defaults.filter(|at| !matches!(at.value(), Value::Null))
-            && let Some([mode, on_unsupported, existing]) =
-                self.fields(defaults, "`defaults`", ["mode", "on_unsupported", "existing"])
+            && let Some([mode, on_unsupported, existing, on_audit_loss]) =
+                self.fields(defaults, "`defaults`", ["mode", "on_unsupported", "existing", "on_audit_loss"])
         {
             self.once(&mut parts.mode, mode, "mode", value::parse_mode);
             self.once(
@@ -178,6 +181,7 @@ impl<'t> Compiler<'t, '_> {
                 value::parse_on_unsupported,
             );
             self.once(&mut parts.existing, existing, "`existing`", value::parse_existing);
+            self.once(&mut parts.on_audit_loss, on_audit_loss, "`on_audit_loss`", value::parse_on_audit_loss);
         }
         for (section, what, declared) in
             [(services, "service", &mut parts.services), (networks, "network", &mut parts.networks)]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use enforcer_common::{Mode, Protocol};
 
 use crate::policy::finding::{Problem, quoted};
-use crate::policy::{Cidr, Existing, OnUnsupported, PortRange};
+use crate::policy::{Cidr, Existing, OnAuditLoss, OnUnsupported, PortRange};
 
 /// Bytes of a name: it is a label in metrics and a key in maps.
 const MAX_NAME: usize = 63;
@@ -58,6 +58,20 @@ pub(super) fn parse_on_unsupported(text: &str) -> Result<OnUnsupported, Problem>
             let hint = suggest(text, ["refuse", "open"])
                 .unwrap_or_else(|| String::from("`on_unsupported` is `refuse` or `open`"));
             let message = format!("{} is no answer to a host that cannot enforce", quoted(text));
+            Err(Problem::new("unknown-choice", message).hint(hint))
+        }
+    }
+}
+
+/// Reads `count` or `deny_new`.
+pub(super) fn parse_on_audit_loss(text: &str) -> Result<OnAuditLoss, Problem> {
+    match text {
+        "count" => Ok(OnAuditLoss::Count),
+        "deny_new" => Ok(OnAuditLoss::DenyNew),
+        _ => {
+            let hint = suggest(text, ["count", "deny_new"])
+                .unwrap_or_else(|| String::from("`on_audit_loss` is `count` or `deny_new`"));
+            let message = format!("{} is no answer to decisions that cannot be written down", quoted(text));
             Err(Problem::new("unknown-choice", message).hint(hint))
         }
     }
