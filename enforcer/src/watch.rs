@@ -53,13 +53,11 @@ impl Watch {
                 Err(err) => return Err(err.into()),
             };
             for event in events {
-                // In the parent only the entry itself is of interest.
-                concerns |= Some(event.wd) != self.parent
-                    || event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)
-                    || event
-                        .name
-                        .as_ref()
-                        .is_some_and(|name: &OsString| Some(&**name) == self.policy.file_name());
+                let is_ours = |name: &OsString| Some(&**name) == self.policy.file_name();
+                // In the parent only the entry itself is of interest; of a directory that has been moved away, nothing is.
+                concerns |= event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)
+                    || self.directory.is_some_and(|(watched, _)| watched == event.wd)
+                    || (Some(event.wd) == self.parent && event.name.as_ref().is_some_and(is_ours));
                 if event.mask.contains(AddWatchFlags::IN_IGNORED) {
                     self.directory = self.directory.filter(|(watched, _)| *watched != event.wd);
                     self.parent = self.parent.filter(|watched| *watched != event.wd);

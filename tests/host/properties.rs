@@ -18,6 +18,8 @@ const SERVICES: usize = 3;
 const NETWORKS: usize = 3;
 const POLICIES: u32 = 2000;
 const ATTEMPTS: usize = 64;
+/// Pairs of policies that are compared, which takes longer.
+const COMPARED: u32 = 200;
 const _: () = assert!(POLICIES as usize * ATTEMPTS >= 100_000);
 
 proptest! {
@@ -28,43 +30,6 @@ proptest! {
         let compiled = Compiled::of(&policy).expect("small policies fit");
         for attempt in attempts {
             prop_assert_eq!(compiled.answer(&attempt), oracle::answer(&policy, &attempt), "{:?}", attempt);
-        }
-    }
-
-    #[test]
-    fn a_comparison_tells_exactly_what_the_oracle_answers_otherwise(
-        before in policies(),
-        after in policies(),
-        attempts in vec(attempts(), ATTEMPTS),
-    ) {
-        let mut identities = Identities::default();
-        let old = Tables::compile(&before, &mut identities, 1).expect("small policies fit");
-        let new = Tables::compile(&after, &mut identities, 2).expect("small policies fit");
-        let diff = diff(&old, &new, &identities);
-        for attempt in attempts {
-            // A reply follows what it answers, and of who is not known a policy says nothing.
-            let attempt = Attempt { reply_port: None, ..attempt };
-            let ends = [attempt.from, attempt.to];
-            let is_nobody = |end: &End| matches!(end, End::Unknown | End::Pending);
-            let concerns_a_service = ends.iter().any(|end| matches!(end, End::Service(_)));
-            if ends.iter().any(is_nobody) || ends[0] == ends[1] || !concerns_a_service {
-                continue;
-            }
-            let permits = |policy| oracle::answer(policy, &attempt).reason == Reason::RuleAllows;
-            let wanted: &[bool] = match (permits(&before), permits(&after)) {
-                (false, true) => &[true],
-                (true, false) => &[false],
-                (true, true) | (false, false) => &[],
-            };
-            let [from, to] = ends.map(|end| diff::End { before: called(&before, end), after: called(&after, end) });
-            let told: Vec<bool> = diff
-                .pairs
-                .iter()
-                .filter(|pair| (&pair.from, &pair.to) == (&from, &to))
-                .filter(|pair| pair.ports.contains(attempt.protocol, attempt.port))
-                .map(|pair| pair.opened)
-                .collect();
-            prop_assert_eq!(&told[..], wanted, "{:?} in {:?}", attempt, diff.pairs);
         }
     }
 
@@ -108,6 +73,47 @@ proptest! {
                 .max_by_key(|(other, _)| other.length)
                 .map_or(Identity::WORLD, |(_, identity)| *identity);
             prop_assert_ne!(around, *identity, "{:?}", prefix);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: COMPARED, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_comparison_tells_exactly_what_the_oracle_answers_otherwise(
+        before in policies(),
+        after in policies(),
+        attempts in vec(attempts(), ATTEMPTS),
+    ) {
+        let mut identities = Identities::default();
+        let old = Tables::compile(&before, &mut identities, 1).expect("small policies fit");
+        let new = Tables::compile(&after, &mut identities, 2).expect("small policies fit");
+        let diff = diff(&old, &new, &identities);
+        for attempt in attempts {
+            // A reply follows what it answers, and of who is not known a policy says nothing.
+            let attempt = Attempt { reply_port: None, ..attempt };
+            let ends = [attempt.from, attempt.to];
+            let is_nobody = |end: &End| matches!(end, End::Unknown | End::Pending);
+            let concerns_a_service = ends.iter().any(|end| matches!(end, End::Service(_)));
+            if ends.iter().any(is_nobody) || ends[0] == ends[1] || !concerns_a_service {
+                continue;
+            }
+            let permits = |policy| oracle::answer(policy, &attempt).reason == Reason::RuleAllows;
+            let wanted: &[bool] = match (permits(&before), permits(&after)) {
+                (false, true) => &[true],
+                (true, false) => &[false],
+                (true, true) | (false, false) => &[],
+            };
+            let [from, to] = ends.map(|end| diff::End { before: called(&before, end), after: called(&after, end) });
+            let told: Vec<bool> = diff
+                .pairs
+                .iter()
+                .filter(|pair| (&pair.from, &pair.to) == (&from, &to))
+                .filter(|pair| pair.ports.contains(attempt.protocol, attempt.port))
+                .map(|pair| pair.opened)
+                .collect();
+            prop_assert_eq!(&told[..], wanted, "{:?} in {:?}", attempt, diff.pairs);
         }
     }
 }
