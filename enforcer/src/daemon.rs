@@ -1100,6 +1100,15 @@ impl Daemon {
         })
     }
 
+    /// The own cgroup of the known container that a cgroup is or lies in.
+    fn container_around(&self, path: &Path) -> Option<PathBuf> {
+        // On most hosts there is none, and the tree need not be asked.
+        self.containers.iter().next()?;
+        let is_known =
+            |path: &&Path| self.subtree.id_at(path).is_some_and(|id| self.containers.get(id).is_some());
+        path.ancestors().find(is_known).map(Path::to_path_buf)
+    }
+
     /// Takes in what the watch has seen, where there is one.
     fn update_cgroups(&mut self) {
         let Some(watch) = &mut self.watch else { return };
@@ -1116,6 +1125,12 @@ impl Daemon {
                     let owner = self.revision.tables.owner_of_path(cgroups::bytes(&path));
                     let set = self.enforcement.set_cgroup(id, owner);
                     self.look_for_container(id, &path);
+                    // By its path alone it is less than what its container is known to be.
+                    if let Some(own) = self.container_around(&path)
+                        && let Err(err) = self.identify(&own)
+                    {
+                        error!("identify cgroup: {err:#}");
+                    }
                     self.names.insert(id, path);
                     set
                 }

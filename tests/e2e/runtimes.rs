@@ -2,6 +2,7 @@
 //! is known to be.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -153,6 +154,19 @@ fn whatever_containerd_answers_the_daemon_goes_on_and_a_container_stays_pending(
     whatever_a_runtime_answers("containerd", "kubepods/pod0c9ba5d1-49a7-4d21-9d43-2a5d9e9d0f3b/ID")
 }
 
+fn start(sandbox: &Sandbox, socket: &Path, without_btf: bool) -> anyhow::Result<Daemon> {
+    let mut command = sandbox.daemon_command(POLICY)?;
+    command.arg("--log-allowed").arg(format!("--runtime=docker={}", socket.display()));
+    if !without_btf {
+        return sandbox.start_daemon(command);
+    }
+    // As on a kernel that was built without a description of its types.
+    let mut hiding = sandbox.command("", "unshare")?;
+    hiding.args(["-m", "sh", "-c", "mount --bind /dev/null /sys/kernel/btf/vmlinux && exec \"$@\"", "sh"]);
+    hiding.arg(command.get_program()).args(command.get_args());
+    sandbox.start_daemon(hiding)
+}
+
 /// What lies in a container is the container's: made while it is pending, at the very moment at which it becomes known, and
 /// later.
 fn what_lies_in_a_container(name: &str, without_btf: bool) -> anyhow::Result<()> {
@@ -162,23 +176,7 @@ fn what_lies_in_a_container(name: &str, without_btf: bool) -> anyhow::Result<()>
     ensure!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
     let socket = sandbox.directory().join("runtime.sock");
     let hostile = Hostile::start(&socket, Manner::Closing)?;
-    let mut command = sandbox.daemon_command(POLICY)?;
-    command.arg("--log-allowed").arg(format!("--runtime=docker={}", socket.display()));
-    let daemon = if without_btf {
-        // As on a kernel that was built without a description of its types.
-        let mut hiding = sandbox.command("", "unshare")?;
-        hiding.args([
-            "-m",
-            "sh",
-            "-c",
-            "mount --bind /dev/null /sys/kernel/btf/vmlinux && exec \"$@\"",
-            "sh",
-        ]);
-        hiding.arg(command.get_program()).args(command.get_args());
-        sandbox.start_daemon(hiding)?
-    } else {
-        sandbox.start_daemon(command)?
-    };
+    let daemon = start(&sandbox, &socket, without_btf)?;
     let by = &daemon.records()[0]["cgroups_identified_by"];
     ensure!(*by == if without_btf { "daemon" } else { "kernel" }, "{by}");
 
@@ -217,6 +215,30 @@ fn what_lies_in_a_container(name: &str, without_btf: bool) -> anyhow::Result<()>
     let reasons = finished.attempts().filter(|attempt| attempt["reason"] == "source-pending").count();
     ensure!(reasons >= 1, "nobody was pending");
     finished.check_totals()
+}
+
+#[test]
+fn a_container_elsewhere_is_known_where_the_daemon_identifies_cgroups() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("elsewhere-inotify")?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    ensure!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let own = format!("shop/floor/{}", id(1));
+    let mut inside = sandbox.actor(&own)?;
+    let socket = sandbox.directory().join("runtime.sock");
+    let known = [(id(1), inspected(&id(1), "web-1", i64::from(inside.pid()), &json!({})))];
+    let _hostile = Hostile::start(&socket, Manner::Honest(known.into()))?;
+    let mut daemon = start(&sandbox, &socket, true)?;
+    let told = daemon.wait_for(|record| record["kind"] == "container")?;
+    ensure!(told["service"] == "web" && told["cgroup"] == sandbox.path_of(&own), "{told}");
+    ensure!(inside.ask(&connect()?)?.is_ok());
+    let mut late = sandbox.actor(&format!("{own}/late/deep"))?;
+    let start = Instant::now();
+    // For a moment the daemon does not know it.
+    while !late.ask(&connect()?)?.is_ok() {
+        ensure!(start.elapsed() < patience(Duration::from_secs(5)), "what lies in it is never its");
+    }
+    daemon.stop()?.check_totals()
 }
 
 /// Has an actor do something with the connections that it keeps.
