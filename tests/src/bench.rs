@@ -3,7 +3,8 @@
 //!
 //! [`workload`] is the policy and what each variant is told of it, [`variant`] sets one up in a sandbox of its own,
 //! [`load`] are the processes that call and answer, [`stats`] is what the kernel counts of its programs, [`figures`] makes
-//! medians and intervals of samples, and [`report`] tells all of it.
+//! medians and intervals of samples, [`goals`] judges them, and [`report`] tells all of it. What is not measured by rounds
+//! is in [`singles`].
 
 use std::fs;
 use std::io::Write as _;
@@ -17,14 +18,20 @@ use serde::Serialize;
 
 use self::load::{Deed, Done};
 use self::report::{Report, Series};
-use self::variant::{Fixture, Variant};
-use self::workload::{CLIENT, CONNECTIONS, DATAGRAMS, ROUND_TRIPS, STRANGER, STREAM, UNMANAGED, Workload};
+use self::variant::{Daemon, Fixture, Variant};
+use self::workload::{
+    CLIENT, CONNECTIONS, DATAGRAMS, Place, ROUND_TRIPS, STRANGER, STREAM, UNMANAGED, Workload,
+};
+use crate::sandbox::Sandbox;
 
 pub mod figures;
 mod floor;
+pub mod goals;
 pub mod load;
 pub mod peers;
+mod plot;
 pub mod report;
+pub mod singles;
 pub mod stats;
 pub mod variant;
 pub mod workload;
@@ -76,8 +83,20 @@ pub enum Metric {
     Socket,
     /// Connects between processes of no service, in the tree that is judged.
     Unmanaged,
+    /// Connects where the enforcer judges another part of the tree.
+    Outside,
+    /// Making a cgroup and removing it.
+    Cgroup,
     /// The time of each program, as the kernel counts it.
     Programs,
+    /// Putting a policy in force.
+    Load,
+    /// Changing one rule.
+    Change,
+    /// The audit log under a flood of events.
+    Audit,
+    /// What the daemon takes, idle and busy.
+    Daemon,
 }
 
 impl Metric {
@@ -91,7 +110,13 @@ impl Metric {
             Self::Stream => "stream",
             Self::Socket => "create socket",
             Self::Unmanaged => "connect, unmanaged",
+            Self::Outside => "connect, outside the tree",
+            Self::Cgroup => "make and remove cgroup",
             Self::Programs => "time of programs",
+            Self::Load => "put policy in force",
+            Self::Change => "change of one rule",
+            Self::Audit => "audit log",
+            Self::Daemon => "daemon",
         }
     }
 
@@ -103,6 +128,13 @@ impl Metric {
         }
     }
 }
+
+/// How often a policy is put in force, and how often it is changed.
+const LOADS: usize = 3;
+const CHANGES: usize = 6;
+
+/// How long an idle daemon is looked at.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// How often and how long.
 #[derive(Clone, Copy)]
@@ -136,10 +168,13 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     for rules in sizes {
         bench.of_size(*rules).with_context(|| format!("with {rules} rules"))?;
     }
+    bench.singly()?;
     bench.report.seconds = begin.elapsed().as_secs_f64();
-    let report = bench.report;
+    let mut report = bench.report;
+    report.goals = goals::judge(&report);
     fs::create_dir_all(&options.out).with_context(|| format!("create {}", options.out.display()))?;
     fs::write(options.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
+    plot::write(&report, &options.out)?;
     report.print(options.output)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -158,10 +193,17 @@ impl Bench<'_> {
     /// Everything that is measured by rounds under a policy of so many rules.
     fn of_size(&mut self, rules: usize) -> anyhow::Result<()> {
         let small = rules == 10;
-        let metrics: Vec<Metric> =
-            Metric::value_variants().iter().copied().filter(|metric| self.wants(*metric)).collect();
-        let wanted = |metric: &Metric| *metric == Metric::Connect || small;
-        if !metrics.iter().any(wanted) {
+        let by_rounds = |metric: &Metric| match metric {
+            Metric::Connect => true,
+            Metric::Outside | Metric::Load | Metric::Change | Metric::Audit | Metric::Daemon => false,
+            _ => small,
+        };
+        let metrics: Vec<Metric> = Metric::value_variants()
+            .iter()
+            .copied()
+            .filter(|metric| self.wants(*metric) && by_rounds(metric))
+            .collect();
+        if metrics.is_empty() {
             return Ok(());
         }
         let mut fixtures = Vec::new();
@@ -171,7 +213,8 @@ impl Bench<'_> {
             fixture.check().with_context(|| variant.name())?;
             fixtures.push(fixture);
         }
-        for metric in metrics.into_iter().filter(wanted) {
+        for metric in metrics {
+            progress(&format!("{rules} rules: {}", metric.name()))?;
             if metric == Metric::Programs {
                 self.programs(&mut fixtures)?;
             } else {
@@ -201,6 +244,72 @@ impl Bench<'_> {
             }
         }
         self.report.series.extend(series);
+        Ok(())
+    }
+
+    /// What is not measured by rounds of all variants.
+    fn singly(&mut self) -> anyhow::Result<()> {
+        let short = self.options.short;
+        if self.wants(Metric::Outside) {
+            progress(Metric::Outside.name())?;
+            self.outside()?;
+        }
+        if self.wants(Metric::Load) {
+            let sizes: &[usize] = if short { &[1000] } else { &[1000, 100_000, 1_000_000] };
+            for rules in sizes {
+                progress(&format!("{rules} rules: {}", Metric::Load.name()))?;
+                for load in [singles::load_enforcer, singles::load_nft] {
+                    for _ in 0..LOADS {
+                        self.report.loads.push(load(*rules)?);
+                    }
+                }
+            }
+        }
+        if self.wants(Metric::Change) {
+            let rules = if short { 1000 } else { 1_000_000 };
+            progress(&format!("{rules} rules: {}", Metric::Change.name()))?;
+            self.report.changes = singles::change(rules, CHANGES)?;
+        }
+        if self.wants(Metric::Audit) {
+            let (rates, time, last): (&[f64], Duration, Duration) = if short {
+                (&[], Duration::ZERO, Duration::from_secs(1))
+            } else {
+                (&[100e3, 300e3, 400e3, 800e3], Duration::from_secs(2), Duration::from_secs(60))
+            };
+            for (rate, time) in rates.iter().map(|rate| (*rate, time)).chain([(200e3, last)]) {
+                progress(&format!("{}: {rate}/s", Metric::Audit.name()))?;
+                self.report.audits.push(singles::audit(10, rate, time)?);
+            }
+        }
+        if self.wants(Metric::Daemon) {
+            progress(Metric::Daemon.name())?;
+            let rules = if short { 1000 } else { 10_000 };
+            self.report.uses.push(singles::idle(rules, IDLE)?);
+            let mut fixture = Fixture::new(Variant::EnforcerAudit, rules)?;
+            let pid = fixture.daemon.as_ref().context("a variant with a daemon")?.pid();
+            let time = self.rounds.time;
+            let busy = singles::watch(pid, rules, || Ok(sample(Metric::Connect, &mut fixture, time)?.times))?;
+            self.report.uses.push(busy);
+        }
+        Ok(())
+    }
+
+    /// Rounds in which an enforcer comes and goes that judges another part of the cgroup tree.
+    fn outside(&mut self) -> anyhow::Result<()> {
+        let mut fixture = Fixture::new(Variant::None, 10)?;
+        let other = Sandbox::new("bench-other")?;
+        let policy = Workload::new(10, Place::Middle).yaml("/elsewhere", false);
+        let mut without = Series::new(Metric::Outside, 10, Variant::None);
+        let mut with = Series::new(Metric::Outside, 10, Variant::Enforcer);
+        let time = self.rounds.time;
+        for _ in 0..self.rounds.number {
+            without.add(&sample(Metric::Connect, &mut fixture, time)?, false);
+            let daemon = Daemon::start(&other, &policy, false)?;
+            with.add(&sample(Metric::Connect, &mut fixture, time)?, false);
+            daemon.stop()?;
+            without.add(&sample(Metric::Connect, &mut fixture, time)?, true);
+        }
+        self.report.series.extend([without, with]);
         Ok(())
     }
 
@@ -250,7 +359,13 @@ const fn has(metric: Metric, variant: Variant) -> bool {
         Metric::Unmanaged => {
             matches!(variant, Variant::None | Variant::Floor | Variant::Enforcer | Variant::EnforcerAudit)
         }
-        Metric::Programs => false,
+        Metric::Cgroup => matches!(variant, Variant::None | Variant::Floor | Variant::Enforcer),
+        Metric::Outside
+        | Metric::Programs
+        | Metric::Load
+        | Metric::Change
+        | Metric::Audit
+        | Metric::Daemon => false,
     }
 }
 
@@ -263,9 +378,28 @@ fn sample(metric: Metric, fixture: &mut Fixture, time: Duration) -> anyhow::Resu
         Metric::Datagram => (CLIENT, Deed::Send(fixture.at(DATAGRAMS))),
         Metric::Stream => (CLIENT, Deed::Stream(fixture.at(STREAM))),
         Metric::Socket => (CLIENT, Deed::Socket),
-        Metric::Programs => bail!("not measured by rounds"),
+        Metric::Cgroup => return make_cgroups(fixture, time),
+        Metric::Outside
+        | Metric::Programs
+        | Metric::Load
+        | Metric::Change
+        | Metric::Audit
+        | Metric::Daemon => bail!("not measured by rounds"),
     };
     fixture.repeat(client, deed, time)
+}
+
+fn make_cgroups(fixture: &Fixture, time: Duration) -> anyhow::Result<Done> {
+    let cgroup = fixture.sandbox.cgroup().join("made");
+    let begin = Instant::now();
+    let mut done = Done::default();
+    while begin.elapsed() < time {
+        fs::create_dir(&cgroup)?;
+        fs::remove_dir(&cgroup)?;
+        done.times += 1.0;
+    }
+    done.seconds = begin.elapsed().as_secs_f64();
+    Ok(done)
 }
 
 /// Says on standard error what is under way.

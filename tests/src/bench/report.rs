@@ -9,13 +9,15 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::figures::{Figure, ratios};
+use super::goals::Goal;
 use super::load::Done;
+use super::singles::{Audit, Change, Load, Use};
 use super::stats::Runs;
 use super::variant::Variant;
 use super::{Metric, Output};
 
 /// The machine, and how quiet it was before anything was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Environment {
     /// What `uname -r` says.
     pub kernel: String,
@@ -157,12 +159,23 @@ pub struct Report {
     pub series: Vec<Series>,
     /// What the kernel counted of programs.
     pub programs: Vec<Programs>,
+    /// Policies that were put in force.
+    pub loads: Vec<Load>,
+    /// Rules that were changed.
+    pub changes: Vec<Change>,
+    /// Floods of events.
+    pub audits: Vec<Audit>,
+    /// What the daemon took.
+    pub uses: Vec<Use>,
+    /// What was wanted.
+    pub goals: Vec<Goal>,
 }
 
 impl Report {
     /// One without figures.
     pub fn new(environment: Environment) -> Self {
-        Self { environment, seconds: 0.0, series: Vec::new(), programs: Vec::new() }
+        let (series, programs, loads, changes, audits, uses, goals) = Default::default();
+        Self { environment, seconds: 0.0, series, programs, loads, changes, audits, uses, goals }
     }
 
     /// The samples of a variant, if it was measured.
@@ -211,15 +224,99 @@ impl Report {
             if environment.is_noisy() { " -- NOISY: not to be quoted" } else { "" },
             self.seconds
         );
-        if !self.series.is_empty() {
-            text += "\n";
-            text += &aligned(&self.rates());
-        }
-        if !self.programs.is_empty() {
-            text += "\n";
-            text += &aligned(&self.program_times());
+        for rows in [
+            self.rates(),
+            self.program_times(),
+            self.load_times(),
+            self.change_times(),
+            self.audit_rates(),
+            self.daemon_use(),
+            self.goal_rows(),
+        ] {
+            // Its head alone says nothing.
+            if rows.len() > 1 {
+                text.push('\n');
+                text += &aligned(&rows);
+            }
         }
         text
+    }
+
+    fn load_times(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![["put in force", "rules", "time", "most memory"].map(str::to_owned).to_vec()];
+        let mut keys: Vec<(usize, Variant)> =
+            self.loads.iter().map(|load| (load.rules, load.variant)).collect();
+        keys.dedup();
+        for (number, variant) in keys {
+            let found = self.loads.iter().filter(|load| (load.rules, load.variant) == (number, variant));
+            let (seconds, memory): (Vec<f64>, Vec<f64>) =
+                found.map(|load| (load.seconds, load.memory)).unzip();
+            let (Some(seconds), Some(memory)) = (Figure::of(&seconds), Figure::of(&memory)) else { continue };
+            rows.push(vec![variant.name().to_owned(), rules(number), span(&seconds), bytes(memory.median)]);
+        }
+        rows
+    }
+
+    fn change_times(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![["change of one rule", "rules", "time"].map(str::to_owned).to_vec()];
+        let mut keys: Vec<(usize, Variant)> =
+            self.changes.iter().map(|change| (change.rules, change.variant)).collect();
+        keys.dedup();
+        for (number, variant) in keys {
+            let found =
+                self.changes.iter().filter(|change| (change.rules, change.variant) == (number, variant));
+            let seconds: Vec<f64> = found.map(|change| change.seconds).collect();
+            let Some(seconds) = Figure::of(&seconds) else { continue };
+            rows.push(vec![variant.name().to_owned(), rules(number), span(&seconds)]);
+        }
+        rows
+    }
+
+    fn audit_rates(&self) -> Vec<Vec<String>> {
+        let head = ["events aimed at", "there were", "for", "written", "lost", "CPUs of the daemon"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for audit in &self.audits {
+            rows.push(vec![
+                format!("{}/s", scaled(audit.aimed)),
+                format!("{}/s", scaled(audit.events)),
+                format!("{:.1} s", audit.seconds),
+                scaled(audit.written),
+                format!("{:.0}", audit.lost),
+                format!("{:.2}", audit.cpus),
+            ]);
+        }
+        rows
+    }
+
+    fn daemon_use(&self) -> Vec<Vec<String>> {
+        let head = ["daemon", "rules", "connections recorded", "CPUs", "wake-ups", "memory"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for found in &self.uses {
+            rows.push(vec![
+                if found.connections > 0.0 { "busy" } else { "idle" }.to_owned(),
+                rules(found.rules),
+                format!("{}/s", scaled(found.connections)),
+                format!("{:.3}", found.cpus),
+                format!("{:.1}/s", found.wakeups),
+                bytes(found.memory),
+            ]);
+        }
+        rows
+    }
+
+    fn goal_rows(&self) -> Vec<Vec<String>> {
+        let mut rows =
+            vec![["goal", "wanted", "measured", "", "of empty programs"].map(str::to_owned).to_vec()];
+        for goal in &self.goals {
+            rows.push(vec![
+                goal.id.to_owned(),
+                goal.wanted.clone(),
+                goal.found.clone(),
+                if goal.met { "met" } else { "NOT MET" }.to_owned(),
+                goal.of_floor.map_or_else(String::new, |floor| format!("{floor:.3}")),
+            ]);
+        }
+        rows
     }
 
     fn rates(&self) -> Vec<Vec<String>> {
@@ -291,6 +388,17 @@ pub(super) fn duration(nanoseconds: f64) -> String {
         1e3.. => format!("{:.2} us", nanoseconds / 1e3),
         _ => format!("{nanoseconds:.0} ns"),
     }
+}
+
+/// Seconds, from where to where they are.
+fn span(seconds: &Figure) -> String {
+    let [median, low, high] = [seconds.median, seconds.low, seconds.high].map(|time| duration(time * 1e9));
+    format!("{median} ({low}-{high})")
+}
+
+/// Bytes in the unit that suits.
+pub(super) fn bytes(number: f64) -> String {
+    format!("{:.1} MB", number / 1e6)
 }
 
 /// Columns below each other; the first row is their head.

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::floor::Floor;
 use super::load::{Deed, Done, Request};
 use super::workload::{CLIENT, CONNECTIONS, Place, SERVER, STRANGER, UNMANAGED, Workload};
-use super::{peers, stats};
+use super::{peers, singles, stats};
 use crate::sandbox::{Killed, Sandbox};
 
 /// The CPU that callers and answerers share. One is enough, and wake-ups from one CPU to another would be measured
@@ -52,6 +52,11 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// Whether it is enforcer.
+    pub const fn is_ours(self) -> bool {
+        matches!(self, Self::Enforcer | Self::EnforcerAudit)
+    }
+
     /// As tables have it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -209,7 +214,7 @@ impl Fixture {
 }
 
 /// The path of a sandbox's subtree as nft names cgroups: from `/sys/fs/cgroup`, also where v2 is mounted below that.
-fn nft_root(sandbox: &Sandbox) -> anyhow::Result<String> {
+pub(super) fn nft_root(sandbox: &Sandbox) -> anyhow::Result<String> {
     let below = sandbox.cgroup().strip_prefix("/sys/fs/cgroup").context("name the cgroup for nft")?;
     Ok(below.to_str().context("a cgroup without a printable path")?.to_owned())
 }
@@ -260,6 +265,10 @@ impl Daemon {
     /// It does not.
     pub fn start(sandbox: &Sandbox, policy: &str, log_allowed: bool) -> anyhow::Result<Self> {
         let notify = sandbox.directory().join("notify");
+        if notify.exists() {
+            // That of an earlier one.
+            fs::remove_file(&notify)?;
+        }
         let told = UnixDatagram::bind(&notify).context("listen to the daemon")?;
         told.set_read_timeout(Some(PATIENCE))?;
         let log = sandbox.directory().join("audit.jsonl");
@@ -315,9 +324,7 @@ impl Daemon {
         self.signal(Signal::SIGTERM)?;
         let status = self.child.0.wait()?;
         ensure!(status.success(), "stop daemon: {status}");
-        let text = fs::read_to_string(&self.log)?;
-        let last = text.lines().last().context("the daemon wrote nothing")?;
-        Ok(serde_json::from_str(last)?)
+        singles::last_record(&self.log)
     }
 
     fn await_ready(&self) -> anyhow::Result<()> {

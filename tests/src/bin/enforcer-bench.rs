@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use enforcer_tests::bench::{self, load, peers};
+use enforcer_tests::bench::{self, load, peers, singles};
 
 /// Measures enforcer beside nothing, nftables, proxies and a loop of verdicts.
 #[derive(Parser)]
@@ -18,6 +18,13 @@ enum Verb {
     Load {
         /// The CPU to stay on
         cpu: usize,
+    },
+    /// Run a program, and tell how long it took and how much memory
+    #[command(hide = true)]
+    Watch {
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<String>,
     },
     /// Be a loop of verdicts
     #[command(hide = true)]
@@ -31,6 +38,10 @@ fn main() -> anyhow::Result<ExitCode> {
     match Verb::parse() {
         Verb::Run(options) => return bench::run(&options),
         Verb::Load { cpu } => load::run(cpu)?,
+        Verb::Watch { program } => {
+            let watched = singles::run_watched(&program)?;
+            serde_json::to_writer(std::io::stdout().lock(), &watched)?;
+        }
         Verb::Verdicts { places } => peers::give_verdicts(&places, || {
             let mut out = std::io::stdout().lock();
             writeln!(out, "ready")?;
