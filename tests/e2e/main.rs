@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod budgets;
 mod bypass;
 mod cases;
 mod connect;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod abi;
+mod budgets;
 mod capacities;
 mod cases;
 mod properties;

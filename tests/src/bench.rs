@@ -24,6 +24,7 @@ use self::workload::{
 };
 use crate::sandbox::Sandbox;
 
+pub mod decisions;
 pub mod figures;
 mod floor;
 pub mod goals;
@@ -332,6 +333,10 @@ impl Bench<'_> {
             }
         }
         drop(counting);
+        let daemon = fixtures.iter().find_map(|fixture| fixture.daemon.as_ref());
+        if let Some(daemon) = daemon {
+            self.report.verified = stats::verified(daemon.pid())?;
+        }
         Ok(())
     }
 }

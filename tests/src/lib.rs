@@ -7,13 +7,14 @@
 //!
 //! On a real kernel a [`sandbox`] is a cgroup subtree and a network namespace of a test's own, with a daemon over the
 //! one and [`actor`] processes in both, which can keep connections ([`kept`]); [`bpftool`] tells what is attached to it, and [`slowness`] lets all of it run
-//! where every step takes longer; [`mod@bench`] measures in such sandboxes. A [`machine`] is a whole
+//! where every step takes longer; [`mod@bench`] measures in such sandboxes, and [`budget`] says what programs may cost the verifier. A [`machine`] is a whole
 //! Debian with systemd, whose services run a [`mod@unit`] each.
 #![forbid(unsafe_code)]
 
 pub mod actor;
 pub mod bench;
 pub mod bpftool;
+pub mod budget;
 pub mod bypass;
 pub mod case;
 pub mod clean;

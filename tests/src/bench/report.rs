@@ -159,6 +159,8 @@ pub struct Report {
     pub series: Vec<Series>,
     /// What the kernel counted of programs.
     pub programs: Vec<Programs>,
+    /// Instructions that the verifier walked for each program.
+    pub verified: BTreeMap<String, u64>,
     /// Policies that were put in force.
     pub loads: Vec<Load>,
     /// Rules that were changed.
@@ -174,8 +176,8 @@ pub struct Report {
 impl Report {
     /// One without figures.
     pub fn new(environment: Environment) -> Self {
-        let (series, programs, loads, changes, audits, uses, goals) = Default::default();
-        Self { environment, seconds: 0.0, series, programs, loads, changes, audits, uses, goals }
+        let (series, programs, verified, loads, changes, audits, uses, goals) = Default::default();
+        Self { environment, seconds: 0.0, series, programs, verified, loads, changes, audits, uses, goals }
     }
 
     /// The samples of a variant, if it was measured.
@@ -227,6 +229,7 @@ impl Report {
         for rows in [
             self.rates(),
             self.program_times(),
+            self.verified_instructions(),
             self.load_times(),
             self.change_times(),
             self.audit_rates(),
@@ -338,6 +341,12 @@ impl Report {
                 time(&series.p99),
             ]);
         }
+        rows
+    }
+
+    fn verified_instructions(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![["program", "instructions that the verifier walked"].map(str::to_owned).to_vec()];
+        rows.extend(self.verified.iter().map(|(name, number)| vec![name.clone(), number.to_string()]));
         rows
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::str::FromStr;
 
 use anyhow::{Context as _, ensure};
 
@@ -51,26 +52,37 @@ impl Drop for Counting {
 ///
 /// The process has ended, or the kernel does not tell.
 pub fn of_process(pid: u32) -> anyhow::Result<BTreeMap<String, Runs>> {
+    of_programs(pid, |text| {
+        Some(Runs { times: field(text, "run_cnt:")?, nanoseconds: field(text, "run_time_ns:")? })
+    })
+}
+
+/// How many instructions the verifier walked for each program that a process holds (kernel 5.16).
+///
+/// # Errors
+///
+/// The process has ended, or the kernel does not tell.
+pub fn verified(pid: u32) -> anyhow::Result<BTreeMap<String, u64>> {
+    of_programs(pid, |text| field(text, "verified_insns:"))
+}
+
+fn of_programs<T>(pid: u32, read: impl Fn(&str) -> Option<T>) -> anyhow::Result<BTreeMap<String, T>> {
     let directory = Path::new("/proc").join(pid.to_string()).join("fdinfo");
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))? {
         // A descriptor may be closed meanwhile.
         let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-        if let Some((id, runs)) = parse(&text) {
-            found.insert(bpftool::program_name(id)?, runs);
+        if let (Some(id), Some(value)) = (field(&text, "prog_id:"), read(&text)) {
+            found.insert(bpftool::program_name(id)?, value);
         }
     }
     ensure!(!found.is_empty(), "process {pid} holds no programs");
     Ok(found)
 }
 
-/// The id of a program and its runs, from what the kernel tells of its descriptor (`bpf_prog_show_fdinfo`).
-fn parse(text: &str) -> Option<(u64, Runs)> {
-    let field =
-        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-    let runs = Runs { times: field("run_cnt:")?, nanoseconds: field("run_time_ns:")? };
-    let id = text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())?;
-    Some((id, runs))
+/// A field of what the kernel tells of a program's descriptor (`bpf_prog_show_fdinfo`).
+fn field<T: FromStr>(text: &str, name: &str) -> Option<T> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 /// What was added to a count.
@@ -84,14 +96,15 @@ pub fn since(before: &BTreeMap<String, Runs>, after: &BTreeMap<String, Runs>) ->
 
 #[cfg(test)]
 mod tests {
-    use super::{Runs, parse};
+    use super::field;
 
     #[test]
     fn programs_are_told_from_other_descriptors() {
         let text =
             "pos:\t0\nflags:\t02000002\nprog_type:\t18\nprog_id:\t42\nrun_time_ns:\t900\nrun_cnt:\t9\n";
-        assert_eq!(parse(text), Some((42, Runs { times: 9.0, nanoseconds: 900.0 })));
-        assert_eq!(parse("link_type:\tcgroup\nlink_id:\t3\nprog_tag:\t0\nprog_id:\t42\n"), None);
-        assert_eq!(parse("map_type:\t1\n"), None);
+        assert_eq!((field(text, "prog_id:"), field(text, "run_cnt:")), (Some(42), Some(9.0)));
+        // That of a link, which tells its program's id too.
+        let text = "link_type:\tcgroup\nlink_id:\t3\nprog_tag:\t0\nprog_id:\t42\n";
+        assert_eq!(field::<f64>(text, "run_cnt:"), None);
     }
 }

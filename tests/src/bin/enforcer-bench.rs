@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use enforcer_tests::bench::decisions::Decisions;
 use enforcer_tests::bench::{self, load, peers, singles};
 
 /// Measures enforcer beside nothing, nftables, proxies and a loop of verdicts.
@@ -18,6 +19,15 @@ enum Verb {
     Load {
         /// The CPU to stay on
         cpu: usize,
+    },
+    /// Decide over and over on the host, to be run under callgrind
+    Decide {
+        /// Rules of the policy
+        #[arg(long, default_value_t = 1000)]
+        rules: usize,
+        /// How often
+        #[arg(long, default_value_t = 100_000)]
+        times: u64,
     },
     /// Run a program, and tell how long it took and how much memory
     #[command(hide = true)]
@@ -38,6 +48,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Verb::parse() {
         Verb::Run(options) => return bench::run(&options),
         Verb::Load { cpu } => load::run(cpu)?,
+        Verb::Decide { rules, times } => Decisions::new(rules)?.repeat(times)?,
         Verb::Watch { program } => {
             let watched = singles::run_watched(&program)?;
             serde_json::to_writer(std::io::stdout().lock(), &watched)?;
