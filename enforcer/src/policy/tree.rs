@@ -11,6 +11,8 @@ use super::Location;
 use super::finding::{Finding, Findings, Severity, quoted};
 use super::source::Document;
 
+mod plain;
+
 /// Nested lists and mappings: the format itself needs six.
 const MAX_DEPTH: usize = 32;
 
@@ -36,7 +38,7 @@ pub(crate) struct Tree<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NodeId(u32);
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Node {
     kind: Kind,
     /// First byte in the source.
@@ -51,7 +53,7 @@ struct Node {
     text: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Null,
     Plain,
@@ -81,6 +83,42 @@ pub(crate) enum Value<'t> {
 impl<'a> Tree<'a> {
     /// Parses a file and reports what is no YAML, or YAML that policies do without.
     pub(crate) fn parse(document: &'a Document, findings: &mut Findings) -> Self {
+        Self::parse_tail(document).unwrap_or_else(|| Self::parse_slowly(document, findings))
+    }
+
+    /// Parses a file that ends with a long list of simple rules; `None` if it does not, or if anything is to be reported
+    /// of what stands before them.
+    fn parse_tail(document: &'a Document) -> Option<Self> {
+        let tail = plain::tail(&document.text)?;
+        let mut findings = Findings::default();
+        let mut tree = Self::parse_text(document, document.text.get(..tail.start)?, &mut findings);
+        if !findings.into_sorted().is_empty() {
+            return None;
+        }
+        // The key of the list is the last thing of a mapping, and nothing has been found below it.
+        let root = tree.roots.last()?.0 as usize;
+        let is_whole = tree.nodes.get(root)?.kind == Kind::Mapping && tree.nodes[root].column == 1;
+        let value = tree.nodes.pop().filter(|node| is_whole && node.kind == Kind::Null)?;
+        let key = tree.nodes.last().filter(|key| tree.source(key) == "allow" && key.column == 1)?;
+        if key.kind != Kind::Plain || value.line < key.line {
+            return None;
+        }
+        let before = narrow(tree.nodes.len());
+        tree.nodes.extend(tail.nodes.into_iter().map(|node| Node { next: node.next + before, ..node }));
+        let next = narrow(tree.nodes.len());
+        let end = narrow(document.text.len());
+        let root = &mut tree.nodes[root];
+        root.next = next;
+        root.len = end.saturating_sub(root.start);
+        Some(tree)
+    }
+
+    fn parse_slowly(document: &'a Document, findings: &mut Findings) -> Self {
+        Self::parse_text(document, &document.text, findings)
+    }
+
+    /// Parses `text`, with which the document begins.
+    fn parse_text(document: &'a Document, text: &'a str, findings: &mut Findings) -> Self {
         let mut builder = Builder {
             tree: Self {
                 document,
@@ -101,7 +139,7 @@ impl<'a> Tree<'a> {
             flow_nesting_limit: MAX_DEPTH,
             block_nesting_limit: MAX_DEPTH,
         };
-        for event in Parser::new_from_str_with_options(&document.text, options) {
+        for event in Parser::new_from_str_with_options(text, options) {
             match event {
                 Ok((event, span)) => builder.event(event, span),
                 Err(error) => {
