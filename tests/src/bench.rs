@@ -57,6 +57,12 @@ pub struct Options {
     pub out: PathBuf,
 }
 
+impl Options {
+    fn wants(&self, metric: Metric) -> bool {
+        self.only.is_empty() || self.only.contains(&metric)
+    }
+}
+
 /// How to answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Output {
@@ -130,6 +136,9 @@ impl Metric {
     }
 }
 
+/// What is not measured by rounds of all variants.
+const SINGLY: [Metric; 5] = [Metric::Outside, Metric::Load, Metric::Change, Metric::Audit, Metric::Daemon];
+
 /// How often a policy is put in force, and how often it is changed.
 const LOADS: usize = 3;
 const CHANGES: usize = 6;
@@ -166,10 +175,17 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     };
     let sizes: &[usize] = if options.short { &[10, 1000] } else { &[10, 1000, 10_000, 100_000, 1_000_000] };
     let mut bench = Bench { options, rounds, report: Report::new(environment) };
+    // What fails is told, and does not take with it what was measured.
     for rules in sizes {
-        bench.of_size(*rules).with_context(|| format!("with {rules} rules"))?;
+        if let Err(err) = bench.of_size(*rules) {
+            bench.report.failed.push(format!("with {rules} rules: {err:#}"));
+        }
     }
-    bench.singly()?;
+    for metric in SINGLY.into_iter().filter(|metric| options.wants(*metric)) {
+        if let Err(err) = bench.singly(metric) {
+            bench.report.failed.push(format!("{}: {err:#}", metric.name()));
+        }
+    }
     bench.report.seconds = begin.elapsed().as_secs_f64();
     let mut report = bench.report;
     report.goals = goals::judge(&report);
@@ -177,7 +193,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     fs::write(options.out.join("report.json"), serde_json::to_vec_pretty(&report)?)?;
     plot::write(&report, &options.out)?;
     report.print(options.output)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 struct Bench<'a> {
@@ -187,22 +203,17 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn wants(&self, metric: Metric) -> bool {
-        self.options.only.is_empty() || self.options.only.contains(&metric)
-    }
-
     /// Everything that is measured by rounds under a policy of so many rules.
     fn of_size(&mut self, rules: usize) -> anyhow::Result<()> {
         let small = rules == 10;
         let by_rounds = |metric: &Metric| match metric {
             Metric::Connect => true,
-            Metric::Outside | Metric::Load | Metric::Change | Metric::Audit | Metric::Daemon => false,
-            _ => small,
+            other => small && !SINGLY.contains(other),
         };
         let metrics: Vec<Metric> = Metric::value_variants()
             .iter()
             .copied()
-            .filter(|metric| self.wants(*metric) && by_rounds(metric))
+            .filter(|metric| self.options.wants(*metric) && by_rounds(metric))
             .collect();
         if metrics.is_empty() {
             return Ok(());
@@ -249,48 +260,45 @@ impl Bench<'_> {
     }
 
     /// What is not measured by rounds of all variants.
-    fn singly(&mut self) -> anyhow::Result<()> {
+    fn singly(&mut self, metric: Metric) -> anyhow::Result<()> {
+        progress(metric.name())?;
         let short = self.options.short;
-        if self.wants(Metric::Outside) {
-            progress(Metric::Outside.name())?;
-            self.outside()?;
-        }
-        if self.wants(Metric::Load) {
-            let sizes: &[usize] = if short { &[1000] } else { &[1000, 100_000, 1_000_000] };
-            for rules in sizes {
-                progress(&format!("{rules} rules: {}", Metric::Load.name()))?;
-                for load in [singles::load_enforcer, singles::load_nft] {
-                    for _ in 0..LOADS {
-                        self.report.loads.push(load(*rules)?);
+        match metric {
+            Metric::Outside => self.outside()?,
+            Metric::Load => {
+                let sizes: &[usize] = if short { &[1000] } else { &[1000, 100_000, 1_000_000] };
+                for rules in sizes {
+                    for load in [singles::load_enforcer, singles::load_nft] {
+                        for _ in 0..LOADS {
+                            self.report.loads.push(load(*rules)?);
+                        }
                     }
                 }
             }
-        }
-        if self.wants(Metric::Change) {
-            let rules = if short { 1000 } else { 1_000_000 };
-            progress(&format!("{rules} rules: {}", Metric::Change.name()))?;
-            self.report.changes = singles::change(rules, CHANGES)?;
-        }
-        if self.wants(Metric::Audit) {
-            let (rates, time, last): (&[f64], Duration, Duration) = if short {
-                (&[], Duration::ZERO, Duration::from_secs(1))
-            } else {
-                (&[100e3, 300e3, 400e3, 800e3], Duration::from_secs(2), Duration::from_secs(60))
-            };
-            for (rate, time) in rates.iter().map(|rate| (*rate, time)).chain([(200e3, last)]) {
-                progress(&format!("{}: {rate}/s", Metric::Audit.name()))?;
-                self.report.audits.push(singles::audit(10, rate, time)?);
+            Metric::Change => {
+                self.report.changes = singles::change(if short { 1000 } else { 1_000_000 }, CHANGES)?;
             }
-        }
-        if self.wants(Metric::Daemon) {
-            progress(Metric::Daemon.name())?;
-            let rules = if short { 1000 } else { 10_000 };
-            self.report.uses.push(singles::idle(rules, IDLE)?);
-            let mut fixture = Fixture::new(Variant::EnforcerAudit, rules)?;
-            let pid = fixture.daemon.as_ref().context("a variant with a daemon")?.pid();
-            let time = self.rounds.time;
-            let busy = singles::watch(pid, rules, || Ok(sample(Metric::Connect, &mut fixture, time)?.times))?;
-            self.report.uses.push(busy);
+            Metric::Audit => {
+                let (rates, time, last): (&[f64], Duration, Duration) = if short {
+                    (&[], Duration::ZERO, Duration::from_secs(1))
+                } else {
+                    (&[100e3, 300e3, 400e3, 800e3], Duration::from_secs(2), Duration::from_secs(60))
+                };
+                for (rate, time) in rates.iter().map(|rate| (*rate, time)).chain([(200e3, last)]) {
+                    self.report.audits.push(singles::audit(10, rate, time)?);
+                }
+            }
+            Metric::Daemon => {
+                let rules = if short { 1000 } else { 10_000 };
+                self.report.uses.push(singles::idle(rules, IDLE)?);
+                let mut fixture = Fixture::new(Variant::EnforcerAudit, rules)?;
+                let pid = fixture.daemon.as_ref().context("a variant with a daemon")?.pid();
+                let time = self.rounds.time;
+                let busy =
+                    singles::watch(pid, rules, || Ok(sample(Metric::Connect, &mut fixture, time)?.times))?;
+                self.report.uses.push(busy);
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -171,13 +171,27 @@ pub struct Report {
     pub uses: Vec<Use>,
     /// What was wanted.
     pub goals: Vec<Goal>,
+    /// What could not be measured, and why.
+    pub failed: Vec<String>,
 }
 
 impl Report {
     /// One without figures.
     pub fn new(environment: Environment) -> Self {
-        let (series, programs, verified, loads, changes, audits, uses, goals) = Default::default();
-        Self { environment, seconds: 0.0, series, programs, verified, loads, changes, audits, uses, goals }
+        let (series, programs, verified, loads, changes, audits, uses, goals, failed) = Default::default();
+        Self {
+            environment,
+            seconds: 0.0,
+            series,
+            programs,
+            verified,
+            loads,
+            changes,
+            audits,
+            uses,
+            goals,
+            failed,
+        }
     }
 
     /// The samples of a variant, if it was measured.
@@ -241,6 +255,9 @@ impl Report {
                 text.push('\n');
                 text += &aligned(&rows);
             }
+        }
+        for words in &self.failed {
+            text += &format!("\nfailed: {words}\n");
         }
         text
     }
