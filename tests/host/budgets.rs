@@ -12,6 +12,8 @@ fn every_program_keeps_to_its_ceiling_of_instructions() -> anyhow::Result<()> {
     let found: BTreeMap<String, u64> = object
         .functions
         .values()
+        // What the compiler did not inline, and its own helpers, change with it.
+        .filter(|function| !function.name.starts_with("_R") && !function.name.starts_with("mem"))
         .map(|function| Ok((function.name.clone(), u64::try_from(function.instructions.len())?)))
         .collect::<anyhow::Result<_>>()?;
     let (table, wrong) = compare("instructions", &found, &Budgets::read()?.instructions);
