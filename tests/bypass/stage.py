@@ -27,7 +27,7 @@ def load():
 
 def describe(module):
     """What the run has to know of a technique."""
-    kept = ("PATHS", "NEEDS", "CALLER", "HELPER", "SOURCE", "OPEN", "BARE", "CONTROL", "RECORDS", "ALONE")
+    kept = ("PATHS", "NEEDS", "CALLER", "SOURCE", "OPEN", "BARE", "CONTROL", "RECORDS", "DATAGRAMS")
     told = {key.lower(): list(value) if isinstance(value, tuple) else value
             for key in kept if (value := getattr(module, key, None)) is not None}
     told["sentence"] = module.__doc__

@@ -4,8 +4,9 @@ use enforcer_tests::bypass::{self, Selection};
 
 #[test]
 fn nothing_gets_around_the_enforcer_but_what_is_documented() -> anyhow::Result<()> {
-    let report = bypass::run(&Selection { only: None, singly: true })?;
+    let report = bypass::run(&Selection::default())?;
     assert!(report.techniques.len() >= 80, "{} techniques", report.techniques.len());
+    assert!(report.pairs >= 1000, "{} pairs", report.pairs);
     assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
     Ok(())
 }

@@ -9,7 +9,7 @@ pub mod judge;
 pub mod stage;
 pub mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub struct Technique {
     pub control: Option<String>,
     /// `many` if it makes more than one judged call.
     pub records: Option<String>,
+    /// How many datagrams its one call makes, if not one.
+    pub datagrams: Option<usize>,
 }
 
 /// Every technique by its name, `kind/file`.
@@ -128,6 +130,7 @@ pub struct Selection {
 }
 
 /// One part of the work: a run over some cells, on a stage that it has to itself meanwhile.
+#[derive(Clone)]
 struct Job {
     run: Run,
     cells: Vec<Cell>,
@@ -143,46 +146,68 @@ pub fn run(selection: &Selection) -> anyhow::Result<Report> {
     let stages = stages.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let techniques = stages.first().context("no stage")?.techniques().clone();
     let singles = singles(&techniques, selection);
+    let pairs = if selection.singly { Vec::new() } else { pairs(&techniques, selection) };
+    let mut theatre = Theatre { stages, techniques: &techniques, answered: BTreeSet::new() };
+    let mut done = theatre.play([shares(Run::Bare, &singles), shares(Run::Bare, &pairs)].concat())?;
+    theatre.answered = done.iter().filter(|one| one.is_answered()).map(|one| one.cell.clone()).collect();
     let mut jobs = Vec::new();
-    for run in [Run::Bare, Run::Forbidden, Run::Permitted] {
+    for run in [Run::Forbidden, Run::Permitted] {
         jobs.extend(shares(run, &singles));
+        jobs.extend(shares(run, &pairs));
     }
     if !selection.singly {
-        jobs.extend(shares(Run::Forbidden, &pairs(&techniques, selection)));
         for hook in Hook::ALL {
             jobs.push(Job { run: Run::Without(HookName(hook.name())), cells: singles.clone() });
         }
     }
-    jobs.reverse();
-    let jobs = Mutex::new(jobs);
-    let (done, techniques_ref) = (Mutex::new(Vec::new()), &techniques);
-    thread::scope(|scope| {
-        let workers: Vec<_> = stages
-            .into_iter()
-            .map(|mut stage| {
-                let (jobs, done) = (&jobs, &done);
-                scope.spawn(move || work(&mut stage, techniques_ref, jobs, done))
-            })
-            .collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().map_err(|_panic| anyhow!("a stage panicked"))?)
-    })?;
-    let done = done.into_inner().map_err(|_poisoned| anyhow!("a stage panicked"))?;
+    done.extend(theatre.play(jobs)?);
+    drop(theatre);
     Ok(report(techniques, &done))
+}
+
+/// Stages that are played on at the same time.
+struct Theatre<'a> {
+    stages: Vec<Stage>,
+    techniques: &'a Techniques,
+    /// Cells that are answered where nobody judges them.
+    answered: BTreeSet<Cell>,
+}
+
+impl Theatre<'_> {
+    /// Does every job.
+    fn play(&mut self, mut jobs: Vec<Job>) -> anyhow::Result<Vec<Tried>> {
+        jobs.reverse();
+        let (jobs, done) = (Mutex::new(jobs), Mutex::new(Vec::new()));
+        let (techniques, answered) = (self.techniques, &self.answered);
+        thread::scope(|scope| {
+            let workers: Vec<_> = self
+                .stages
+                .iter_mut()
+                .map(|stage| {
+                    let (jobs, done) = (&jobs, &done);
+                    scope.spawn(move || work(stage, techniques, answered, jobs, done))
+                })
+                .collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().map_err(|_panic| anyhow!("a stage panicked"))?)
+        })?;
+        done.into_inner().map_err(|_poisoned| anyhow!("a stage panicked"))
+    }
 }
 
 /// Takes jobs until there are none.
 fn work(
     stage: &mut Stage,
     techniques: &Techniques,
+    answered: &BTreeSet<Cell>,
     jobs: &Mutex<Vec<Job>>,
     done: &Mutex<Vec<Tried>>,
 ) -> anyhow::Result<()> {
     loop {
         // The lock is given back before the job is done.
         let Some(job) = lock(jobs)?.pop() else { return Ok(()) };
-        let tried = play(stage, techniques, job)?;
+        let tried = play(stage, techniques, answered, job)?;
         lock(done)?.extend(tried);
     }
 }
@@ -207,8 +232,8 @@ fn singles(techniques: &Techniques, selection: &Selection) -> Vec<Cell> {
     cells
 }
 
-/// Every way of calling with every source and destination that it goes with, each pair along one path; which one, goes
-/// round.
+/// Every way of calling, source and destination with every one of the other two kinds that it goes with, each pair along
+/// one path; which one, goes round.
 fn pairs(techniques: &Techniques, selection: &Selection) -> Vec<Cell> {
     let is_meant = |name: &str| selection.only.as_ref().is_none_or(|only| name.contains(only));
     let plain = |technique: &Technique| technique.open.is_none() && technique.bare.is_none();
@@ -216,15 +241,15 @@ fn pairs(techniques: &Techniques, selection: &Selection) -> Vec<Cell> {
         techniques.iter().filter(move |(name, technique)| name.starts_with(kind) && plain(technique))
     };
     let mut cells = Vec::new();
-    for (way, how) in of("ways/") {
-        for (other, with) in of("sources/").chain(of("destinations/")) {
-            let common: Vec<&String> = how.paths.iter().filter(|path| with.paths.contains(path)).collect();
-            if (is_meant(way) || is_meant(other))
-                && let Some(path) = common.get(cells.len() % common.len().max(1))
-            {
-                let techniques = vec![way.clone(), other.clone()];
-                cells.push(Cell { techniques, path: (*path).clone() });
-            }
+    let ways =
+        of("ways/").flat_map(|way| of("sources/").chain(of("destinations/")).map(move |other| (way, other)));
+    let sources = of("sources/").flat_map(|source| of("destinations/").map(move |other| (source, other)));
+    for ((one, how), (other, with)) in ways.chain(sources) {
+        let common: Vec<&String> = how.paths.iter().filter(|path| with.paths.contains(path)).collect();
+        if (is_meant(one) || is_meant(other))
+            && let Some(path) = common.get(cells.len() % common.len().max(1))
+        {
+            cells.push(Cell { techniques: vec![one.clone(), other.clone()], path: (*path).clone() });
         }
     }
     cells
@@ -239,7 +264,18 @@ struct Tried {
     wrong: Vec<String>,
 }
 
-fn play(stage: &mut Stage, techniques: &Techniques, job: Job) -> anyhow::Result<Vec<Tried>> {
+impl Tried {
+    fn is_answered(&self) -> bool {
+        self.forbidden.as_ref().is_some_and(Outcome::is_answered)
+    }
+}
+
+fn play(
+    stage: &mut Stage,
+    techniques: &Techniques,
+    answered: &BTreeSet<Cell>,
+    job: Job,
+) -> anyhow::Result<Vec<Tried>> {
     let mut tried = Vec::new();
     let mut scene = stage.open(job.run)?;
     for cell in job.cells {
@@ -250,16 +286,25 @@ fn play(stage: &mut Stage, techniques: &Techniques, job: Job) -> anyhow::Result<
             scene.attempt(&cell, &told, permitted, patience).with_context(|| cell.name())
         };
         match job.run {
-            Run::Bare => one.wrong = judge::bare(&told, &ask(false, PATIENTLY.min(BRIEFLY * 5))?),
+            Run::Bare => {
+                let outcome = ask(false, BRIEFLY * 5)?;
+                // Not every pair gets through by itself; where it does not, nothing is asked of the enforcer.
+                if let [_] = told.as_slice() {
+                    one.wrong = judge::bare(&told, &outcome);
+                }
+                one.forbidden = Some(outcome);
+            }
             Run::Forbidden => {
                 let outcome = ask(false, BRIEFLY)?;
                 one.wrong = judge::forbidden(&told, &outcome);
                 one.forbidden = Some(outcome);
             }
             Run::Permitted => {
-                let patience = if told.iter().any(|one| one.control.is_some()) { BRIEFLY } else { PATIENTLY };
-                let outcome = ask(true, patience)?;
-                one.wrong = judge::permitted(&told, &outcome);
+                let is_pair = told.len() > 1;
+                let gets_through = answered.contains(&cell) || !is_pair;
+                let is_awaited = gets_through && told.iter().all(|one| one.control.is_none());
+                let outcome = ask(true, if is_awaited { PATIENTLY } else { BRIEFLY })?;
+                one.wrong = judge::permitted_pair(&told, &outcome, gets_through);
                 one.permitted = Some(outcome);
             }
             Run::Without(_) => {
@@ -286,6 +331,7 @@ fn report(techniques: Techniques, done: &[Tried]) -> Report {
         match one.run {
             Run::Bare | Run::Without(_) => {}
             Run::Forbidden if !single => report.pairs += 1,
+            Run::Permitted if !single => {}
             Run::Forbidden => {
                 if let Some(outcome) = &one.forbidden {
                     report.blocked.insert(one.cell.clone(), Judgement::of(outcome));

@@ -18,5 +18,5 @@ pub(crate) fn run(workspace: &Path) -> Result<()> {
         );
     }
     setup::run(&setup::Args { with_tests: true })?;
-    demo::become_program(workspace, Profile::Debug, "enforcer-bypass", &["--singly"])
+    demo::become_program(workspace, Profile::Debug, "enforcer-bypass", &[])
 }

@@ -3,7 +3,8 @@
 from corpus import EVERY
 
 PATHS = EVERY
-SOURCE = "caller"
+# The task that calls is of the other service; whose the socket is, is judged where it arrives.
+SOURCE = "helper"
 
 
 def source(scene):

@@ -2,7 +2,7 @@
 
 import os
 
-from corpus import EVERY
+from corpus import EVERY, true_pid
 
 PATHS = EVERY
 
@@ -16,5 +16,5 @@ def source(scene):
         os._exit(0)
     if os.fork():
         os._exit(0)
-    scene.pids.append(os.getpid())
+    scene.pids.append(true_pid())
     return scene.socket()

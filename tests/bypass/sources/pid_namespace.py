@@ -1,21 +1,17 @@
 """Calls from a process namespace of its own, in which it is process 1."""
 
 import os
-import socket
 
-from corpus import CLONE_NEWPID, CLONE_NEWUSER, EVERY, called, libc
+from corpus import CLONE_NEWPID, CLONE_NEWUSER, EVERY, called, libc, true_pid
 
 PATHS = EVERY
 
 
 def source(scene):
     called(libc.unshare(CLONE_NEWUSER | CLONE_NEWPID), "unshare")
-    ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid:
-        # Which process it is in everybody else's eyes, only this one knows.
-        ours.send(str(pid).encode())
         os.waitpid(pid, 0)
         os._exit(0)
-    scene.pids.append(int(theirs.recv(16)))
+    scene.pids.append(true_pid())
     return scene.socket()

@@ -3,6 +3,8 @@
 from corpus import PROXY, UDP
 
 PATHS = UDP
+# The socket that sent it is connected to somebody else, so where the packet arrives none is found.
+SOURCE = "unknown"
 CONTROL = "a datagram to another address than the connected one is refused: README names it"
 
 

@@ -2,7 +2,7 @@
 
 import os
 
-from corpus import ANSWERED, EVERY, SILENT
+from corpus import ANSWERED, EVERY, SILENT, true_pid
 
 PATHS = EVERY
 PROGRAM = """
@@ -16,9 +16,12 @@ def ready(event):
     return poll.poll(float(sys.argv[5]) * 1000)
 if failed == 115:
     failed = sock.getsockopt(1, 4) if ready(select.POLLOUT) else 115
-if not failed:
-    sock.send(sys.argv[4].encode())
-    failed = 0 if ready(select.POLLIN) else 115
+try:
+    if not failed:
+        sock.send(sys.argv[4].encode())
+        failed = 0 if ready(select.POLLIN) else 115
+except OSError as error:
+    failed = error.errno
 sys.exit(failed)
 """
 
@@ -27,11 +30,13 @@ def call(scene, sock):
     sock.set_inheritable(True)
     host, port = scene.to()[:2]
     words = [str(sock.fileno()), host, str(port), scene.token.decode(), str(scene.patience)]
+    reader, writer = os.pipe()
     with scene.judge("execve"):
         pid = os.fork()
         if pid == 0:
+            os.write(writer, str(true_pid()).encode())
             os.execv("/usr/bin/python3", ["python3", "-ISc", PROGRAM, *words])
-        scene.pids.append(pid)
+        scene.pids.append(int(os.read(reader, 16)))
         failed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     scene.took = 0
     if failed == 115:

@@ -5,6 +5,7 @@ import socket
 from corpus import UDP
 
 PATHS = UDP
+DATAGRAMS = 10
 
 
 def call(scene, sock):

@@ -7,6 +7,7 @@ from corpus import UDP, called, libc
 from uring import sockaddr
 
 PATHS = UDP
+DATAGRAMS = 8
 
 
 def call(scene, sock):
@@ -17,5 +18,5 @@ def call(scene, sock):
         "=QIIQQQQQQ", ctypes.addressof(address), len(address) - 1, 0, ctypes.addressof(piece), 1, 0, 0, 0, 0
     )
     with scene.judge("sendmmsg"):
-        called(libc.sendmmsg(sock.fileno(), header * 8, 8, 0), "sendmmsg")
+        called(libc.sendmmsg(sock.fileno(), header * DATAGRAMS, DATAGRAMS, 0), "sendmmsg")
     return scene.hear(sock)

@@ -2,7 +2,7 @@
 
 import ctypes
 import errno
-import socket
+import select
 import threading
 
 from corpus import ANSWERED, PROXY, SILENT, libc
@@ -38,4 +38,8 @@ def call(scene, sock):
             refused = ctypes.get_errno()
     if refused:
         raise OSError(refused, errno.errorcode[refused])
-    return scene.hear(sock)
+    # The harmless one answers too.
+    while scene.ready(sock, select.POLLIN):
+        if sock.recvfrom(65536)[1][1] == scene.to()[1]:
+            return ANSWERED
+    return SILENT

@@ -87,7 +87,11 @@ fn records(techniques: &[&Technique], outcome: &Outcome, open: bool) -> Vec<Stri
     }
     for record in &outcome.records {
         let service = record["source"]["service"].as_str().unwrap_or_default();
+        // Where a task calls, it is known who that is; a packet may come from nobody that can be told.
+        let is_told = record["hook"] == "ingress" || !["unknown", "world"].contains(&service);
         let is_true = sources.contains(&service) || (service == "unmanaged" && sources.contains(&"stranger"));
+        let is_helper = names("helper") && record["hook"] != "ingress" && service == outcome.cast.helper;
+        let is_true = (is_true && is_told) || is_helper;
         if record["verdict"] != "deny" || !is_true {
             wrong.push(format!("a record does not name {sources:?} as refused: {record}"));
         }
@@ -99,14 +103,23 @@ fn records(techniques: &[&Technique], outcome: &Outcome, open: bool) -> Vec<Stri
     let many = techniques.iter().any(|technique| technique.records.is_some());
     let by_kernel = techniques.iter().any(|technique| technique.bare.is_some())
         || outcome.told.errno.as_deref().is_some_and(|errno| errno != "EPERM");
+    // A call is judged once, and each of its datagrams where it arrives.
+    let datagrams = techniques.iter().filter_map(|technique| technique.datagrams).max().unwrap_or(1);
+    let arrived = outcome.records.iter().filter(|record| record["hook"] == "ingress").count();
     match outcome.records.len() {
         0 if open || by_kernel => {}
         0 => wrong.push(format!("no record tells of it: {:?}", outcome.told)),
-        1 => {}
         _ if many => {}
+        1 if arrived == 0 => {}
+        number if number == arrived && number == datagrams => {}
         number => wrong.push(format!("{number} records tell of it: {:#?}", outcome.records)),
     }
     wrong
+}
+
+/// What is permitted gets as far as without an enforcer.
+pub fn permitted_pair(techniques: &[&Technique], outcome: &Outcome, gets_through: bool) -> Vec<String> {
+    if gets_through { permitted(techniques, outcome) } else { defects(outcome) }
 }
 
 /// What is permitted gets through, unless it says why not, and nothing is recorded as refused.

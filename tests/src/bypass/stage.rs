@@ -214,9 +214,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Whether it was answered.
+    pub fn is_answered(&self) -> bool {
+        self.told.end == "answered"
+    }
+
     /// Whether anything got to where it was meant to.
     pub fn reached(&self) -> bool {
-        !self.got.is_empty() || self.told.end == "answered"
+        !self.got.is_empty() || self.is_answered()
     }
 
     /// What a change of shows that something else has decided.
