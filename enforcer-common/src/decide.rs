@@ -36,6 +36,126 @@ pub trait Tables {
     fn refuses_new(&self) -> bool {
         false
     }
+    /// What a check comes to. Tables that negate one are only made to see whether a test notices.
+    #[inline(always)]
+    fn holds(&self, check: Check, found: bool) -> bool {
+        let _: Check = check;
+        found
+    }
+}
+
+/// Everything that a decision asks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u32)]
+pub enum Check {
+    /// Is the answerer left to the ingress hook?
+    IsLeftToIngress = 1,
+    /// Is there no answerer?
+    IsNobody = 2,
+    /// Is neither end judged?
+    IsNotManaged = 3,
+    /// Is the caller a container that may be of any service?
+    IsSourcePending = 4,
+    /// Is the answerer such a container?
+    IsDestinationPending = 5,
+    /// Are both ends of one service?
+    IsSameService = 6,
+    /// Does a rule cover the call?
+    IsCovered = 7,
+    /// Did the answerer ask the caller, so that it may be a reply?
+    MayBeReply = 8,
+    /// Does a rule cover the call that it would answer?
+    IsReplyCovered = 9,
+    /// Is the caller unknown? This and the next only decide which reason is given.
+    IsSourceUnknown = 10,
+    /// Is the answerer unknown?
+    IsDestinationUnknown = 11,
+    /// Is a port reserved?
+    IsReserved = 12,
+    /// Is it reserved for the service that binds it?
+    IsHolder = 13,
+    /// Is whoever binds it pending? This only decides which reason is given.
+    IsBinderPending = 14,
+    /// Is whoever creates a socket judged?
+    IsCreatorJudged = 15,
+    /// Is the socket one whose flows are judged one by one?
+    IsPlain = 16,
+    /// Is its creator pending?
+    IsCreatorPending = 17,
+    /// Does it let its owner write headers?
+    IsRaw = 18,
+    /// Does a rule name its protocol?
+    IsProtocolNamed = 19,
+    /// Is whoever is to get an unreadable packet judged?
+    IsReceiverJudged = 20,
+    /// Does a cgroup that is not in the tables lie below one of a service?
+    IsInherited = 21,
+    /// Does a range of a rule have the port?
+    IsInRange = 22,
+    /// Has a list of ranges a further part?
+    IsContinued = 23,
+    /// Does every judged end ask for no more than a record?
+    IsAudited = 24,
+}
+
+impl Check {
+    /// Every check, by its number from 1 on.
+    pub const ALL: [Self; 24] = [
+        Self::IsLeftToIngress,
+        Self::IsNobody,
+        Self::IsNotManaged,
+        Self::IsSourcePending,
+        Self::IsDestinationPending,
+        Self::IsSameService,
+        Self::IsCovered,
+        Self::MayBeReply,
+        Self::IsReplyCovered,
+        Self::IsSourceUnknown,
+        Self::IsDestinationUnknown,
+        Self::IsReserved,
+        Self::IsHolder,
+        Self::IsBinderPending,
+        Self::IsCreatorJudged,
+        Self::IsPlain,
+        Self::IsCreatorPending,
+        Self::IsRaw,
+        Self::IsProtocolNamed,
+        Self::IsReceiverJudged,
+        Self::IsInherited,
+        Self::IsInRange,
+        Self::IsContinued,
+        Self::IsAudited,
+    ];
+
+    /// The stable word for the check.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::IsLeftToIngress => "left-to-ingress",
+            Self::IsNobody => "nobody",
+            Self::IsNotManaged => "not-managed",
+            Self::IsSourcePending => "source-pending",
+            Self::IsDestinationPending => "destination-pending",
+            Self::IsSameService => "same-service",
+            Self::IsCovered => "covered",
+            Self::MayBeReply => "may-be-reply",
+            Self::IsReplyCovered => "reply-covered",
+            Self::IsSourceUnknown => "source-unknown",
+            Self::IsDestinationUnknown => "destination-unknown",
+            Self::IsReserved => "reserved",
+            Self::IsHolder => "holder",
+            Self::IsBinderPending => "binder-pending",
+            Self::IsCreatorJudged => "creator-judged",
+            Self::IsPlain => "plain",
+            Self::IsCreatorPending => "creator-pending",
+            Self::IsRaw => "raw",
+            Self::IsProtocolNamed => "protocol-named",
+            Self::IsReceiverJudged => "receiver-judged",
+            Self::IsInherited => "inherited",
+            Self::IsInRange => "in-range",
+            Self::IsContinued => "continued",
+            Self::IsAudited => "audited",
+        }
+    }
 }
 
 /// May this flow be opened (or answered)?
@@ -49,38 +169,51 @@ pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
     let from = identify(&facts.caller, tables);
     let to = identify(&facts.answerer, tables);
     match facts.answerer.known() {
-        Known::LeftToIngress => return allow(from, to, Reason::LeftToIngress),
-        Known::Nobody => return allow(from, to, Reason::NobodyListens),
-        Known::Cgroup | Known::Below | Known::Address | Known::Unknown => {}
+        Known::LeftToIngress => {
+            if tables.holds(Check::IsLeftToIngress, true) {
+                return allow(from, to, Reason::LeftToIngress);
+            }
+        }
+        Known::Nobody => {
+            if tables.holds(Check::IsNobody, true) {
+                return allow(from, to, Reason::NobodyListens);
+            }
+        }
+        Known::Cgroup | Known::Below | Known::Address | Known::Unknown => {
+            if tables.holds(Check::IsLeftToIngress, false) || tables.holds(Check::IsNobody, false) {
+                return allow(from, to, Reason::LeftToIngress);
+            }
+        }
     }
-    if !from.identity().is_judged() && !to.identity().is_judged() {
+    let concerns_nobody = !from.identity().is_judged() && !to.identity().is_judged();
+    if tables.holds(Check::IsNotManaged, concerns_nobody) {
         return allow(from, to, Reason::NotManaged);
     }
     // Before all else: two containers that are both pending may be two services.
-    if from.identity() == Identity::PENDING {
-        return deny(from, to, Reason::SourcePending);
+    if tables.holds(Check::IsSourcePending, from.identity() == Identity::PENDING) {
+        return deny(from, to, Reason::SourcePending, tables);
     }
-    if to.identity() == Identity::PENDING {
-        return deny(from, to, Reason::DestinationPending);
+    if tables.holds(Check::IsDestinationPending, to.identity() == Identity::PENDING) {
+        return deny(from, to, Reason::DestinationPending, tables);
     }
-    if from.identity() == to.identity() {
+    if tables.holds(Check::IsSameService, from.identity() == to.identity()) {
         return permit(from, to, Reason::SameService, tables);
     }
     let there = EdgeKey::new(from.identity(), to.identity());
     let coverage = tables.coverage(there, facts.protocol, facts.port);
-    if coverage.kind == Covered::ByRule {
+    if tables.holds(Check::IsCovered, coverage.kind == Covered::ByRule) {
         return permit(from, to, Reason::RuleAllows, tables).by(coverage.rule);
     }
-    if facts.asked.includes(from.identity()) {
+    if tables.holds(Check::MayBeReply, facts.asked.includes(from.identity())) {
         let back = EdgeKey::new(to.identity(), from.identity());
         let coverage = tables.coverage(back, facts.protocol, facts.reply_port);
-        if coverage.kind == Covered::ByRule {
+        if tables.holds(Check::IsReplyCovered, coverage.kind == Covered::ByRule) {
             return allow(from, to, Reason::Reply).by(coverage.rule);
         }
     }
-    let reason = if from.identity() == Identity::UNKNOWN {
+    let reason = if tables.holds(Check::IsSourceUnknown, from.identity() == Identity::UNKNOWN) {
         Reason::SourceUnknown
-    } else if to.identity() == Identity::UNKNOWN {
+    } else if tables.holds(Check::IsDestinationUnknown, to.identity() == Identity::UNKNOWN) {
         Reason::DestinationUnknown
     } else {
         match coverage.kind {
@@ -89,22 +222,25 @@ pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
             Covered::Nothing | Covered::ByRule => Reason::NoRule,
         }
     };
-    deny(from, to, reason)
+    deny(from, to, reason, tables)
 }
 
 /// May a process of `binder` bind `port`? Everyone may bind a port that no service reserves.
 #[inline(always)]
 pub fn decide_bind<T: Tables>(binder: &Party, protocol: Protocol, port: Port, tables: &T) -> Decision {
-    let Some(holder) = tables.reserved(&PortKey::new(protocol, port)) else {
+    let reserved = tables.reserved(&PortKey::new(protocol, port));
+    let holder = reserved.unwrap_or(Owner::UNMANAGED);
+    if !tables.holds(Check::IsReserved, reserved.is_some()) {
         return allow(Owner::UNMANAGED, Owner::UNMANAGED, Reason::NotManaged);
-    };
+    }
     let binder = identify(binder, tables);
-    if binder.identity() == holder.identity() {
+    if tables.holds(Check::IsHolder, binder.identity() == holder.identity()) {
         return allow(binder, holder, Reason::SameService);
     }
     // The reservation is the holder's, so its mode alone says what happens to an intruder.
     let (from, to) = (binder.identity(), holder.identity());
-    let reason = if from == Identity::PENDING { Reason::SourcePending } else { Reason::PortReserved };
+    let is_pending = tables.holds(Check::IsBinderPending, from == Identity::PENDING);
+    let reason = if is_pending { Reason::SourcePending } else { Reason::PortReserved };
     Decision::new(Verdict::Deny, holder.mode(), reason, from, to)
 }
 
@@ -115,25 +251,25 @@ pub fn decide_bind<T: Tables>(binder: &Party, protocol: Protocol, port: Port, ta
 #[inline(always)]
 pub fn decide_create<T: Tables>(creator: &Party, protocol: Protocol, raw: bool, tables: &T) -> Decision {
     let creator = identify(creator, tables);
-    if !creator.identity().is_judged() {
+    if !tables.holds(Check::IsCreatorJudged, creator.identity().is_judged()) {
         return allow(creator, Owner::UNMANAGED, Reason::NotManaged);
     }
     let is_plain = !raw && (protocol == Protocol::TCP || protocol == Protocol::UDP);
-    if is_plain {
+    if tables.holds(Check::IsPlain, is_plain) {
         return allow(creator, creator, Reason::SameService);
     }
-    if creator.identity() == Identity::PENDING {
-        return deny(creator, creator, Reason::SourcePending);
+    if tables.holds(Check::IsCreatorPending, creator.identity() == Identity::PENDING) {
+        return deny(creator, creator, Reason::SourcePending, tables);
     }
-    if raw {
-        return deny(creator, creator, Reason::RawSocket);
+    if tables.holds(Check::IsRaw, raw) {
+        return deny(creator, creator, Reason::RawSocket, tables);
     }
-    if tables.names_protocol(&ProtocolKey::new(creator.identity(), protocol))
-        || tables.names_protocol(&ProtocolKey::any(creator.identity()))
-    {
+    let is_named = tables.names_protocol(&ProtocolKey::new(creator.identity(), protocol))
+        || tables.names_protocol(&ProtocolKey::any(creator.identity()));
+    if tables.holds(Check::IsProtocolNamed, is_named) {
         return allow(creator, creator, Reason::RuleAllows);
     }
-    deny(creator, creator, Reason::ProtocolNotListed)
+    deny(creator, creator, Reason::ProtocolNotListed, tables)
 }
 
 /// The denial of an attempt that could not be read or looked up, towards `end`. It refuses unless `end` is known
@@ -141,8 +277,8 @@ pub fn decide_create<T: Tables>(creator: &Party, protocol: Protocol, raw: bool, 
 #[inline(always)]
 pub fn decide_unreadable<T: Tables>(end: &Party, reason: Reason, tables: &T) -> Decision {
     let end = identify(end, tables);
-    if end.identity().is_judged() {
-        deny(Owner::new(Identity::UNKNOWN, end.mode()), end, reason)
+    if tables.holds(Check::IsReceiverJudged, end.identity().is_judged()) {
+        deny(Owner::new(Identity::UNKNOWN, end.mode()), end, reason, tables)
     } else {
         allow(Owner::new(Identity::UNKNOWN, Mode::Enforce), end, Reason::NotManaged)
     }
@@ -154,7 +290,7 @@ fn identify<T: Tables>(party: &Party, tables: &T) -> Owner {
     match party.known() {
         Known::Cgroup => tables.cgroup(party.cgroup_id()).unwrap_or(UNKNOWN),
         Known::Below => match tables.cgroup(party.cgroup_id()) {
-            Some(owner) if owner.identity().is_judged() => owner,
+            Some(owner) if tables.holds(Check::IsInherited, owner.identity().is_judged()) => owner,
             // The new cgroup may itself be one that a selector names, so it is not its parent's kind.
             Some(_) | None => UNKNOWN,
         },
@@ -223,11 +359,11 @@ pub fn coverage<T: Tables>(pair: EdgeKey, protocol: Protocol, port: Port, tables
             return Coverage::without_rule(if chunk == 0 { Covered::Nothing } else { Covered::Damaged });
         };
         for range in part.ranges() {
-            if range.covers(protocol, port) {
+            if tables.holds(Check::IsInRange, range.covers(protocol, port)) {
                 return Coverage { kind: Covered::ByRule, rule: range.rule() };
             }
         }
-        if !part.continues() {
+        if !tables.holds(Check::IsContinued, part.continues()) {
             return Coverage::without_rule(Covered::OtherPorts);
         }
         chunk += 1;
@@ -245,14 +381,19 @@ fn allow(from: Owner, to: Owner, reason: Reason) -> Decision {
 #[inline(always)]
 fn permit<T: Tables>(from: Owner, to: Owner, reason: Reason, tables: &T) -> Decision {
     match refusing_mode(from, to) {
-        Mode::Enforce if tables.refuses_new() => deny(from, to, Reason::AuditLost),
+        Mode::Enforce if tables.refuses_new() => deny(from, to, Reason::AuditLost, tables),
         Mode::Enforce | Mode::Audit => allow(from, to, reason),
     }
 }
 
 #[inline(always)]
-fn deny(from: Owner, to: Owner, reason: Reason) -> Decision {
-    Decision::new(Verdict::Deny, refusing_mode(from, to), reason, from.identity(), to.identity())
+fn deny<T: Tables>(from: Owner, to: Owner, reason: Reason, tables: &T) -> Decision {
+    let mode = match refusing_mode(from, to) {
+        Mode::Audit if tables.holds(Check::IsAudited, true) => Mode::Audit,
+        Mode::Enforce if tables.holds(Check::IsAudited, false) => Mode::Audit,
+        Mode::Audit | Mode::Enforce => Mode::Enforce,
+    };
+    Decision::new(Verdict::Deny, mode, reason, from.identity(), to.identity())
 }
 
 /// Audit only where every judged end asks for it.

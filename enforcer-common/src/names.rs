@@ -1,5 +1,7 @@
 //! Names of the maps and globals, once; programs are named by their [`Hook`](crate::Hook).
 
+/// In an object that tests alone load: the number of the check that it negates.
+pub const NEGATED: &str = "NEGATED";
 /// Which slot is in force: one `u32`, 0 or 1.
 pub const ACTIVE: &str = "ACTIVE";
 /// Per slot: the revision of the policy that it holds.

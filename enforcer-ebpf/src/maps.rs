@@ -125,6 +125,11 @@ static LOG_ALLOWED: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static WHOLE_TREE: Global<u8> = Global::new(0);
 
+/// The number of the check that this object negates, chosen by the test that loads it.
+#[cfg(feature = "negated")]
+#[unsafe(no_mangle)]
+static NEGATED: Global<u32> = Global::new(0);
+
 /// Whether permitted attempts are recorded.
 #[inline(always)]
 pub(crate) fn log_allowed() -> bool {
@@ -375,6 +380,12 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn refuses_new(&self) -> bool {
         self.refuses_new
+    }
+
+    #[cfg(feature = "negated")]
+    #[inline(always)]
+    fn holds(&self, check: enforcer_common::Check, found: bool) -> bool {
+        found != (NEGATED.load() == check as u32)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Named places at which a test may have this process end at once, as a crash would; none in a release build.
 
+use std::borrow::Cow;
+
 /// The variable that names the place; `NAME:N` ends it when the place is passed for the N-th time.
 pub const VARIABLE: &str = "ENFORCER_FAILPOINT";
 
@@ -7,6 +9,12 @@ pub const VARIABLE: &str = "ENFORCER_FAILPOINT";
 /// one before, as it would for want of memory: at its first write to the first map, to the second, and so on, until no map
 /// is left and it is installed. With `first` the first one fails too.
 pub const WRITES: &str = "ENFORCER_FAIL_WRITES";
+
+/// The variable that names a file to load in the place of the object that this process was built with.
+pub const OBJECT: &str = "ENFORCER_OBJECT";
+
+/// The variable that says which check such an object negates, by its number.
+pub const NEGATED: &str = "ENFORCER_NEGATED";
 
 /// Every place, in the order in which a start, a reload and an end pass them.
 pub const ALL: &[&str] = &[
@@ -80,6 +88,28 @@ pub fn write_fails(map: &'static str) -> bool {
         let _: &str = map;
         false
     }
+}
+
+/// The object to load: `built`, unless a test has named another.
+///
+/// # Errors
+///
+/// That one cannot be read.
+pub fn object(built: &'static [u8]) -> std::io::Result<Cow<'static, [u8]>> {
+    #[cfg(debug_assertions)]
+    if let Some(path) = std::env::var_os(OBJECT) {
+        return std::fs::read(path).map(Cow::Owned);
+    }
+    Ok(Cow::Borrowed(built))
+}
+
+/// The check that it is to negate; 0 for none, and in every object that is shipped.
+pub fn negated() -> u32 {
+    #[cfg(debug_assertions)]
+    if let Some(number) = std::env::var(NEGATED).ok().and_then(|number| number.parse().ok()) {
+        return number;
+    }
+    0
 }
 
 #[cfg(debug_assertions)]

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use enforcer_common::Hook;
+use enforcer_common::{Check, Hook};
 use serde::Deserialize;
 
 use self::judge::Judgement;
@@ -56,6 +56,8 @@ pub struct Technique {
     pub records: Option<String>,
     /// How many datagrams its one call makes, if not one.
     pub datagrams: Option<usize>,
+    /// What the kernel draws by lot, so that it may be blocked by one hook or by another.
+    pub drawn: Option<String>,
 }
 
 /// Every technique by its name, `kind/file`.
@@ -86,13 +88,44 @@ pub enum Run {
     Forbidden,
     /// By those who may.
     Permitted,
-    /// By both, with one hook taken off.
-    Without(HookName),
+    /// By both, with something broken.
+    Broken(Fault),
 }
 
-/// A hook, ordered by its name.
+/// Something of the enforcer's that is broken to see whether the corpus tells.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct HookName(pub &'static str);
+pub enum Fault {
+    /// The hook of this name is off.
+    Off(&'static str),
+    /// This check of the decision is negated.
+    Negated(Check),
+}
+
+impl Fault {
+    /// Every fault.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let hooks = Hook::ALL.into_iter().map(|hook| Self::Off(hook.name()));
+        hooks.chain(Check::ALL.into_iter().map(Self::Negated))
+    }
+
+    /// Its name in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off(hook) => hook,
+            Self::Negated(check) => check.code(),
+        }
+    }
+
+    /// Why nothing in the corpus can tell of it on a kernel that has everything, if so.
+    pub fn excuse(self) -> Option<&'static str> {
+        match self {
+            Self::Negated(Check::IsInherited) => {
+                Some("where the kernel identifies cgroups, none is missing from the tables")
+            }
+            Self::Off(_) | Self::Negated(_) => None,
+        }
+    }
+}
 
 /// How the corpus ended.
 #[derive(Default)]
@@ -103,8 +136,8 @@ pub struct Report {
     pub wrong: Vec<String>,
     /// How each single technique was blocked.
     pub blocked: BTreeMap<Cell, Judgement>,
-    /// What a hook's absence changed.
-    pub changed: BTreeMap<HookName, BTreeMap<Cell, Change>>,
+    /// What each fault changed.
+    pub changed: BTreeMap<Fault, BTreeMap<Cell, Change>>,
     /// Pairs of techniques that were blocked.
     pub pairs: usize,
 }
@@ -112,12 +145,23 @@ pub struct Report {
 /// What became of a cell when something was broken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Change {
-    /// It is still blocked, but otherwise.
+    /// It ends as before, by another hook, for another reason or with another errno.
     Otherwise,
     /// What is permitted is refused.
     Refused,
     /// What is forbidden gets through.
     Opened,
+}
+
+impl Change {
+    /// Its word in output.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Otherwise => "otherwise",
+            Self::Refused => "refused",
+            Self::Opened => "opened",
+        }
+    }
 }
 
 /// What is to be tried.
@@ -147,30 +191,101 @@ pub fn run(selection: &Selection) -> anyhow::Result<Report> {
     let techniques = stages.first().context("no stage")?.techniques().clone();
     let singles = singles(&techniques, selection);
     let pairs = if selection.singly { Vec::new() } else { pairs(&techniques, selection) };
-    let mut theatre = Theatre { stages, techniques: &techniques, answered: BTreeSet::new() };
+    let mut theatre = Theatre { stages, techniques: &techniques, known: Known::default() };
+
     let mut done = theatre.play([shares(Run::Bare, &singles), shares(Run::Bare, &pairs)].concat())?;
-    theatre.answered = done.iter().filter(|one| one.is_answered()).map(|one| one.cell.clone()).collect();
+    for one in &done {
+        if one.forbidden.as_ref().is_some_and(Outcome::is_answered) {
+            theatre.known.answered.insert(one.cell.clone());
+        }
+    }
     let mut jobs = Vec::new();
     for run in [Run::Forbidden, Run::Permitted] {
         jobs.extend(shares(run, &singles));
         jobs.extend(shares(run, &pairs));
     }
+    let judged = theatre.play(jobs)?;
+    for one in judged.iter().filter(|one| one.cell.techniques.len() == 1) {
+        theatre.known.whole.entry(one.cell.clone()).or_default().take(one);
+    }
+    done.extend(judged);
     if !selection.singly {
-        for hook in Hook::ALL {
-            jobs.push(Job { run: Run::Without(HookName(hook.name())), cells: singles.clone() });
+        let jobs = Fault::all()
+            .map(|fault| Job { run: Run::Broken(fault), cells: tell(fault, &techniques, &singles) });
+        done.extend(theatre.play(jobs)?);
+    }
+    let whole = theatre.known.whole;
+    Ok(report(techniques, &whole, &done))
+}
+
+/// The cells in which a fault is looked for: not where it is the kernel that blocks, or that draws by lot who does. A mapped
+/// address is judged by a hook of one of the other two families, and a decision does not ask for the family at all, so that
+/// one path for each transport tells of a check.
+fn tell(fault: Fault, techniques: &Techniques, whole: &BTreeMap<Cell, Ends>) -> Vec<Cell> {
+    let mut seen = BTreeSet::new();
+    let mut cells = Vec::new();
+    for (name, technique) in techniques.iter().filter(|(_, technique)| technique.drawn.is_none()) {
+        for path in &technique.paths {
+            let cell = Cell { techniques: vec![name.clone()], path: path.clone() };
+            let forbidden = whole.get(&cell).and_then(|ends| ends.forbidden.as_ref());
+            let (family, transport) = path.split_once('/').unwrap_or_default();
+            let is_first = seen.insert((name, transport));
+            let is_meant = match fault {
+                Fault::Off(_) => is_first || family != "mapped",
+                Fault::Negated(_) => is_first,
+            };
+            if is_meant && forbidden.is_some_and(Outcome::is_judged) {
+                cells.push(cell);
+            }
         }
     }
-    done.extend(theatre.play(jobs)?);
-    drop(theatre);
-    Ok(report(techniques, &done))
+    cells
 }
 
 /// Stages that are played on at the same time.
 struct Theatre<'a> {
     stages: Vec<Stage>,
     techniques: &'a Techniques,
+    known: Known,
+}
+
+/// What earlier runs have shown.
+#[derive(Default)]
+struct Known {
     /// Cells that are answered where nobody judges them.
     answered: BTreeSet<Cell>,
+    /// How each single technique ends while nothing is broken.
+    whole: BTreeMap<Cell, Ends>,
+}
+
+/// How a cell ended for those who may not call, and for those who may.
+#[derive(Clone, Default)]
+struct Ends {
+    forbidden: Option<Outcome>,
+    permitted: Option<Outcome>,
+}
+
+impl Ends {
+    fn take(&mut self, one: &Tried) {
+        self.forbidden = one.forbidden.clone().or(self.forbidden.take());
+        self.permitted = one.permitted.clone().or(self.permitted.take());
+    }
+
+    /// How `other` differs; `None` if it does not, or if one of them is not known.
+    fn change(&self, other: &Self) -> Option<Change> {
+        let (refused, passed) = (self.forbidden.as_ref()?, self.permitted.as_ref()?);
+        let (forbidden, permitted) = (other.forbidden.as_ref()?, other.permitted.as_ref()?);
+        if forbidden.reached() && !refused.reached() {
+            Some(Change::Opened)
+        } else if passed.reached() && !permitted.reached() {
+            Some(Change::Refused)
+        } else if refused.signature() != forbidden.signature() || passed.signature() != permitted.signature()
+        {
+            Some(Change::Otherwise)
+        } else {
+            None
+        }
+    }
 }
 
 impl Theatre<'_> {
@@ -178,14 +293,14 @@ impl Theatre<'_> {
     fn play(&mut self, mut jobs: Vec<Job>) -> anyhow::Result<Vec<Tried>> {
         jobs.reverse();
         let (jobs, done) = (Mutex::new(jobs), Mutex::new(Vec::new()));
-        let (techniques, answered) = (self.techniques, &self.answered);
+        let (techniques, known) = (self.techniques, &self.known);
         thread::scope(|scope| {
             let workers: Vec<_> = self
                 .stages
                 .iter_mut()
                 .map(|stage| {
                     let (jobs, done) = (&jobs, &done);
-                    scope.spawn(move || work(stage, techniques, answered, jobs, done))
+                    scope.spawn(move || work(stage, techniques, known, jobs, done))
                 })
                 .collect();
             workers
@@ -200,14 +315,14 @@ impl Theatre<'_> {
 fn work(
     stage: &mut Stage,
     techniques: &Techniques,
-    answered: &BTreeSet<Cell>,
+    known: &Known,
     jobs: &Mutex<Vec<Job>>,
     done: &Mutex<Vec<Tried>>,
 ) -> anyhow::Result<()> {
     loop {
         // The lock is given back before the job is done.
         let Some(job) = lock(jobs)?.pop() else { return Ok(()) };
-        let tried = play(stage, techniques, answered, job)?;
+        let tried = play(stage, techniques, known, job)?;
         lock(done)?.extend(tried);
     }
 }
@@ -264,18 +379,7 @@ struct Tried {
     wrong: Vec<String>,
 }
 
-impl Tried {
-    fn is_answered(&self) -> bool {
-        self.forbidden.as_ref().is_some_and(Outcome::is_answered)
-    }
-}
-
-fn play(
-    stage: &mut Stage,
-    techniques: &Techniques,
-    answered: &BTreeSet<Cell>,
-    job: Job,
-) -> anyhow::Result<Vec<Tried>> {
+fn play(stage: &mut Stage, techniques: &Techniques, known: &Known, job: Job) -> anyhow::Result<Vec<Tried>> {
     let mut tried = Vec::new();
     let mut scene = stage.open(job.run)?;
     for cell in job.cells {
@@ -301,15 +405,23 @@ fn play(
             }
             Run::Permitted => {
                 let is_pair = told.len() > 1;
-                let gets_through = answered.contains(&cell) || !is_pair;
+                let gets_through = known.answered.contains(&cell) || !is_pair;
                 let is_awaited = gets_through && told.iter().all(|one| one.control.is_none());
                 let outcome = ask(true, if is_awaited { PATIENTLY } else { BRIEFLY })?;
                 one.wrong = judge::permitted_pair(&told, &outcome, gets_through);
                 one.permitted = Some(outcome);
             }
-            Run::Without(_) => {
-                one.forbidden = Some(ask(false, BRIEFLY)?);
-                one.permitted = Some(ask(true, BRIEFLY)?);
+            Run::Broken(_) => {
+                let whole = known.whole.get(&cell).cloned().unwrap_or_default();
+                // What seems to have changed is tried again, and more patiently: a table is made of it.
+                for patience in [BRIEFLY, BRIEFLY * 10] {
+                    one.forbidden = Some(ask(false, patience)?);
+                    one.permitted = Some(ask(true, patience)?);
+                    let ends = Ends { forbidden: one.forbidden.clone(), permitted: one.permitted.clone() };
+                    if whole.change(&ends).is_none() {
+                        break;
+                    }
+                }
             }
         }
         tried.push(one);
@@ -321,51 +433,35 @@ fn play(
     Ok(tried)
 }
 
-fn report(techniques: Techniques, done: &[Tried]) -> Report {
+fn report(techniques: Techniques, whole: &BTreeMap<Cell, Ends>, done: &[Tried]) -> Report {
     let mut report = Report { techniques, ..Report::default() };
-    let mut whole: BTreeMap<Cell, (Option<Outcome>, Option<Outcome>)> = BTreeMap::new();
     for one in done {
         let name = one.cell.name();
         report.wrong.extend(one.wrong.iter().map(|wrong| format!("{:?}: {name}: {wrong}", one.run)));
-        let single = one.cell.techniques.len() == 1;
         match one.run {
-            Run::Bare | Run::Without(_) => {}
-            Run::Forbidden if !single => report.pairs += 1,
-            Run::Permitted if !single => {}
+            Run::Bare | Run::Permitted => {}
+            Run::Forbidden if one.cell.techniques.len() > 1 => report.pairs += 1,
             Run::Forbidden => {
-                if let Some(outcome) = &one.forbidden {
-                    report.blocked.insert(one.cell.clone(), Judgement::of(outcome));
-                }
-                whole.entry(one.cell.clone()).or_default().0.clone_from(&one.forbidden);
+                let technique = one.cell.techniques.first().and_then(|name| report.techniques.get(name));
+                let is_drawn = technique.is_some_and(|technique| technique.drawn.is_some());
+                let judgement = one.forbidden.as_ref().map(|outcome| Judgement::of(outcome, is_drawn));
+                report.blocked.extend(judgement.map(|judgement| (one.cell.clone(), judgement)));
             }
-            Run::Permitted => whole.entry(one.cell.clone()).or_default().1.clone_from(&one.permitted),
+            Run::Broken(fault) => {
+                let changes = report.changed.entry(fault).or_default();
+                let ends = Ends { forbidden: one.forbidden.clone(), permitted: one.permitted.clone() };
+                let change = whole.get(&one.cell).and_then(|whole| whole.change(&ends));
+                changes.extend(change.map(|change| (one.cell.clone(), change)));
+            }
         }
     }
-    for one in done {
-        let Run::Without(hook) = one.run else { continue };
-        let changes = report.changed.entry(hook).or_default();
-        let (Some(before), Some(forbidden), Some(permitted)) =
-            (whole.get(&one.cell), &one.forbidden, &one.permitted)
-        else {
-            continue;
-        };
-        let (Some(refused), Some(passed)) = (&before.0, &before.1) else { continue };
-        let change = if forbidden.reached() && !refused.reached() {
-            Some(Change::Opened)
-        } else if passed.reached() && !permitted.reached() {
-            Some(Change::Refused)
-        } else if refused.signature() != forbidden.signature() {
-            Some(Change::Otherwise)
-        } else {
-            None
-        };
-        if let Some(change) = change {
-            changes.insert(one.cell.clone(), change);
-        }
-    }
-    for (hook, changes) in &report.changed {
-        if changes.is_empty() {
-            report.wrong.push(format!("without {}: nothing in the corpus tells", hook.0));
+    for (fault, changes) in &report.changed {
+        match (changes.is_empty(), fault.excuse()) {
+            (true, None) => report.wrong.push(format!("{}: nothing in the corpus tells of it", fault.name())),
+            (false, Some(why)) => {
+                report.wrong.push(format!("{}: the corpus tells, though {why}", fault.name()))
+            }
+            (true, Some(_)) | (false, None) => {}
         }
     }
     report

@@ -140,7 +140,8 @@ impl Enforcement {
             .override_global(names::WHOLE_TREE, &whole_tree, true)
             .override_global(names::OFFSETS, &known, true)
             .override_global(names::AYA_LOG_LEVEL, &options.kernel_log, true)
-            .load(OBJECT)
+            .override_global(names::NEGATED, &failpoint::negated(), false)
+            .load(&failpoint::object(OBJECT).map_err(|err| LoadError::Object(err.to_string()))?)
             .map_err(|err| LoadError::Object(chain(&err)))?;
         for hook in Hook::ALL {
             load_program(&mut object, hook)?;

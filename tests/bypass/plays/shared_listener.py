@@ -6,6 +6,7 @@ from corpus import EVERY, GROUP, SILENT
 
 PATHS = EVERY
 RECORDS = "many"
+DRAWN = "which of the two sockets is asked, the kernel draws for each call"
 SOURCE = "client"
 
 

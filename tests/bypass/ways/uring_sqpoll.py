@@ -7,4 +7,6 @@ PATHS = EVERY
 
 
 def call(scene, sock):
+    # That thread first has to be given a processor.
+    scene.patience = max(scene.patience, 1)
     return Ring(SQPOLL).connect(scene, sock, OP_CONNECT)

@@ -9,19 +9,36 @@ use enforcer_tests::bypass::{self, Selection, table};
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut selection = Selection::default();
+    let (mut json, mut write) = (false, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--only" => selection.only = Some(arguments.next().context("--only: no name was given")?),
             "--singly" => selection.singly = true,
+            "--json" => json = true,
+            "--write" => write = true,
             other => bail!("unknown argument {other}"),
         }
     }
-    let report = bypass::run(&selection)?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{}\n{}", table::blocked(&report), table::without_hooks(&report))?;
-    for wrong in &report.wrong {
-        writeln!(out, "wrong: {wrong}")?;
+    let is_whole = selection.only.is_none() && !selection.singly;
+    if write && !is_whole {
+        bail!("write the table: only a whole run can\nhint: leave --only and --singly out");
     }
-    Ok(if report.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let report = bypass::run(&selection)?;
+    if write && report.wrong.is_empty() {
+        table::write(&report)?;
+    }
+    let differences = if is_whole { table::differences(&report)? } else { Vec::new() };
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", table::to_json(&report, &differences))?;
+    } else {
+        writeln!(out, "{}", table::standing(&report))?;
+        writeln!(out, "{} techniques, {} pairs", report.techniques.len(), report.pairs)?;
+        for wrong in report.wrong.iter().chain(&differences) {
+            writeln!(out, "wrong: {wrong}")?;
+        }
+    }
+    let is_good = report.wrong.is_empty() && differences.is_empty();
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -18,8 +18,8 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// What is to be said of an outcome.
-    pub fn of(outcome: &Outcome) -> Self {
+    /// What is to be said of an outcome; which hook refused is not said where that is drawn by lot.
+    pub fn of(outcome: &Outcome, is_drawn: bool) -> Self {
         let told = &outcome.told;
         let how = match (told.end.as_str(), &told.errno) {
             ("errno", Some(errno)) => errno.clone(),
@@ -31,6 +31,9 @@ impl Judgement {
         }
         if outcome.reached() {
             return Self { by: String::from("open"), how: String::new() };
+        }
+        if is_drawn {
+            return Self { by: String::from("call or ingress"), how: String::from("EPERM or dropped") };
         }
         let mut hooks: Vec<&str> =
             outcome.records.iter().filter_map(|record| record["hook"].as_str()).collect();

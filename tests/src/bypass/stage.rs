@@ -1,16 +1,19 @@
 //! Where the corpus is played: a sandbox with the service that must not be reached, and those that try.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use enforcer::failpoint;
+use enforcer_common::Check;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Cell, Run, Technique, Techniques};
+use super::{Cell, Fault, Run, Technique, Techniques};
 use crate::bpftool;
 use crate::sandbox::{Daemon, Finished, Sandbox};
 use crate::slowness::patience;
@@ -23,6 +26,7 @@ services:
   teller: { match: [{ cgroup: ROOT/teller }, { cgroup: ROOT/pool/teller }] }
   proxy: { match: [{ cgroup: ROOT/proxy }] }
   bell: { match: [{ cgroup: ROOT/bell }] }
+  crate: { match: [{ container: { name: crate } }] }
   vault:
     match: [{ cgroup: ROOT/vault }]
     listens: [7001/tcp, 7001/udp, 7009/tcp, 7009/udp, 40001/tcp, 40001/udp]
@@ -30,13 +34,17 @@ allow:
   - { name: errand, from: clerk, to: vault }
   - { name: shift, from: teller, to: vault }
   - { name: visit, from: teller, to: clerk }
-  - { name: relay, from: proxy, to: vault, ports: [7001/tcp, 7001/udp] }
+  # More ports than one part of a list holds, so that the last of them is in the second.
+  - { name: relay, from: proxy, to: vault, ports: [7001/tcp, 7021/tcp, 7031/tcp, 7041/tcp, 7001/udp] }
   - { name: ask, from: [thief, clerk, teller, vault], to: proxy, ports: [7100-7199/tcp, 7100-7199/udp] }
   - { name: notice, from: vault, to: [thief, clerk], ports: [7300/tcp, 7300/udp] }
 ";
 
+/// The cgroup of a container of which no runtime has told.
+const PENDING: &str = "docker/0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f";
+
 /// Cgroups in the sandbox; that of a stranger is of no service.
-const CGROUPS: [&str; 10] = [
+const CGROUPS: [&str; 11] = [
     "thief",
     "clerk",
     "teller",
@@ -44,6 +52,7 @@ const CGROUPS: [&str; 10] = [
     "bell",
     "vault",
     "stranger",
+    PENDING,
     "pool/thief",
     "pool/clerk",
     "pool/teller",
@@ -90,20 +99,43 @@ impl Stage {
     /// One of them does not start.
     pub fn open(&mut self, run: Run) -> anyhow::Result<Scene<'_>> {
         let older = Program::serve(&self.sandbox, "vault", "answerer.py", &["7011"])?;
-        let daemon = match run {
-            Run::Bare => None,
-            Run::Forbidden | Run::Permitted | Run::Without(_) => Some(self.sandbox.daemon(POLICY)?),
+        let serve = |sandbox: &Sandbox| -> anyhow::Result<(Program, Program)> {
+            let vault = Program::serve(sandbox, "vault", "answerer.py", &["7001"])?;
+            Ok((vault, Program::serve(sandbox, "proxy", "proxy.py", &[])?))
         };
-        if let Run::Without(hook) = run {
-            let links = bpftool::links(self.sandbox.cgroup())?;
-            let link = links.iter().find(|link| link.name == hook.0).context("link of the hook")?;
-            bpftool::detach(link.link)?;
+        let (daemon, (vault, proxy)) = match run {
+            Run::Bare => (None, serve(&self.sandbox)?),
+            Run::Forbidden | Run::Permitted => (Some(self.daemon(None)?), serve(&self.sandbox)?),
+            Run::Broken(Fault::Off(hook)) => {
+                let daemon = self.daemon(None)?;
+                let links = bpftool::links(self.sandbox.cgroup())?;
+                let link = links.iter().find(|link| link.name == hook).context("link of the hook")?;
+                bpftool::detach(link.link)?;
+                (Some(daemon), serve(&self.sandbox)?)
+            }
+            Run::Broken(Fault::Negated(check)) => {
+                // What is broken may be what lets a service bind its port.
+                let served = serve(&self.sandbox)?;
+                (Some(self.daemon(Some(check))?), served)
+            }
+        };
+        Ok(Scene { stage: self, daemon, older, vault, proxy })
+    }
+
+    /// Starts the enforcer, perhaps with a check negated.
+    fn daemon(&self, negated: Option<Check>) -> anyhow::Result<Daemon> {
+        let mut command = self.sandbox.daemon_command(POLICY)?;
+        // A runtime that never tells what a container is.
+        let silent = self.sandbox.directory().join("no-runtime.sock");
+        command.arg("--runtime").arg(format!("docker={}", silent.display()));
+        if let Some(check) = negated {
+            let object = option_env!("NEGATED_OBJECT").context(
+                "negate a check: this was built without the object for it\n\
+                 hint: build with `--features enforcer-tests/e2e`",
+            )?;
+            command.env(failpoint::OBJECT, object).env(failpoint::NEGATED, (check as u32).to_string());
         }
-        let vault = Program::serve(&self.sandbox, "vault", "answerer.py", &["7001"])?;
-        let proxy = Program::serve(&self.sandbox, "proxy", "proxy.py", &[])?;
-        // What is broken may be what lets the bell be heard.
-        let bell = matches!(run, Run::Forbidden | Run::Permitted);
-        Ok(Scene { stage: self, daemon, older, vault, bell, _proxy: proxy })
+        self.sandbox.start_daemon(command)
     }
 }
 
@@ -113,8 +145,7 @@ pub struct Scene<'a> {
     daemon: Option<Daemon>,
     older: Program,
     vault: Program,
-    bell: bool,
-    _proxy: Program,
+    proxy: Program,
 }
 
 impl Scene<'_> {
@@ -130,13 +161,18 @@ impl Scene<'_> {
         permitted: bool,
         waits: Duration,
     ) -> anyhow::Result<Outcome> {
-        let other = techniques.iter().find_map(|technique| technique.caller.as_ref());
+        let other = techniques.iter().find_map(|technique| technique.caller.as_deref());
         let cast = if permitted {
             Cast { caller: "clerk", helper: "teller", client: "teller" }
         } else {
-            let caller = if other.is_some() { "stranger" } else { "thief" };
+            let caller = match other {
+                Some("pending") => "pending",
+                Some(_) => "stranger",
+                None => "thief",
+            };
             Cast { caller, helper: "clerk", client: "clerk" }
         };
+        let bell = format!("bell-{}", self.stage.attempts + 1);
         let before = self.daemon.as_ref().map_or(0, |daemon| daemon.records().len());
         self.stage.attempts += 1;
         let order = json!({
@@ -147,17 +183,22 @@ impl Scene<'_> {
             "client": cast.client,
             "patience": u64::try_from(patience(waits).as_millis())?,
             "token": format!("token-{}", self.stage.attempts),
-            "bell": self.bell,
+            "bell": self.daemon.is_some().then_some(&bell),
         });
         self.stage.director.write(&order)?;
         let told: Told = self.stage.director.read()?;
         let mut got: Vec<Value> = self.vault.ask()?;
         got.extend(self.older.ask::<Vec<Value>>()?);
         let mut records = Vec::new();
-        if let Some(daemon) = self.daemon.as_mut().filter(|_| self.bell) {
-            daemon.wait_for(|record| record["source"]["service"] == "bell")?;
+        if let Some(daemon) = &mut self.daemon {
+            daemon.wait_for(|record| record["process"]["comm"] == bell.as_str())?;
             let new = daemon.records().iter().skip(before);
-            records.extend(new.filter(|record| record["source"]["service"] != "bell").cloned());
+            // The proxy may still be answering somebody who is gone.
+            let proxy = u64::from(self.proxy.child.id());
+            let is_its = |record: &&Value| {
+                record["source"]["service"] != "bell" && record["process"]["pid"].as_u64() != Some(proxy)
+            };
+            records.extend(new.filter(is_its).cloned());
         }
         Ok(Outcome { cast, told, got, records })
     }
@@ -224,11 +265,19 @@ impl Outcome {
         !self.got.is_empty() || self.is_answered()
     }
 
+    /// Whether the enforcer had a say in it: it got through, a hook refused it, or one let it go to where nobody listens.
+    pub fn is_judged(&self) -> bool {
+        self.reached() || !self.records.is_empty() || self.told.errno.as_deref() == Some("ECONNREFUSED")
+    }
+
     /// What a change of shows that something else has decided.
-    pub fn signature(&self) -> (bool, &str, Option<&str>) {
+    pub fn signature(&self) -> (&str, Option<&str>, BTreeSet<(String, String, String)>) {
         // Whether an answer was waited for long enough says nothing about who decided.
         let end = if self.reached() { "reached" } else { self.told.end.as_str() };
-        (self.reached(), end, self.told.errno.as_deref())
+        let word = |record: &Value, name: &str| record[name].as_str().unwrap_or_default().to_owned();
+        let told = self.records.iter();
+        let decided = told.map(|record| (word(record, "hook"), word(record, "reason"), word(record, "mode")));
+        (end, self.told.errno.as_deref(), decided.collect())
     }
 }
 
