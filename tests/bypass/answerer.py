@@ -79,7 +79,9 @@ def read(fd):
             return
         data, address = sock.recvfrom(65536)
         if data:
-            got.append({"what": what, "text": data[:64].decode(errors="replace")})
+            # What somebody asks who may, is answered and no more.
+            if not data.startswith(b"question"):
+                got.append({"what": what, "text": data[:64].decode(errors="replace")})
             sock.sendto(data[:64], address) if address else sock.send(data[:64])
         elif sock.type == socket.SOCK_STREAM:
             forget(fd)

@@ -28,10 +28,11 @@ def load():
 
 def describe(module):
     """What the run has to know of a technique."""
-    kept = ("PATHS", "NEEDS", "CALLER", "SOURCE", "OPEN", "BARE", "CONTROL", "RECORDS", "DATAGRAMS", "DRAWN")
+    kept = ("PATHS", "NEEDS", "CALLER", "SOURCE", "OPEN", "BARE", "CONTROL", "RECORDS", "DATAGRAMS", "DRAWN", "ONEWAY")
     told = {key.lower(): list(value) if isinstance(value, tuple) else value
             for key in kept if (value := getattr(module, key, None)) is not None}
     told["sentence"] = module.__doc__
+    told["source"] = [told["source"]] if isinstance(told.get("source"), str) else told.get("source", [])
     return told
 
 
@@ -134,6 +135,14 @@ address add {corpus.FAR}/30 dev far
 address add {corpus.FAR6}/64 dev far nodad
 """)
     run(["nft", "-f", "-"], f"""
+table inet crossing {{
+  set seen {{ typeof tcp sequence; flags dynamic; size 4096; }}
+  chain out {{
+    type filter hook output priority 0
+    tcp sport {corpus.CROSSING_BACK} tcp dport {corpus.CROSSING} tcp flags & (syn | ack) == syn \\
+      tcp sequence != @seen add @seen {{ tcp sequence }} drop
+  }}
+}}
 table ip door {{
   chain out {{
     type nat hook output priority -100

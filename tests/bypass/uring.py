@@ -12,7 +12,7 @@ from corpus import SILENT, Absent, called, libc
 
 SETUP, ENTER, REGISTER = 425, 426, 427
 SQPOLL = 2
-OP_SENDMSG, OP_CONNECT, OP_SEND, OP_SOCKET = 9, 16, 26, 45
+OP_SENDMSG, OP_CONNECT, OP_SEND, OP_SOCKET, OP_BIND = 9, 16, 26, 45, 56
 FIXED_FILE, LINK = 1, 4
 WAKEUP = 2
 
@@ -42,12 +42,12 @@ class Ring:
     def word(self, offset):
         return struct.unpack_from("=I", self.ring, offset)[0]
 
-    def push(self, op, fd, pointer, length=0, offset=0, flags=0, op_flags=0):
+    def push(self, op, fd, pointer, length=0, offset=0, flags=0, address_length=0):
         """Puts an entry where the kernel will find it."""
         tail = self.word(self.sq_tail)
         index = tail & self.word(self.sq_mask)
-        entry = struct.pack("=BBHiQQIIQ", op, flags, 0, fd, offset, pointer, length, op_flags, tail)
-        self.entries[index * 64 : index * 64 + 64] = entry + bytes(24)
+        entry = struct.pack("=BBHiQQIIQ", op, flags, 0, fd, offset, pointer, length, 0, tail)
+        self.entries[index * 64 : index * 64 + 64] = entry + struct.pack("=4xH18x", address_length)
         struct.pack_into("=I", self.ring, self.sq_array + index * 4, index)
         struct.pack_into("=I", self.ring, self.sq_tail, tail + 1)
 

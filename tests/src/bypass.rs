@@ -44,8 +44,9 @@ pub struct Technique {
     pub needs: Vec<String>,
     /// Who tries it, if that is not a declared service.
     pub caller: Option<String>,
-    /// Who the records name, if that is not the caller.
-    pub source: Option<String>,
+    /// Who else the records may name.
+    #[serde(default)]
+    pub source: Vec<String>,
     /// Why it gets through, if it does: a documented limit.
     pub open: Option<String>,
     /// Why it does not get through even without an enforcer.
@@ -58,6 +59,8 @@ pub struct Technique {
     pub datagrams: Option<usize>,
     /// What the kernel draws by lot, so that it may be blocked by one hook or by another.
     pub drawn: Option<String>,
+    /// Why its sender hears no answer, though what is permitted arrives.
+    pub oneway: Option<String>,
 }
 
 /// Every technique by its name, `kind/file`.
@@ -210,8 +213,9 @@ pub fn run(selection: &Selection) -> anyhow::Result<Report> {
     }
     done.extend(judged);
     if !selection.singly {
-        let jobs = Fault::all()
-            .map(|fault| Job { run: Run::Broken(fault), cells: tell(fault, &techniques, &singles) });
+        let whole = &theatre.known.whole;
+        let job = |fault| Job { run: Run::Broken(fault), cells: tell(fault, &techniques, whole) };
+        let jobs: Vec<Job> = Fault::all().map(job).collect();
         done.extend(theatre.play(jobs)?);
     }
     let whole = theatre.known.whole;

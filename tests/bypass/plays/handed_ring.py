@@ -1,6 +1,7 @@
 """Fills an io_uring that a process of somebody who may call has made and shared: that process's kernel thread calls."""
 
-import mmap
+import os
+import socket
 
 from corpus import SILENT, TCP
 from uring import OP_CONNECT, SQPOLL, Ring, sockaddr
@@ -10,15 +11,14 @@ OPEN = "whoever shares an io_uring that a kernel thread empties lends its name t
 
 
 def attempt(scene):
-    import os
-    import socket
-
     theirs, ours = socket.socketpair()
     scene.enter(scene.helper)
     ring = Ring(SQPOLL)
     sock = scene.socket()
     sock.setblocking(False)
     address = ring.hold(sockaddr(sock, scene.to()))
+    # The ring's thread first has to be given a processor.
+    scene.patience = max(scene.patience, 1)
     size = 16 if scene.family == "v4" else 28
     pid = os.fork()
     if pid == 0:

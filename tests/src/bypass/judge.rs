@@ -82,9 +82,10 @@ pub fn forbidden(techniques: &[&Technique], outcome: &Outcome) -> Vec<String> {
 
 fn records(techniques: &[&Technique], outcome: &Outcome, open: bool) -> Vec<String> {
     let mut wrong = Vec::new();
-    let names = |word: &str| techniques.iter().any(|technique| technique.source.as_deref() == Some(word));
+    let names =
+        |word: &str| techniques.iter().any(|technique| technique.source.iter().any(|source| source == word));
     let mut sources = vec![outcome.cast.caller];
-    sources.extend(["unknown", "world"].into_iter().filter(|word| names(word)));
+    sources.extend(["unknown", "world", "vault"].into_iter().filter(|word| names(word)));
     if names("client") {
         sources = vec![outcome.cast.client];
     }
@@ -129,8 +130,10 @@ pub fn permitted_pair(techniques: &[&Technique], outcome: &Outcome, gets_through
 pub fn permitted(techniques: &[&Technique], outcome: &Outcome) -> Vec<String> {
     let mut wrong = defects(outcome);
     let blocked = techniques.iter().find_map(|technique| technique.control.as_ref());
+    let oneway = techniques.iter().any(|technique| technique.oneway.is_some());
     match blocked {
         _ if outcome.told.end == "absent" => {}
+        None if oneway && !outcome.got.is_empty() && outcome.records.is_empty() => {}
         None if outcome.told.end != "answered" => wrong.push(format!(
             "with permission it does not get through: {:?}, the vault got {:?}, records {:?}",
             outcome.told, outcome.got, outcome.records

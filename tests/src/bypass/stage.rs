@@ -30,6 +30,8 @@ services:
   vault:
     match: [{ cgroup: ROOT/vault }]
     listens: [7001/tcp, 7001/udp, 7009/tcp, 7009/udp, 40001/tcp, 40001/udp]
+networks:
+  groups: { cidrs: [239.1.2.3/32, \"ff05::7/128\", 100.64.0.3/32, 255.255.255.255/32] }
 allow:
   - { name: errand, from: clerk, to: vault }
   - { name: shift, from: teller, to: vault }
@@ -37,6 +39,8 @@ allow:
   # More ports than one part of a list holds, so that the last of them is in the second.
   - { name: relay, from: proxy, to: vault, ports: [7001/tcp, 7021/tcp, 7031/tcp, 7041/tcp, 7001/udp] }
   - { name: ask, from: [thief, clerk, teller, vault], to: proxy, ports: [7100-7199/tcp, 7100-7199/udp] }
+  - { name: announce, from: [thief, clerk], to: groups, ports: [7001/udp] }
+  - { name: crossing, from: vault, to: clerk, ports: [7310/tcp] }
   - { name: notice, from: vault, to: [thief, clerk], ports: [7300/tcp, 7300/udp] }
 ";
 
@@ -193,10 +197,11 @@ impl Scene<'_> {
         if let Some(daemon) = &mut self.daemon {
             daemon.wait_for(|record| record["process"]["comm"] == bell.as_str())?;
             let new = daemon.records().iter().skip(before);
-            // The proxy may still be answering somebody who is gone.
-            let proxy = u64::from(self.proxy.child.id());
+            // The servers may be answering somebody who has not asked, or is gone.
+            let servers = [&self.older, &self.vault, &self.proxy].map(|server| u64::from(server.child.id()));
             let is_its = |record: &&Value| {
-                record["source"]["service"] != "bell" && record["process"]["pid"].as_u64() != Some(proxy)
+                let answers = record["process"]["pid"].as_u64().is_some_and(|pid| servers.contains(&pid));
+                record["source"]["service"] != "bell" && !answers
             };
             records.extend(new.filter(is_its).cloned());
         }

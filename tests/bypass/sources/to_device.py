@@ -1,0 +1,13 @@
+"""Binds the socket to the loopback device, where a look-up that names no device does not find it."""
+
+import socket
+
+from corpus import EVERY
+
+PATHS = EVERY
+
+
+def source(scene):
+    sock = scene.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+    return sock
