@@ -15,12 +15,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use enforcer::control::api::Limit;
 use enforcer_common::{Check, Hook};
 use serde::Deserialize;
 
 use self::judge::Judgement;
 use self::stage::{Outcome, Stage};
-use crate::sandbox::Finished;
 
 /// Stages that are played on at once: most of the time is spent on waiting for what is not answered.
 const STAGES: usize = 4;
@@ -47,7 +47,7 @@ pub struct Technique {
     /// Who else the records may name.
     #[serde(default)]
     pub source: Vec<String>,
-    /// Why it gets through, if it does: a documented limit.
+    /// Why it gets through, if it does: the code of a limit, and a sentence.
     pub open: Option<String>,
     /// Why it does not get through even without an enforcer.
     pub bare: Option<String>,
@@ -61,6 +61,8 @@ pub struct Technique {
     pub drawn: Option<String>,
     /// Why its sender hears no answer, though what is permitted arrives.
     pub oneway: Option<String>,
+    /// The reason that the records must give, if it says something of its own.
+    pub reason: Option<String>,
 }
 
 /// Every technique by its name, `kind/file`.
@@ -430,9 +432,10 @@ fn play(stage: &mut Stage, techniques: &Techniques, known: &Known, job: Job) -> 
         }
         tried.push(one);
     }
-    let finished: Option<Finished> = scene.close()?;
-    if let Some(finished) = finished {
+    let counted = scene.refusals()?;
+    if let Some(finished) = scene.close()? {
         finished.check_totals()?;
+        judge::counters(&finished, &counted)?;
     }
     Ok(tried)
 }
@@ -457,6 +460,12 @@ fn report(techniques: Techniques, whole: &BTreeMap<Cell, Ends>, done: &[Tried]) 
                 let change = whole.get(&one.cell).and_then(|whole| whole.change(&ends));
                 changes.extend(change.map(|change| (one.cell.clone(), change)));
             }
+        }
+    }
+    for (name, technique) in &report.techniques {
+        let Some(open) = &technique.open else { continue };
+        if !Limit::ALL.iter().any(|(code, _)| open.split(':').next() == Some(code)) {
+            report.wrong.push(format!("{name}: {open:?} is none of the limits that `enforcer status` names"));
         }
     }
     for (fault, changes) in &report.changed {

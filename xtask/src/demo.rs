@@ -30,6 +30,8 @@ pub(crate) fn run(workspace: &Path) -> Result<()> {
 pub(crate) enum Profile {
     /// Quickly.
     Debug,
+    /// Likewise, with what the kernel tests alone need.
+    KernelTests,
     /// As they are released.
     Release,
 }
@@ -48,6 +50,10 @@ pub(crate) fn become_program<A: AsRef<OsStr>>(
     build.args(["build", "--quiet", "--bins", "--package", "enforcer", "--package", "enforcer-tests"]);
     let directory = match profile {
         Profile::Debug => "debug",
+        Profile::KernelTests => {
+            build.args(["--features", "enforcer-tests/e2e"]);
+            "debug"
+        }
         Profile::Release => {
             build.arg("--release");
             "release"

@@ -38,7 +38,7 @@ enum Verb {
     /// Run `setup`, `check` and every test, rootless and kernel ones; needs root
     Test,
     /// Try every known way around the enforcer, and print what blocks it; needs root
-    Bypass,
+    Bypass(bypass::Args),
     /// Measure it beside nftables, proxies and a loop of verdicts, and print the table; needs root
     Bench(bench::Args),
     /// Kill, upgrade and tamper with the daemon under load, a thousand times; needs root
@@ -66,7 +66,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Tidy => tidy::run(&workspace)?,
         Verb::Reproducible => reproducible::run(&workspace)?,
         Verb::Test => return test::run(&workspace),
-        Verb::Bypass => bypass::run(&workspace)?,
+        Verb::Bypass(args) => bypass::run(&workspace, args)?,
         Verb::Bench(args) => bench::run(&workspace, args)?,
         Verb::Chaos(args) => chaos::run(&workspace, args)?,
         Verb::CleanKernel(args) => clean_kernel::run(&workspace, args)?,

@@ -383,6 +383,7 @@ fn coverage(snapshot: &Snapshot, host: &Host) -> api::Coverage {
         overlapping_claims,
         pending_containers: pending(host).map(|node| text(&node.path)).collect(),
         proxies: proxies(snapshot, host),
+        limits: limits_of_design(),
     }
 }
 
@@ -437,6 +438,11 @@ fn unknown_listeners(snapshot: &Snapshot, host: &Host) -> Vec<api::UnknownListen
     }
     unknown.sort_by(|a, b| a.at.cmp(&b.at));
     unknown
+}
+
+fn limits_of_design() -> Vec<api::Limit> {
+    let limit = |(code, text): (&str, &str)| api::Limit { code: code.to_owned(), text: text.to_owned() };
+    api::Limit::ALL.map(limit).to_vec()
 }
 
 fn proxies(snapshot: &Snapshot, host: &Host) -> Vec<api::Proxy> {

@@ -189,14 +189,20 @@ impl fmt::Display for Coverage {
         ));
         parts.retain(|(_, rows)| !rows.is_empty());
         if parts.is_empty() {
-            return writeln!(f, "\neverything that was seen is under control");
+            writeln!(f, "\neverything that was seen is under control")?;
+        } else {
+            writeln!(f, "\nnot under control")?;
         }
-        writeln!(f, "\nnot under control")?;
         for (what, rows) in parts {
             writeln!(f, "  {what}")?;
             some(f, "    ", &rows)?;
         }
-        Ok(())
+        if !self.limits.is_empty() {
+            writeln!(f, "\nopen by design")?;
+        }
+        let limits: Vec<Vec<String>> =
+            self.limits.iter().map(|limit| vec![limit.code.clone(), limit.text.clone()]).collect();
+        table(f, "  ", &limits)
     }
 }
 

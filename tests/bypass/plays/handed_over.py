@@ -3,7 +3,7 @@
 from corpus import TCP, pass_fd, take_fd
 
 PATHS = [*TCP, "v4/udp", "v6/udp"]
-OPEN = "whoever hands an open connection to another hands over its rights"
+OPEN = "handed-over-socket: whoever hands an open connection to another hands over its rights"
 
 
 def attempt(scene):

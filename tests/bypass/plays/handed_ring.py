@@ -7,7 +7,7 @@ from corpus import SILENT, TCP
 from uring import OP_CONNECT, SQPOLL, Ring, sockaddr
 
 PATHS = [*TCP, "v4/udp", "v6/udp"]
-OPEN = "whoever shares an io_uring that a kernel thread empties lends its name to all that is put into it"
+OPEN = "shared-ring: whoever shares an io_uring that a kernel thread empties lends its name to all that is put into it"
 
 
 def attempt(scene):

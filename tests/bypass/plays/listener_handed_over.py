@@ -5,7 +5,7 @@ import socket
 from corpus import ASKING, TCP, pass_fd, take_fd
 
 PATHS = TCP
-OPEN = "whoever hands a listener to another lets it answer"
+OPEN = "handed-over-socket: whoever hands a listener to another lets it answer"
 
 
 def attempt(scene):

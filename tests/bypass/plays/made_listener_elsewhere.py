@@ -5,7 +5,7 @@ import socket
 from corpus import EVERY, GROUP
 
 PATHS = EVERY
-OPEN = "a socket that the vault has made and bound is the vault's, and goes where its owner goes"
+OPEN = "handed-over-socket: a socket that the vault has made and bound is the vault's, and goes where its owner goes"
 
 
 def attempt(scene):

@@ -3,7 +3,7 @@
 from corpus import TCP
 
 PATHS = [*TCP, "v4/udp", "v6/udp"]
-OPEN = "an open connection is its owner's, and goes where its owner goes"
+OPEN = "handed-over-socket: an open connection is its owner's, and goes where its owner goes"
 
 
 def attempt(scene):

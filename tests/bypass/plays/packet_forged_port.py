@@ -7,7 +7,7 @@ from corpus import SILENT, udp_header, v6_packet
 PATHS = ["v6/udp"]
 NEEDS = ("CAP_NET_RAW",)
 ONEWAY = "the answer goes to that socket, which has not asked"
-OPEN = "whoever may write packets (CAP_NET_RAW) can write them in the name of another service's socket"
+OPEN = "forged-packets: whoever may write packets (CAP_NET_RAW) can write them in the name of another service's socket"
 
 
 def attempt(scene):

@@ -5,7 +5,7 @@ import socket
 from corpus import EVERY, PROXY
 
 PATHS = EVERY
-OPEN = "a proxy in user space calls in its own name"
+OPEN = "proxy: a proxy in user space calls in its own name"
 
 
 def attempt(scene):

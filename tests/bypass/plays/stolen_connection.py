@@ -5,7 +5,7 @@ import socket
 from corpus import SYS_PIDFD_GETFD, SYS_PIDFD_OPEN, TCP, called, libc
 
 PATHS = [*TCP, "v4/udp", "v6/udp"]
-OPEN = "pidfd_getfd takes an open connection, with its rights, from a process that the taker may trace"
+OPEN = "handed-over-socket: pidfd_getfd takes an open connection, with its rights, from a process that the taker may trace"
 
 
 def attempt(scene):

@@ -6,6 +6,7 @@ PATHS = ["v6/udp"]
 CALLER = "stranger"
 NEEDS = ("CAP_NET_RAW",)
 SOURCE = "unknown"
+REASON = "unparsable"
 CONTROL = "a packet that no socket of this host has sent is nobody's"
 
 

@@ -1,9 +1,15 @@
 //! What an attempt must come to, and what is wrong with one that does not.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::ensure;
+use enforcer_common::Reason;
+
 use super::Technique;
 use super::stage::Outcome;
+use crate::sandbox::Finished;
 use crate::slowness::patience;
-use std::time::Duration;
 
 /// A refusal takes less: it is an answer, not a time-out. On a machine with something else to do that is a long time.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -104,6 +110,11 @@ fn records(techniques: &[&Technique], outcome: &Outcome, open: bool) -> Vec<Stri
             wrong.push(format!("a record names none of the processes {:?}: {record}", outcome.told.pids));
         }
     }
+    for technique in techniques {
+        let Some(reason) = &technique.reason else { continue };
+        let others = outcome.records.iter().filter(|record| record["reason"] != reason.as_str());
+        wrong.extend(others.map(|record| format!("a record gives another reason than {reason}: {record}")));
+    }
     let many = techniques.iter().any(|technique| technique.records.is_some());
     let by_kernel = techniques.iter().any(|technique| technique.bare.is_some())
         || outcome.told.errno.as_deref().is_some_and(|errno| errno != "EPERM");
@@ -119,6 +130,30 @@ fn records(techniques: &[&Technique], outcome: &Outcome, open: bool) -> Vec<Stri
         number => wrong.push(format!("{number} records tell of it: {:#?}", outcome.records)),
     }
     wrong
+}
+
+/// What was counted as refused by the end of a run, by reason, was recorded under that reason. More may have been recorded
+/// since, but not of packets that nothing can read: nobody sends them but the techniques.
+///
+/// # Errors
+///
+/// Says which number is not as it should be.
+pub fn counters(finished: &Finished, counted: &BTreeMap<String, u64>) -> anyhow::Result<()> {
+    let mut recorded: BTreeMap<String, u64> = BTreeMap::new();
+    for record in finished.attempts().filter(|record| record["verdict"] == "deny") {
+        *recorded.entry(record["reason"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    for (reason, counted) in counted {
+        let told = recorded.get(reason).copied().unwrap_or(0);
+        let is_right = if reason == Reason::Unparsable.code() { told == *counted } else { told >= *counted };
+        ensure!(is_right, "{counted} refusals are counted as {reason}, and {told} recorded");
+    }
+    let unread = recorded.get(Reason::Unparsable.code()).copied().unwrap_or(0);
+    ensure!(
+        unread == counted.get(Reason::Unparsable.code()).copied().unwrap_or(0),
+        "{unread} packets are recorded as unparsable, and not all are counted"
+    );
+    Ok(())
 }
 
 /// What is permitted gets as far as without an enforcer.

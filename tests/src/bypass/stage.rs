@@ -1,6 +1,6 @@
 //! Where the corpus is played: a sandbox with the service that must not be reached, and those that try.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -206,6 +206,27 @@ impl Scene<'_> {
             records.extend(new.filter(is_its).cloned());
         }
         Ok(Outcome { cast, told, got, records })
+    }
+
+    /// How many refusals the enforcer has counted, by reason; none without one.
+    ///
+    /// # Errors
+    ///
+    /// It does not tell.
+    pub fn refusals(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let mut counted = BTreeMap::new();
+        if self.daemon.is_none() {
+            return Ok(counted);
+        }
+        let status = self.stage.sandbox.ask_daemon(&["status"])?;
+        for decisions in status["decisions"].as_array().context("status without decisions")? {
+            if decisions["outcome"] != "allowed" {
+                let reason = decisions["reason"].as_str().context("decisions without a reason")?;
+                let count = decisions["count"].as_u64().context("decisions without a number")?;
+                *counted.entry(reason.to_owned()).or_default() += count;
+            }
+        }
+        Ok(counted)
     }
 
     /// Ends everything, and returns what the enforcer leaves behind.
