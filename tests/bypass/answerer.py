@@ -7,7 +7,7 @@ import struct
 import sys
 
 from corpus import (
-    BOUND, DUAL, FAR, IPPROTO_MPTCP, IPPROTO_UDPLITE, MULTICAST, MULTICAST6, NEAR, PORT,
+    BEHIND, BOUND, DUAL, FAR, IPPROTO_MPTCP, IPPROTO_UDPLITE, MULTICAST, MULTICAST6, NEAR, PORT,
 )
 
 poll = select.poll()
@@ -55,6 +55,7 @@ def start(ports):
     if ports[0] != PORT:
         return
     for kind in both:
+        serve(socket.AF_INET, kind, "0.0.0.0", BEHIND)
         serve(socket.AF_INET6, kind, "::", DUAL, only=False)
     for af, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
         try:

@@ -24,14 +24,14 @@ OLD = 7011
 # What the vault reserves and does not hold, the second of them among the ports that the kernel gives to anybody.
 RESERVED, EPHEMERAL = 7009, 40001
 # What the callers may call beside it, and what DNAT leads from there to the vault.
-PROXY, DOOR = 7100, 7150
+PROXY, DOOR, BEHIND = 7100, 7150, 7051
 # Where the vault and a caller cross each other, at the one's port and the other's.
 CROSSING, CROSSING_BACK = 7060, 7310
 # Where the vault itself may call whoever has this port.
 NOTICES = 7300
 
 NEAR, NEAR6, FAR, FAR6 = "100.64.0.1", "fd00:7::1", "100.64.0.2", "fd00:7::2"
-LINK_LOCAL = "fe80::7"
+LINK_LOCAL, TUN = "fe80::7", "tun0"
 MULTICAST, MULTICAST6, BROADCAST = "239.1.2.3", "ff05::7", "100.64.0.3"
 
 NOBODY = 65534

@@ -128,6 +128,13 @@ route add local 198.18.0.0/24 dev lo
 route add local fd00:9::/64 dev lo
 route add default via {corpus.FAR}
 """)
+    # A device that leads to other hosts, where the kernel has such; the enforcer has taken it in when it is used.
+    subprocess.run(["ip", "-batch", "-"], text=True, capture_output=True, check=False, input=f"""
+tuntap add mode tun name {corpus.TUN}
+link set {corpus.TUN} up
+address add 100.66.0.1/24 dev {corpus.TUN}
+address add fd00:66::1/64 dev {corpus.TUN} nodad
+""")
     run(["nsenter", f"--net=/proc/{annex.pid}/ns/net", "ip", "-batch", "-"], f"""
 link set lo up
 link set far up
@@ -146,8 +153,8 @@ table inet crossing {{
 table ip door {{
   chain out {{
     type nat hook output priority -100
-    tcp dport {corpus.DOOR} redirect to :{corpus.PORT}
-    udp dport {corpus.DOOR} redirect to :{corpus.PORT}
+    tcp dport {corpus.DOOR} redirect to :{corpus.BEHIND}
+    udp dport {corpus.DOOR} redirect to :{corpus.BEHIND}
   }}
 }}
 """)

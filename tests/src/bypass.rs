@@ -226,21 +226,30 @@ pub fn run(selection: &Selection) -> anyhow::Result<Report> {
 
 /// The cells in which a fault is looked for: not where it is the kernel that blocks, or that draws by lot who does. A mapped
 /// address is judged by a hook of one of the other two families, and a decision does not ask for the family at all, so that
-/// one path for each transport tells of a check.
+/// one path, of the one transport for one technique and of the other for the next, tells of a check.
 fn tell(fault: Fault, techniques: &Techniques, whole: &BTreeMap<Cell, Ends>) -> Vec<Cell> {
-    let mut seen = BTreeSet::new();
     let mut cells = Vec::new();
-    for (name, technique) in techniques.iter().filter(|(_, technique)| technique.drawn.is_none()) {
+    let meant = techniques.iter().filter(|(_, technique)| technique.drawn.is_none());
+    for (number, (name, technique)) in meant.enumerate() {
+        let mut seen = BTreeSet::new();
+        let mut paths = Vec::new();
         for path in &technique.paths {
-            let cell = Cell { techniques: vec![name.clone()], path: path.clone() };
-            let forbidden = whole.get(&cell).and_then(|ends| ends.forbidden.as_ref());
             let (family, transport) = path.split_once('/').unwrap_or_default();
-            let is_first = seen.insert((name, transport));
+            let is_first = seen.insert(transport);
             let is_meant = match fault {
                 Fault::Off(_) => is_first || family != "mapped",
                 Fault::Negated(_) => is_first,
             };
-            if is_meant && forbidden.is_some_and(Outcome::is_judged) {
+            paths.extend(is_meant.then_some(path));
+        }
+        if let Fault::Negated(_) = fault {
+            let kept = paths.get(number % paths.len().max(1)).copied();
+            paths = kept.into_iter().collect();
+        }
+        for path in paths {
+            let cell = Cell { techniques: vec![name.clone()], path: path.clone() };
+            let forbidden = whole.get(&cell).and_then(|ends| ends.forbidden.as_ref());
+            if forbidden.is_some_and(Outcome::is_judged) {
                 cells.push(cell);
             }
         }

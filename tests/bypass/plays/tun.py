@@ -1,27 +1,24 @@
-"""Makes a tun device, and writes a packet of another host to it, which the kernel takes for one that came from there."""
+"""Writes a packet of another host to a tun device, which the kernel takes for one that came from there."""
 
 import fcntl
 import os
 import struct
-import subprocess
 
-from corpus import NEAR, NEAR6, SILENT, Absent, udp_header, v4_packet, v6_packet
+from corpus import NEAR, NEAR6, SILENT, TUN, Absent, udp_header, v4_packet, v6_packet
 
 PATHS = ["v4/udp", "v6/udp"]
-SOURCE = ("unknown", "world")
+SOURCE = "world"
 CONTROL = "another host may not call the vault"
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000
 
 
 def stage(scene):
-    # A device that a program of root's has made and left to it.
+    # A program of root's leaves it to this one.
     try:
         scene.tun = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(scene.tun, TUNSETIFF, struct.pack("=16sH22x", TUN.encode(), IFF_TUN | IFF_NO_PI))
     except OSError as error:
         raise Absent("no tun") from error
-    fcntl.ioctl(scene.tun, TUNSETIFF, struct.pack("=16sH22x", b"tun0", IFF_TUN | IFF_NO_PI))
-    script = "link set tun0 up\naddress add 100.66.0.1/24 dev tun0\naddress add fd00:66::1/64 dev tun0 nodad\n"
-    subprocess.run(["ip", "-batch", "-"], input=script, text=True, check=True)
 
 
 def attempt(scene):

@@ -11,7 +11,7 @@ def source(scene):
     def asker(channel):
         sock = scene.socket()
         sock.bind((scene.loopback, NOTICES))
-        sock.sendto(b"question", scene.to())
+        sock.sendto(b"question", (scene.loopback, scene.port))
         channel.send(b"heard" if scene.ready(sock, select.POLLIN, 5) else b"silence")
 
     scene.channel = scene.role(scene.helper, asker)

@@ -49,7 +49,7 @@ pub fn standing(report: &Report) -> String {
     text.push_str(&without_hooks(report));
     text.push_str(
         "\n## With a check negated\n\n\
-         The same when `decide` is told the opposite of what a check says, along one path for each transport. The checks:\n\n",
+         The same when `decide` is told the opposite of what a check says, along one path of each technique. The checks:\n\n",
     );
     for (number, check) in Check::ALL.into_iter().enumerate() {
         let excuse = Fault::Negated(check).excuse().map(|why| format!(" (nothing tells: {why})"));

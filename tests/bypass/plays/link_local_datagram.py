@@ -7,5 +7,5 @@ from corpus import LINK_LOCAL
 PATHS = ["v6/udp"]
 
 
-def address(scene, port):
-    return (LINK_LOCAL, port, 0, socket.if_nametoindex("near"))
+def attempt(scene):
+    return scene.send(scene.socket(), (LINK_LOCAL, scene.port, 0, socket.if_nametoindex("near")))
