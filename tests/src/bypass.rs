@@ -478,11 +478,10 @@ fn report(techniques: Techniques, whole: &BTreeMap<Cell, Ends>, done: &[Tried]) 
         }
     }
     for (fault, changes) in &report.changed {
+        let name = fault.name();
         match (changes.is_empty(), fault.excuse()) {
-            (true, None) => report.wrong.push(format!("{}: nothing in the corpus tells of it", fault.name())),
-            (false, Some(why)) => {
-                report.wrong.push(format!("{}: the corpus tells, though {why}", fault.name()))
-            }
+            (true, None) => report.wrong.push(format!("{name}: nothing in the corpus tells of it")),
+            (false, Some(why)) => report.wrong.push(format!("{name}: the corpus tells, though {why}")),
             (true, Some(_)) | (false, None) => {}
         }
     }

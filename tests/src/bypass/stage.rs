@@ -297,12 +297,12 @@ impl Outcome {
     }
 
     /// What a change of shows that something else has decided.
-    pub fn signature(&self) -> (&str, Option<&str>, BTreeSet<(String, String, String)>) {
+    pub fn signature(&self) -> (&str, Option<&str>, BTreeSet<[String; 3]>) {
         // Whether an answer was waited for long enough says nothing about who decided.
         let end = if self.reached() { "reached" } else { self.told.end.as_str() };
         let word = |record: &Value, name: &str| record[name].as_str().unwrap_or_default().to_owned();
         let told = self.records.iter();
-        let decided = told.map(|record| (word(record, "hook"), word(record, "reason"), word(record, "mode")));
+        let decided = told.map(|record| ["hook", "reason", "mode"].map(|name| word(record, name)));
         (end, self.told.errno.as_deref(), decided.collect())
     }
 }
