@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import pathlib
 import select
 import signal
 import socket
@@ -23,8 +24,9 @@ PORT, DUAL, BOUND, SHARED, TAKEN, GROUP, ASKING = 7001, 7002, 7005, 7006, 7007, 
 OLD = 7011
 # What the vault reserves and does not hold, the second of them among the ports that the kernel gives to anybody.
 RESERVED, EPHEMERAL = 7009, 40001
+KEPT_PORTS = pathlib.Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 # What the callers may call beside it, and what DNAT leads from there to the vault.
-PROXY, DOOR, BEHIND = 7100, 7150, 7051
+PROXY, DOOR, BEHIND = 7100, 7150, 7055
 # Where the vault and a caller cross each other, at the one's port and the other's.
 CROSSING, CROSSING_BACK = 7060, 7310
 # Where the vault itself may call whoever has this port.

@@ -421,7 +421,8 @@ fn play(stage: &mut Stage, techniques: &Techniques, known: &Known, job: Job) -> 
             Run::Permitted => {
                 let is_pair = told.len() > 1;
                 let gets_through = known.answered.contains(&cell) || !is_pair;
-                let is_awaited = gets_through && told.iter().all(|one| one.control.is_none());
+                let is_answered = |one: &&Technique| one.control.is_none() && one.oneway.is_none();
+                let is_awaited = gets_through && told.iter().all(is_answered);
                 let outcome = ask(true, if is_awaited { PATIENTLY } else { BRIEFLY })?;
                 one.wrong = judge::permitted_pair(&told, &outcome, gets_through);
                 one.permitted = Some(outcome);
@@ -429,7 +430,7 @@ fn play(stage: &mut Stage, techniques: &Techniques, known: &Known, job: Job) -> 
             Run::Broken(_) => {
                 let whole = known.whole.get(&cell).cloned().unwrap_or_default();
                 // What seems to have changed is tried again, and more patiently: a table is made of it.
-                for patience in [BRIEFLY, BRIEFLY * 10] {
+                for patience in [BRIEFLY, BRIEFLY * 3] {
                     one.forbidden = Some(ask(false, patience)?);
                     one.permitted = Some(ask(true, patience)?);
                     let ends = Ends { forbidden: one.forbidden.clone(), permitted: one.permitted.clone() };

@@ -3,10 +3,14 @@
 import socket
 import struct
 
-from corpus import EPHEMERAL, EVERY, IP_LOCAL_PORT_RANGE, Absent
+from corpus import EPHEMERAL, EVERY, IP_LOCAL_PORT_RANGE, KEPT_PORTS, Absent
 
 PATHS = EVERY
 CONTROL = "the port is the vault's alone"
+
+
+def stage(scene):
+    KEPT_PORTS.write_text("\n")
 
 
 def attempt(scene):

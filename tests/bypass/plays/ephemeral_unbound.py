@@ -4,10 +4,14 @@ import select
 import socket
 import struct
 
-from corpus import EPHEMERAL, IP_LOCAL_PORT_RANGE, PROXY, UDP, Absent
+from corpus import EPHEMERAL, IP_LOCAL_PORT_RANGE, KEPT_PORTS, PROXY, UDP, Absent
 
 PATHS = UDP
 SOURCE = "client"
+
+
+def stage(scene):
+    KEPT_PORTS.write_text("\n")
 
 
 def attempt(scene):

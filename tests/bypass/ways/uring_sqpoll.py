@@ -8,5 +8,5 @@ PATHS = EVERY
 
 def call(scene, sock):
     # That thread first has to be given a processor.
-    scene.patience = max(scene.patience, 1)
+    scene.patience = max(scene.patience, 0.8)
     return Ring(SQPOLL).connect(scene, sock, OP_CONNECT)
