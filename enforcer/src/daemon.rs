@@ -411,6 +411,8 @@ impl Daemon {
         };
         daemon.ask_about_containers();
         daemon.older = daemon.pending_containers();
+        // Before the first event is written: the next daemon counts what is in the log from here on.
+        daemon.keep_ledger();
         daemon.close_books()?;
         let adopted = daemon.revision.tables.revision;
         if swept.is_none() {
