@@ -32,6 +32,8 @@ pub const STRANGERS: &str = "STRANGERS";
 pub const NEIGHBOURS: &str = "NEIGHBOURS";
 /// Per CPU: the cgroup that a tracepoint is about; of the programs alone.
 pub const SCRATCH: &str = "SCRATCH";
+/// Per CPU: what a packet says of its flow; of the programs alone.
+pub const HEADERS: &str = "HEADERS";
 /// Socket storage: who bound a socket, and whether it asked.
 pub const SOCKETS: &str = "SOCKETS";
 /// The event ring buffer.

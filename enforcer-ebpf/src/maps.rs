@@ -20,6 +20,7 @@ use enforcer_common::limits::{
 };
 use enforcer_common::{Address, Identity, Mode, Port, Protocol, Tables};
 
+use crate::ctx::packet::Headers;
 use crate::ctx::task;
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -108,6 +109,10 @@ static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::ne
 /// Where the name of a new cgroup is read to: too large for the stack.
 #[btf_map]
 static SCRATCH: PerCpuArray<CgroupEvent, 1> = PerCpuArray::new();
+
+/// Where the headers of a packet are read to, by a function that the verifier walks by itself.
+#[btf_map]
+static HEADERS: PerCpuArray<Headers, 1> = PerCpuArray::new();
 
 #[unsafe(no_mangle)]
 static OFFSETS: Global<Offsets> = Global::new(Offsets {
@@ -198,6 +203,13 @@ pub(crate) fn scratch() -> Option<&'static mut CgroupEvent> {
     Some(unsafe { &mut *scratch })
 }
 
+/// This CPU's place for the headers of the packet that is being judged. Packets are judged with softirqs switched off, so
+/// that no other one is meanwhile.
+#[inline(always)]
+pub(crate) fn headers() -> Option<*mut Headers> {
+    HEADERS.get_ptr_mut(0)
+}
+
 /// Adds one to a counter of this CPU.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
@@ -228,6 +240,8 @@ pub(crate) fn refuse_new() {
 pub(crate) struct KernelTables {
     slot: u32,
     refuses_new: bool,
+    /// A cgroup that was looked up already, and what [`cgroup_owner`] said of it; 0 is no cgroup.
+    found: (u64, u64),
 }
 
 impl KernelTables {
@@ -239,13 +253,21 @@ impl KernelTables {
         let active = Active(active);
         let slot = active.slot();
         CGROUPS.get(slot)?;
-        Some(Self { slot, refuses_new: active.is_refusing() })
+        Some(Self { refuses_new: active.is_refusing(), ..Self::of_slot(slot) })
     }
 
     /// The tables of a slot that [`in_force`](Self::in_force) has told, for functions that do not decide.
     #[inline(always)]
     const fn of_slot(slot: u32) -> Self {
-        Self { slot, refuses_new: false }
+        Self { slot, refuses_new: false, found: (0, 0) }
+    }
+
+    /// Looks a cgroup up once, for all who ask about it later; returns whether these tables know it.
+    #[inline(always)]
+    pub(crate) fn find(&mut self, id: u64) -> bool {
+        let packed = cgroup_owner(self.slot, id);
+        self.found = (id, packed);
+        packed != 0
     }
 
     /// The nearest ancestor of the current task's cgroup that these tables know; 0 if they know none.
@@ -332,7 +354,8 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn cgroup(&self, id: u64) -> Option<Owner> {
-        match cgroup_owner(self.slot, id) {
+        let packed = if id == self.found.0 { self.found.1 } else { cgroup_owner(self.slot, id) };
+        match packed {
             0 => None,
             packed => {
                 let [a, b, c, d, mode, ..] = packed.to_le_bytes();

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 use core::ptr::null_mut;
 
-use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::helpers::generated::{
     bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_get,
     bpf_skc_lookup_tcp,
@@ -13,7 +13,7 @@ use enforcer_common::counter::Counter;
 use enforcer_common::layout::{Device, Place, SocketNote};
 use enforcer_common::{Address, Asked, Party, Port, Protocol};
 
-use crate::ctx::packet::{Headers, LOOPBACK, Packet};
+use crate::ctx::packet::{Headers, LOOPBACK, Packet, Skb};
 use crate::ctx::sock;
 use crate::ctx::sock_addr::SockAddr as _;
 use crate::maps;
@@ -141,48 +141,63 @@ fn source(bound: Address, unbound: Address) -> Address {
     if unspecified || bound.is_v4() != unbound.is_v4() { unbound } else { bound }
 }
 
-/// Who sent a packet: a socket of this host if the packet is from this host, an address otherwise. `netns` is the
-/// namespace of the receiving socket, 0 if it is not known, and `is_service` tells whether a service is to receive it.
+/// Who sent the packet whose headers were read: a socket of this host if the packet is from this host, an address otherwise.
+/// `netns` is the namespace of the receiving socket, 0 if it is not known, and `is_service` tells whether a service is to
+/// receive it.
 #[inline(always)]
-pub(crate) fn caller(
-    packet: &Packet,
-    headers: &Headers,
-    netns: u64,
-    is_service: impl FnOnce() -> bool,
-) -> Party {
+pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, is_service: bool) -> Party {
+    match find_caller(packet.skb.0, netns, u32::from(is_service)) {
+        UNKNOWN => Party::UNKNOWN,
+        ADDRESS => Party::address(headers.source),
+        id => Party::cgroup(id - FIRST_CGROUP),
+    }
+}
+
+/// What [`find_caller`] returns: one of these, or the id of a cgroup, which is at least 1, and [`FIRST_CGROUP`].
+const UNKNOWN: u64 = 0;
+const ADDRESS: u64 = 1;
+const FIRST_CGROUP: u64 = 1;
+
+/// A global function, so that the verifier walks the ways to a caller by themselves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_caller(skb: *mut __sk_buff, netns: u64, is_service: u32) -> u64 {
+    let skb = Skb(skb);
+    let Some(headers) = maps::headers() else { return UNKNOWN };
+    // SAFETY: a live element of this CPU, whose every byte was set when the headers were read.
+    let headers = unsafe { *headers };
     // The packet must tell whether it is from this namespace, and not its source: that may be another host's.
-    let here =
-        packet.is_from_loopback() || packet.is_looped_back() || headers.source.is_loopback_or_unspecified();
+    let here = skb.is_from_loopback() || skb.is_looped_back() || headers.source.is_loopback_or_unspecified();
     let place = if here { Some(Place::HERE) } else { maps::place(netns, &headers.source) };
     let Some(place) = place else {
         // What follows is asked only where the answer matters: an address and an unknown peer are no services.
-        let is_outside = !is_service() || is_outside(packet, &headers.source, netns);
-        return if is_outside { Party::address(headers.source) } else { Party::UNKNOWN };
+        let is_outside = is_service == 0 || is_outside(skb, &headers.source, netns);
+        return if is_outside { ADDRESS } else { UNKNOWN };
     };
-    let Some(netns) = place.netns() else { return Party::UNKNOWN };
+    let Some(netns) = place.netns() else { return UNKNOWN };
     let far = (headers.destination, headers.destination_port);
     let near = (headers.source, headers.source_port);
     let found = match headers.protocol {
-        Protocol::TCP => Held::find(bpf_skc_lookup_tcp, packet.context(), netns, far, near)
+        Protocol::TCP => Held::find(bpf_skc_lookup_tcp, skb.context(), netns, far, near)
             // A listener matches any far end; it is not the socket that sent this.
             .filter(|socket| !sock::is_listening(socket.0)),
-        Protocol::UDP => Held::find(bpf_sk_lookup_udp, packet.context(), netns, far, near),
+        Protocol::UDP => Held::find(bpf_sk_lookup_udp, skb.context(), netns, far, near),
         _ => None,
     };
-    match found {
-        Some(socket) => party(socket.0),
-        None => Party::UNKNOWN,
+    match found.map(|socket| cgroup_of(socket.0)) {
+        None | Some(0) => UNKNOWN,
+        Some(id) => id + FIRST_CGROUP,
     }
 }
 
 /// Whether an address that no namespace of this host is known to have can be another host's: the device must have been
 /// taken in, and must not lead to this host's own namespaces alone.
 #[inline(always)]
-fn is_outside(packet: &Packet, source: &Address, netns: u64) -> bool {
+fn is_outside(skb: Skb, source: &Address, netns: u64) -> bool {
     if !maps::tells_namespaces() {
         return true;
     }
-    let Some(device) = maps::device(netns, packet.device()) else { return false };
+    let Some(device) = maps::device(netns, skb.device()) else { return false };
     if source.is_link_local() { device == Device::OUTSIDE } else { !maps::is_neighbour(netns, source) }
 }
 
@@ -195,11 +210,17 @@ pub(crate) fn is_settled(netns: u64) -> bool {
 /// The cgroup that a socket was created in, as a party.
 #[inline(always)]
 pub(crate) fn party(socket: *mut bpf_sock) -> Party {
-    // SAFETY: the verifier admits only a socket that is held and not null.
-    match unsafe { bpf_sk_cgroup_id(socket.cast()) } {
+    match cgroup_of(socket) {
         0 => Party::UNKNOWN,
         id => Party::cgroup(id),
     }
+}
+
+/// The id of that cgroup; 0 if there is none.
+#[inline(always)]
+fn cgroup_of(socket: *mut bpf_sock) -> u64 {
+    // SAFETY: the verifier admits only a socket that is held and not null.
+    unsafe { bpf_sk_cgroup_id(socket.cast()) }
 }
 
 /// What is remembered about a socket; [`SocketNote::BLANK`] if nothing is.

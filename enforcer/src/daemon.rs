@@ -64,6 +64,10 @@ const EVENTS_AT_ONCE: usize = 4096;
 /// More events than the ring buffer holds.
 const EVENTS_THAT_WAIT: usize = RING_BYTES as usize / size_of::<Event>();
 
+/// How long events are left to gather after some were read. A program wakes the reader of a ring that was read to its end,
+/// by an interrupt that costs the caller more than the rest of the event, so this bounds how often one does.
+const EVENTS_GATHER: Duration = Duration::from_millis(2);
+
 /// How often the next daemon can tell from the ledger that this one was alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -1637,6 +1641,8 @@ impl Clock {
 /// The file descriptors and signals that [`Input`] comes from.
 struct Inputs {
     events: AsyncFd<OwnedFd>,
+    /// When events are looked for again, after some were read.
+    events_from: Instant,
     kernel_log: Option<AsyncFd<OwnedFd>>,
     cgroups: Option<AsyncFd<OwnedFd>>,
     network: AsyncFd<OwnedFd>,
@@ -1700,6 +1706,7 @@ impl Inputs {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             events: readable(daemon.enforcement.events_fd())?,
+            events_from: Instant::now(),
             kernel_log: daemon.enforcement.log_fd().map(readable).transpose()?,
             cgroups: daemon.watch.as_ref().map(|watch| readable(watch.fd())).transpose()?,
             network: readable(daemon.news.fd())?,
@@ -1745,7 +1752,11 @@ impl Inputs {
             () = moment(confirm_by) => Input::Unconfirmed,
             request = next_request(&mut self.requests) => Input::Control(request),
             Some(report) = sweeper.report() => Input::Connections(report),
-            ready = self.events.readable() => { ready?.clear_ready(); Input::Events }
+            ready = readable_from(self.events_from, &self.events) => {
+                ready?;
+                self.events_from = Instant::now() + EVENTS_GATHER;
+                Input::Events
+            }
             ready = if_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
             _ = self.heartbeat.tick() => Input::Heartbeat,
             // Through the runtime, which looks at clocks and descriptors only when nothing is ready in here.
@@ -1759,6 +1770,13 @@ impl Inputs {
 #[expect(deprecated, reason = "its unsafe successor asks for an owned descriptor, which this is by its type")]
 fn readable(fd: BorrowedFd<'_>) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd.try_clone_to_owned()?, Interest::READABLE)
+}
+
+/// Waits for a moment, and then for a descriptor.
+async fn readable_from(moment: Instant, fd: &AsyncFd<OwnedFd>) -> std::io::Result<()> {
+    tokio::time::sleep_until(moment.into()).await;
+    fd.readable().await?.clear_ready();
+    Ok(())
 }
 
 /// Waits for a descriptor, for ever if there is none.

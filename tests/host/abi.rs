@@ -66,6 +66,8 @@ fn every_map_has_the_name_and_the_sizes_that_the_host_uses() {
         (names::TRANSITIONS, (outer, inner(ARRAY, size_of::<u32>(), size_of::<u32>()))),
         (names::CLAIMANTS, (outer, inner(HASH, size_of::<u32>(), owner))),
         (names::SCRATCH, (Shape::new::<u32, CgroupEvent>(PERCPU_ARRAY, 1), None)),
+        // Two addresses, two ports and the protocol; the programs' own.
+        (names::HEADERS, (Shape::new::<u32, [u8; 40]>(PERCPU_ARRAY, 1), None)),
         (names::EDGES, (outer, inner(HASH, size_of::<EdgeKey>(), size_of::<EdgeValue>()))),
         // The length of a prefix stands before it.
         (names::NETWORKS, (outer, inner(LPM_TRIE, size_of::<u32>() + 16, size_of::<u32>()))),

@@ -8,6 +8,8 @@ use aya_ebpf::programs::SkBuffContext;
 use enforcer_common::limits::MAX_EXTENSION_HEADERS;
 use enforcer_common::{Address, Port, Protocol};
 
+use crate::maps;
+
 /// The index that the loopback device has in every network namespace (`LOOPBACK_IFINDEX`).
 pub(crate) const LOOPBACK: u32 = 1;
 
@@ -29,34 +31,49 @@ const MOBILITY: u8 = 135;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 
+/// A packet as the kernel passes it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+
 /// A packet and the socket that is about to receive it.
 pub(crate) struct Packet {
-    skb: *mut __sk_buff,
+    pub(crate) skb: Skb,
     /// The receiving socket, never null.
     pub(crate) socket: *mut bpf_sock,
 }
 
 /// What a packet says of its flow.
+#[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Headers {
-    pub(crate) protocol: Protocol,
     pub(crate) source: Address,
     pub(crate) destination: Address,
     pub(crate) source_port: Port,
     pub(crate) destination_port: Port,
-    /// TCP only: asks for a new connection.
-    pub(crate) opens: bool,
+    pub(crate) protocol: Protocol,
+    /// TCP only: 1 if it asks for a new connection.
+    opens: u8,
+    _pad: [u8; 2],
 }
 
 impl Headers {
     /// What stands here before a packet is read; every byte is set, as the verifier wants it.
-    pub(crate) const UNREAD: Self = Self {
-        protocol: Protocol(0),
+    const UNREAD: Self = Self {
         source: Address::V6_UNSPECIFIED,
         destination: Address::V6_UNSPECIFIED,
         source_port: Port::new(0),
         destination_port: Port::new(0),
-        opens: false,
+        protocol: Protocol(0),
+        opens: 0,
+        _pad: [0; 2],
     };
+
+    /// Whether the packet begins a flow that nobody has judged: everything does but a segment of a TCP connection.
+    #[inline(always)]
+    pub(crate) fn begin_a_flow(&self) -> bool {
+        self.protocol != Protocol::TCP || self.opens != 0
+    }
 }
 
 macro_rules! read {
@@ -68,6 +85,33 @@ macro_rules! read {
     }};
 }
 
+impl Skb {
+    /// Whether the packet came over the loopback device, as everything does that a host sends to itself.
+    #[inline(always)]
+    pub(crate) fn is_from_loopback(&self) -> bool {
+        self.device() == LOOPBACK
+    }
+
+    /// The number of the device that the packet came over.
+    #[inline(always)]
+    pub(crate) fn device(&self) -> u32 {
+        read!(self.0, ifindex)
+    }
+
+    /// Whether the packet is the sender's own copy of a broadcast or multicast, which comes back over the device that
+    /// the others left by.
+    #[inline(always)]
+    pub(crate) fn is_looped_back(&self) -> bool {
+        read!(self.0, pkt_type) == PACKET_LOOPBACK
+    }
+
+    /// The context itself, for helpers.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> *mut core::ffi::c_void {
+        self.0.cast()
+    }
+}
+
 impl Packet {
     /// The packet behind a context; `None` if no socket is to receive it.
     #[inline(always)]
@@ -77,7 +121,7 @@ impl Packet {
         let field = unsafe { &raw const (*skb).__bindgen_anon_2.sk };
         // SAFETY: as above; volatile keeps the pointer-sized access that the verifier types as a socket.
         let socket = unsafe { read_volatile(field) };
-        if socket.is_null() { None } else { Some(Self { skb, socket }) }
+        if socket.is_null() { None } else { Some(Self { skb: Skb(skb), socket }) }
     }
 
     /// Whether this is a segment of a TCP connection that was judged when it was opened: nothing but two bytes is
@@ -88,8 +132,8 @@ impl Packet {
         if state == TCP_LISTEN || state == TCP_SYN_SENT {
             return false;
         }
-        let start = read!(self.skb, data) as usize;
-        let end = read!(self.skb, data_end) as usize;
+        let start = read!(self.skb.0, data) as usize;
+        let end = read!(self.skb.0, data_end) as usize;
         if start + 20 > end {
             return false;
         }
@@ -110,108 +154,114 @@ impl Packet {
         read!(self.socket, state) == TCP_ESTABLISHED
     }
 
-    /// Whether the packet came over the loopback device, as everything does that a host sends to itself.
+    /// The headers; `None` if they cannot be followed to the ports.
     #[inline(always)]
-    pub(crate) fn is_from_loopback(&self) -> bool {
-        self.device() == LOOPBACK
-    }
-
-    /// The number of the device that the packet came over.
-    #[inline(always)]
-    pub(crate) fn device(&self) -> u32 {
-        read!(self.skb, ifindex)
-    }
-
-    /// Whether the packet is the sender's own copy of a broadcast or multicast, which comes back over the device that
-    /// the others left by.
-    #[inline(always)]
-    pub(crate) fn is_looped_back(&self) -> bool {
-        read!(self.skb, pkt_type) == PACKET_LOOPBACK
-    }
-
-    /// The context itself, for helpers.
-    #[inline(always)]
-    pub(crate) fn context(&self) -> *mut core::ffi::c_void {
-        self.skb.cast()
-    }
-
-    /// Reads the headers; returns false if they cannot be followed to the ports.
-    #[inline(always)]
-    pub(crate) fn read(&self, headers: &mut Headers) -> bool {
-        let mut first = [0_u8; 1];
-        if !self.copy(0, &mut first) {
-            return false;
+    pub(crate) fn headers(&self) -> Option<Headers> {
+        if read_headers(self.skb.0) == 0 {
+            return None;
         }
-        let offset = match first[0] >> 4 {
-            4 => self.v4(headers),
-            6 => self.v6(headers),
-            _ => 0,
-        };
-        offset != 0 && self.transport(offset, headers)
+        let headers = maps::headers()?;
+        // SAFETY: a live element of this CPU, whose every byte `read_headers` has just set.
+        Some(unsafe { *headers })
     }
+}
 
-    /// Where the transport header begins; 0 if that cannot be told.
-    #[inline(always)]
-    fn v4(&self, headers: &mut Headers) -> u32 {
+/// Reads the headers to this CPU's place for them; returns 0 if they cannot be followed to the ports.
+///
+/// A global function, so that the verifier walks each way to the ports once, and what is done with them once for all.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_headers(skb: *mut __sk_buff) -> u32 {
+    let Some(place) = maps::headers() else { return 0 };
+    let mut headers = Headers::UNREAD;
+    // In one call all that most packets are asked for: an IPv6 header, or one of IPv4 and twenty bytes more.
+    let mut start = [0_u32; 10];
+    let is_whole = copy(skb, 0, &mut start);
+    if !is_whole {
         let mut header = [0_u32; 5];
-        if !self.copy(0, &mut header) {
+        if !copy(skb, 0, &mut header) {
             return 0;
         }
-        let [length, _, _, _] = header[0].to_ne_bytes();
-        let [_, protocol, _, _] = header[2].to_ne_bytes();
-        headers.protocol = Protocol(protocol);
-        headers.source = Address::from_v4(header[3].to_ne_bytes());
-        headers.destination = Address::from_v4(header[4].to_ne_bytes());
-        let length = u32::from(length & 0x0f) * 4;
-        if length < 20 { 0 } else { length }
+        start = [header[0], header[1], header[2], header[3], header[4], 0, 0, 0, 0, 0];
     }
+    let [first, _, _, _] = start[0].to_ne_bytes();
+    let is_read = match (first >> 4, is_whole) {
+        (4, _) => v4(skb, &start, is_whole, &mut headers),
+        (6, true) => v6(skb, &start, &mut headers),
+        _ => false,
+    };
+    if !is_read {
+        return 0;
+    }
+    // SAFETY: a live element of this CPU, which the packet that is judged on it now has to itself.
+    unsafe { *place = headers };
+    1
+}
 
-    /// Where the transport header begins; 0 if that cannot be told.
-    #[inline(always)]
-    fn v6(&self, headers: &mut Headers) -> u32 {
-        let mut header = [0_u32; 10];
-        if !self.copy(0, &mut header) {
-            return 0;
-        }
-        headers.source = Address::from_words([header[2], header[3], header[4], header[5]]);
-        headers.destination = Address::from_words([header[6], header[7], header[8], header[9]]);
-        let [_, _, next, _] = header[1].to_ne_bytes();
-        let end = walk_extensions(self.skb, u32::from(next));
-        headers.protocol = Protocol((end & 0xff) as u8);
-        // The kernel itself takes no packet whose headers are longer than this.
-        ((end >> 8) & 0xffff) as u32
+#[inline(always)]
+fn v4(skb: *mut __sk_buff, start: &[u32; 10], is_whole: bool, headers: &mut Headers) -> bool {
+    let [length, _, _, _] = start[0].to_ne_bytes();
+    let [_, protocol, _, _] = start[2].to_ne_bytes();
+    headers.protocol = Protocol(protocol);
+    headers.source = Address::from_v4(start[3].to_ne_bytes());
+    headers.destination = Address::from_v4(start[4].to_ne_bytes());
+    let length = u32::from(length & 0x0f) * 4;
+    if length < 20 {
+        return false;
     }
+    if is_whole && length == 20 && headers.protocol == Protocol::TCP {
+        let [a, b, c, d] = start[5].to_ne_bytes();
+        (headers.source_port, headers.destination_port) = (Port([a, b]), Port([c, d]));
+        let [_, flags, _, _] = start[8].to_ne_bytes();
+        headers.opens = opens(flags);
+        return true;
+    }
+    transport(skb, length, headers)
+}
 
-    #[inline(always)]
-    fn transport(&self, offset: u32, headers: &mut Headers) -> bool {
-        let has_ports = matches!(
-            headers.protocol,
-            Protocol::TCP | Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | Protocol::DCCP
-        );
-        if !has_ports {
-            return true;
-        }
-        let mut ports = [[0_u8; 2]; 2];
-        if !self.copy(offset, &mut ports) {
-            return false;
-        }
-        headers.source_port = Port(ports[0]);
-        headers.destination_port = Port(ports[1]);
-        if headers.protocol != Protocol::TCP {
-            return true;
-        }
-        let mut flags = [0_u8; 1];
-        if !self.copy(offset + 13, &mut flags) {
-            return false;
-        }
-        headers.opens = flags[0] & TCP_SYN != 0 && flags[0] & TCP_ACK == 0;
-        true
-    }
+#[inline(always)]
+fn v6(skb: *mut __sk_buff, start: &[u32; 10], headers: &mut Headers) -> bool {
+    headers.source = Address::from_words([start[2], start[3], start[4], start[5]]);
+    headers.destination = Address::from_words([start[6], start[7], start[8], start[9]]);
+    let [_, _, next, _] = start[1].to_ne_bytes();
+    let end = walk_extensions(skb, u32::from(next));
+    headers.protocol = Protocol((end & 0xff) as u8);
+    // The kernel itself takes no packet whose headers are longer than this.
+    let offset = ((end >> 8) & 0xffff) as u32;
+    offset != 0 && transport(skb, offset, headers)
+}
 
-    #[inline(always)]
-    fn copy<T, const N: usize>(&self, offset: u32, bytes: &mut [T; N]) -> bool {
-        copy(self.skb, offset, bytes)
+/// Whether a TCP segment with these flags asks for a new connection.
+#[inline(always)]
+fn opens(flags: u8) -> u8 {
+    u8::from(flags & TCP_SYN != 0 && flags & TCP_ACK == 0)
+}
+
+/// Reads the ports, where the protocol has them, from the transport header at `offset`; returns false if it ends before.
+#[inline(always)]
+fn transport(skb: *mut __sk_buff, offset: u32, headers: &mut Headers) -> bool {
+    let has_ports = matches!(
+        headers.protocol,
+        Protocol::TCP | Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | Protocol::DCCP
+    );
+    if !has_ports {
+        return true;
     }
+    let mut ports = [[0_u8; 2]; 2];
+    if !copy(skb, offset, &mut ports) {
+        return false;
+    }
+    headers.source_port = Port(ports[0]);
+    headers.destination_port = Port(ports[1]);
+    if headers.protocol != Protocol::TCP {
+        return true;
+    }
+    let mut flags = [0_u8; 1];
+    if !copy(skb, offset + 13, &mut flags) {
+        return false;
+    }
+    headers.opens = opens(flags[0]);
+    true
 }
 
 /// Copies bytes of a packet, counted from the IP header, wherever in the buffer they lie.

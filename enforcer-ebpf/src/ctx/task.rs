@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use enforcer_common::event::Event;
-use enforcer_common::{Known, Party, Tables as _};
+use enforcer_common::{Known, Party};
 
 use crate::maps::KernelTables;
 
@@ -41,9 +41,9 @@ pub(crate) fn ancestor(level: u32) -> u64 {
 
 /// The current task as a party: by its own cgroup, or by the nearest ancestor that the tables know.
 #[inline(always)]
-pub(crate) fn party(tables: &KernelTables) -> Party {
+pub(crate) fn party(tables: &mut KernelTables) -> Party {
     let id = cgroup();
-    if tables.cgroup(id).is_some() {
+    if tables.find(id) {
         return Party::cgroup(id);
     }
     match tables.nearest_ancestor() {

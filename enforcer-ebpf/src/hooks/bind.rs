@@ -35,8 +35,9 @@ fn judge(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
     let attempt = Attempt::new(hook, protocol).by_task().to(address, port);
     let mut decision = Decision::TABLES_MISSING;
     let mut revision = 0;
-    if let Some(tables) = KernelTables::in_force() {
-        decision = decide_bind(&task::party(&tables), protocol, port, &tables);
+    if let Some(mut tables) = KernelTables::in_force() {
+        let binder = task::party(&mut tables);
+        decision = decide_bind(&binder, protocol, port, &tables);
         if !decision.concerns_a_service() {
             return PASS;
         }

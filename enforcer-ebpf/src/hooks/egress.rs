@@ -18,8 +18,8 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address, local: 
     let mut attempt = Attempt::new(hook, protocol).by_task().to(address, port);
     let mut decision = Decision::TABLES_MISSING;
     let mut revision = 0;
-    if let Some(tables) = KernelTables::in_force() {
-        let caller = task::party(&tables);
+    if let Some(mut tables) = KernelTables::in_force() {
+        let caller = task::party(&mut tables);
         let answerer = sockets::answerer(ctx, protocol, local, address, port);
         // A datagram from a bound socket to one that asked may be a reply to whoever may call that port.
         let is_bound = protocol == Protocol::UDP && local.1 != Port::new(0);

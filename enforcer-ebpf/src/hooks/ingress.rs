@@ -3,6 +3,7 @@
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
+use enforcer_common::layout::SocketNote;
 use enforcer_common::{
     Asked, Decision, Facts, Hook, Known, Protocol, Reason, Tables as _, decide, decide_unreadable,
 };
@@ -22,11 +23,8 @@ fn ingress(ctx: SkBuffContext) -> i32 {
     if packet.is_of_an_open_connection() {
         return PASS;
     }
-    let mut headers = Headers::UNREAD;
-    if !packet.read(&mut headers) {
-        return unreadable(&packet);
-    }
-    if headers.protocol == Protocol::TCP && !headers.opens {
+    let Some(headers) = packet.headers() else { return unreadable(&packet) };
+    if !headers.begin_a_flow() {
         return PASS;
     }
     judge(&ctx, &packet, &headers)
@@ -40,11 +38,14 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
     let mut decision = Decision::TABLES_MISSING;
     let mut revision = 0;
     let mut judged_before = false;
-    if let Some(tables) = KernelTables::in_force() {
+    if let Some(mut tables) = KernelTables::in_force() {
         let answerer = sockets::party(packet.socket);
-        let note = sockets::note(packet.socket.cast());
+        // A TCP connection over loopback needs no word of the socket, unless it is to be told whether the caller was judged.
+        let is_noted = headers.protocol != Protocol::TCP || !packet.skb.is_from_loopback() || log_allowed();
+        let note = if is_noted { sockets::note(packet.socket.cast()) } else { SocketNote::BLANK };
+        tables.find(answerer.cgroup_id());
         let is_service =
-            || tables.cgroup(answerer.cgroup_id()).is_some_and(|owner| owner.identity().is_service());
+            tables.cgroup(answerer.cgroup_id()).is_some_and(|owner| owner.identity().is_service());
         let caller = sockets::caller(packet, headers, note.netns, is_service);
         let facts = Facts {
             caller,

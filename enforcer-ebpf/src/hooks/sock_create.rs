@@ -20,8 +20,9 @@ fn sock_create(ctx: SockContext) -> i32 {
     let attempt = Attempt::new(Hook::SockCreate, protocol).by_task();
     let mut decision = Decision::TABLES_MISSING;
     let mut revision = 0;
-    if let Some(tables) = KernelTables::in_force() {
-        decision = decide_create(&task::party(&tables), protocol, raw, &tables);
+    if let Some(mut tables) = KernelTables::in_force() {
+        let creator = task::party(&mut tables);
+        decision = decide_create(&creator, protocol, raw, &tables);
         if !decision.concerns_a_service() {
             return PASS;
         }

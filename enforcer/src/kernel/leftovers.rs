@@ -13,7 +13,7 @@ use enforcer_common::layout::SocketNote;
 use enforcer_common::{Hook, names};
 use thiserror::Error;
 
-const MAPS: [&str; 19] = [
+const MAPS: [&str; 20] = [
     names::ACTIVE,
     names::REVISIONS,
     names::CGROUPS,
@@ -32,6 +32,7 @@ const MAPS: [&str; 19] = [
     names::EVENTS,
     names::COUNTERS,
     names::SCRATCH,
+    names::HEADERS,
     names::LEDGER,
 ];
 

@@ -36,7 +36,7 @@ const BPF_FS: &str = "/sys/fs/bpf";
 /// Maps that are of one daemon's programs alone.
 const OWN_BOOKS: [&str; 2] = [names::EVENTS, names::COUNTERS];
 /// Maps that need not outlive the programs.
-const NOT_KEPT: [&str; 2] = [names::SCRATCH, "AYA_LOGS"];
+const NOT_KEPT: [&str; 3] = [names::SCRATCH, names::HEADERS, "AYA_LOGS"];
 
 const MAPS: &str = "maps-";
 const EVENTS: &str = "events-";
