@@ -93,7 +93,9 @@ pub(crate) fn answerer(
     address: Address,
     port: Port,
 ) -> Answerer {
-    let everywhere = address.is_loopback_or_unspecified();
+    let [a, b, c, d] = address.words();
+    let kind = address_kind(a, b, c, d);
+    let everywhere = kind & EVERYWHERE != 0;
     // A wildcard listener would match any address, so it is asked first whether the address is this host's.
     let place = if everywhere { Some(Place::HERE) } else { maps::place(ctx.netns(), &address) };
     let Some(place) = place else {
@@ -105,7 +107,7 @@ pub(crate) fn answerer(
     let Some(netns) = place.netns() else {
         return Answerer { party: Party::UNKNOWN, asked: Asked::ANYONE };
     };
-    let near = (means(address), port);
+    let near = (means(address, kind), port);
     let context = ctx.sock_addr.cast();
     let found = match protocol {
         Protocol::TCP => {
@@ -261,15 +263,32 @@ pub(crate) fn remember(socket: *mut c_void, change: impl FnOnce(&mut SocketNote)
     change(unsafe { &mut *note });
 }
 
+/// What [`address_kind`] says of an address.
+const EVERYWHERE: u32 = 1;
+const UNSPECIFIED: u32 = 2;
+
+/// A global function, so that the verifier does not follow what comes after each comparison of an address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn address_kind(a: u32, b: u32, c: u32, d: u32) -> u32 {
+    let address = Address::from_words([a, b, c, d]);
+    let mut kind = 0;
+    if address.is_loopback_or_unspecified() {
+        kind |= EVERYWHERE;
+    }
+    if address == Address::V4_UNSPECIFIED || address == Address::V6_UNSPECIFIED {
+        kind |= UNSPECIFIED;
+    }
+    kind
+}
+
 /// What `connect(2)` takes an unspecified address for.
 #[inline(always)]
-fn means(address: Address) -> Address {
-    if address == Address::V4_UNSPECIFIED {
-        Address::V4_LOOPBACK
-    } else if address == Address::V6_UNSPECIFIED {
-        Address::V6_LOOPBACK
-    } else {
-        address
+fn means(address: Address, kind: u32) -> Address {
+    match (kind & UNSPECIFIED != 0, address.is_v4()) {
+        (false, _) => address,
+        (true, true) => Address::V4_LOOPBACK,
+        (true, false) => Address::V6_LOOPBACK,
     }
 }
 

@@ -174,20 +174,26 @@ impl Packet {
 extern "C" fn read_headers(skb: *mut __sk_buff) -> u32 {
     let Some(place) = maps::headers() else { return 0 };
     let mut headers = Headers::UNREAD;
-    // In one call all that most packets are asked for: an IPv6 header, or one of IPv4 and twenty bytes more.
+    // In one call all that most packets are asked for: an IPv6 header, or one of IPv4 and what fits of the next.
+    let length = read!(skb, len);
     let mut start = [0_u32; 10];
-    let is_whole = copy(skb, 0, &mut start);
-    if !is_whole {
-        let mut header = [0_u32; 5];
-        if !copy(skb, 0, &mut header) {
-            return 0;
-        }
+    let mut short = [0_u32; 7];
+    let mut header = [0_u32; 5];
+    let has = if length >= 40 && copy(skb, 0, &mut start) {
+        40
+    } else if length >= 28 && copy(skb, 0, &mut short) {
+        start = [short[0], short[1], short[2], short[3], short[4], short[5], 0, 0, 0, 0];
+        28
+    } else if copy(skb, 0, &mut header) {
         start = [header[0], header[1], header[2], header[3], header[4], 0, 0, 0, 0, 0];
-    }
+        20
+    } else {
+        return 0;
+    };
     let [first, _, _, _] = start[0].to_ne_bytes();
-    let is_read = match (first >> 4, is_whole) {
-        (4, _) => v4(skb, &start, is_whole, &mut headers),
-        (6, true) => v6(skb, &start, &mut headers),
+    let is_read = match (first >> 4, has) {
+        (4, _) => v4(skb, &start, has, &mut headers),
+        (6, 40) => v6(skb, &start, &mut headers),
         _ => false,
     };
     if !is_read {
@@ -199,7 +205,7 @@ extern "C" fn read_headers(skb: *mut __sk_buff) -> u32 {
 }
 
 #[inline(always)]
-fn v4(skb: *mut __sk_buff, start: &[u32; 10], is_whole: bool, headers: &mut Headers) -> bool {
+fn v4(skb: *mut __sk_buff, start: &[u32; 10], has: u32, headers: &mut Headers) -> bool {
     let [length, _, _, _] = start[0].to_ne_bytes();
     let [_, protocol, _, _] = start[2].to_ne_bytes();
     headers.protocol = Protocol(protocol);
@@ -209,7 +215,13 @@ fn v4(skb: *mut __sk_buff, start: &[u32; 10], is_whole: bool, headers: &mut Head
     if length < 20 {
         return false;
     }
-    if is_whole && length == 20 && headers.protocol == Protocol::TCP {
+    // Without options, the next header begins with the sixth word.
+    let at_hand = match headers.protocol {
+        Protocol::TCP => 40,
+        Protocol::UDP => 28,
+        _ => u32::MAX,
+    };
+    if length == 20 && has >= at_hand {
         let [a, b, c, d] = start[5].to_ne_bytes();
         (headers.source_port, headers.destination_port) = (Port([a, b]), Port([c, d]));
         let [_, flags, _, _] = start[8].to_ne_bytes();

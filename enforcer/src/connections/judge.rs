@@ -265,8 +265,10 @@ impl<'a> Index<'a> {
         let others = match far {
             Far::Missing => Vec::new(),
             Far::Elsewhere { contested } => {
-                let party = Party::address(socket.remote.address);
-                vec![(End { party, at: socket.remote, socket: None }, *contested, None)]
+                let end = |party| (End { party, at: socket.remote, socket: None }, *contested, None);
+                let elsewhere = end(Party::address(socket.remote.address));
+                // Whose address it is cannot be told; a rule for other hosts is enough for it to go on.
+                if *contested { vec![end(Party::UNKNOWN), elsewhere] } else { vec![elsewhere] }
             }
             Far::Sockets(sockets) => {
                 let is_only = sockets.len() == 1;
@@ -500,12 +502,16 @@ mod tests {
             ..socket(cgroup, Protocol::TCP, end(FAR, 5432), end(NEAR, 40_000))
         };
         let places = [(1, NEAR), (2, FAR), (3, FAR)];
-        assert_eq!(only(&judged(vec![near.clone()], &places[..1])), (false, false, 1));
+        let outside = judged(vec![near.clone()], &places[..1]);
+        assert_eq!(only(&outside), (false, false, 1));
+        assert_eq!(outside.connections[0].decision.to, Identity::WORLD);
         assert_eq!(only(&judged(vec![near.clone(), far(2, DB)], &places)), (true, false, 2));
         // A socket of nobody known is no evidence, and neither are two.
         assert!(!only(&judged(vec![near.clone(), far(2, 99)], &places)).0);
+        // An address that may be somebody's of this host is not told as another host's.
         let both = judged(vec![near, far(2, DB), far(3, DB)], &places);
         assert!(both.connections.iter().all(|connection| !connection.is_permitted()), "{both:?}");
+        assert_eq!(both.connections[0].decision.to, Identity::UNKNOWN);
     }
 
     #[test]
