@@ -17,7 +17,7 @@ use procfs::process::Process;
 const MAX_VANISHED: usize = 16_384;
 
 /// The cgroups of a subtree by their ids, so that records can name them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Names {
     paths: HashMap<u64, PathBuf>,
 }

@@ -14,7 +14,7 @@ use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::event::{CgroupEvent, Event, InvalidEvent, Message};
 use enforcer_common::layout::{Cgroup, Owner, SocketNote};
 use enforcer_common::limits::RING_BYTES;
-use enforcer_common::{Address, Identity, Mode, Port, RuleId};
+use enforcer_common::{Address, Direction, Identity, Mode, Port, Reason, RuleId};
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -36,10 +36,10 @@ use crate::containers::{Container, Containers};
 use crate::control::server::Socket;
 use crate::control::{Applied, LogState, Proposal, Refusal, Request, Snapshot};
 use crate::ephemeral::Ephemeral;
-use crate::existing;
+use crate::existing::{self, Bound};
 use crate::failpoint;
 use crate::identities::Identities;
-use crate::kernel::feature::{self, Cgroup2, Unsupported};
+use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::watch::{Deed, Tampering};
 use crate::kernel::{Enforcement, LoadError, Options};
 use crate::namespaces::Views;
@@ -170,6 +170,7 @@ enum Input {
     Network,
     Surveyed(Box<Surveyed>),
     TreeRead(Box<TreeRead>),
+    Bound(Vec<Bound>),
     Container(Box<Word>),
     Tick,
     Heartbeat,
@@ -248,6 +249,8 @@ struct Daemon {
     cgroups_repaired: u64,
     /// Whether something has changed since the survey that is under way began.
     survey_again: bool,
+    /// Whether a caller has met a socket of which the programs do not know whose it is.
+    met_unknown: bool,
     sweeper: Sweeper,
     connections_closed: u64,
     log: Log,
@@ -325,9 +328,9 @@ impl Daemon {
             watch = Some(Watch::new(subtree.clone()).context("watch cgroups")?);
         }
         // Twice: so that hardly any socket is without a note when the hooks are attached, and none is afterwards.
-        note_sockets(&mut enforcement, &names, &mount);
+        note_sockets(&mut enforcement, existing::bound(&names, &mount));
         enforcement.attach()?;
-        note_sockets(&mut enforcement, &names, &mount);
+        note_sockets(&mut enforcement, existing::bound(&names, &mount));
         for (program, instructions, bytes) in enforcement.sizes() {
             debug!(program, instructions, bytes, "program attached");
         }
@@ -397,6 +400,7 @@ impl Daemon {
             reports,
             cgroups_repaired: 0,
             survey_again: false,
+            met_unknown: false,
             sweeper,
             connections_closed: 0,
             log,
@@ -591,6 +595,7 @@ impl Daemon {
                 }
                 Input::Surveyed(surveyed) => self.take_survey(*surveyed),
                 Input::TreeRead(read) => self.reconcile(&read),
+                Input::Bound(bound) => note_sockets(&mut self.enforcement, bound),
                 Input::Container(word) => match *word {
                     Word::Is(answer) => self.take_answer(answer)?,
                     Word::Renamed(runtime, id) => {
@@ -600,6 +605,7 @@ impl Daemon {
                 Input::Tick => {
                     self.survey();
                     self.read_tree();
+                    self.find_bound();
                     self.ask_again(|lookups, id, _| lookups.is_stale(id));
                     // A directory that was made again below one that was not there.
                     self.look_at_files(watch::Watch::renew);
@@ -681,6 +687,22 @@ impl Daemon {
         let (revision, subtree) = (self.revision.tables.revision, self.subtree.clone());
         self.beside(move || {
             Input::TreeRead(Box::new(TreeRead { revision, before, tree: Tree::read(&subtree) }))
+        });
+    }
+
+    /// Has the sockets found that wait for somebody, if a caller has met one that no program has seen being bound: a
+    /// `listen` or `connect` without `bind` passes no hook.
+    fn find_bound(&mut self) {
+        if !std::mem::take(&mut self.met_unknown) {
+            return;
+        }
+        let names = self.names.clone();
+        self.beside(move || {
+            let bound = feature::cgroup2().map(|mount| existing::bound(&names, &mount));
+            Input::Bound(bound.unwrap_or_else(|err| {
+                error!("find who holds ports: {err}");
+                Vec::new()
+            }))
         });
     }
 
@@ -1234,6 +1256,8 @@ impl Daemon {
                 {
                     self.update_cgroups();
                 }
+                let is_egress = event.hook().is_some_and(|hook| hook.direction() == Direction::Egress);
+                self.met_unknown |= is_egress && event.reason() == Some(Reason::DestinationUnknown);
                 let attempt = self.attempt(event);
                 self.write(clock.wall(event.at), Body::Attempt(Box::new(attempt)));
             }
@@ -1575,9 +1599,9 @@ fn question(id: u64, path: &Path, top: &[u8]) -> Option<Question> {
     Some(Question { cgroup: id, path: path.to_path_buf(), id: container, runtimes, is_candidate })
 }
 
-/// Says whose the ports are that were bound before the programs could see it.
-fn note_sockets(enforcement: &mut Enforcement, names: &Names, mount: &Cgroup2) {
-    for bound in existing::bound(names, mount) {
+/// Says whose the ports are that were bound while no program saw it.
+fn note_sockets(enforcement: &mut Enforcement, bound: Vec<Bound>) {
+    for bound in bound {
         let note = SocketNote::of(bound.cgroup, bound.netns);
         if let Err(err) = enforcement.note_socket(&bound.socket, note) {
             warn!("note the owner of a socket: {err}");

@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
 use enforcer_tests::actor::{Options, Request, Transport};
 use enforcer_tests::sandbox::{Actor, Sandbox};
+use enforcer_tests::slowness::patience;
 
 const POLICY: &str = "version: 1
 services:
@@ -239,4 +241,47 @@ fn whoever_asks_for_any_port_gets_one_that_nobody_reserves() -> anyhow::Result<(
     assert_eq!(finished.stop["denied"], refused, "{}", finished.stop);
     assert!(finished.words.contains("ip_local_reserved_ports=40000-40007"), "{}", finished.words);
     Ok(())
+}
+
+#[test]
+fn a_listener_that_nobody_bound_is_known_before_long() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("unbound")?;
+    let mut daemon = sandbox.daemon(
+        "version: 1
+services:
+  db: { match: [{ cgroup: ROOT/db }] }
+  web: { match: [{ cgroup: ROOT/web }] }
+  thief: { match: [{ cgroup: ROOT/thief }] }
+allow:
+  - { name: ledger, from: web, to: db, ports: [tcp] }
+",
+    )?;
+    let mut db = sandbox.actor("db")?;
+    let served = db.ask(&Request::ServeUnbound)?;
+    ensure!(served.is_ok(), "{served:?}");
+    let port = served.text.parse::<SocketAddr>()?.port();
+    let connect = Request::Connect {
+        to: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
+        transport: Transport::Tcp,
+        mapped: false,
+    };
+    // No hook has seen it, so that it may be anybody's; the daemon looks whose when somebody has been refused.
+    let mut caller = sandbox.actor("web")?;
+    let reply = caller.ask(&connect)?;
+    assert!(reply.is_refused(), "{reply:?}");
+    let record = daemon.wait_for(|record| record["verdict"] == "deny")?;
+    assert_eq!(record["reason"], "destination-unknown", "{record}");
+    let start = Instant::now();
+    let mut reply = caller.ask(&connect)?;
+    while reply.is_refused() && start.elapsed() < patience(Duration::from_secs(30)) {
+        daemon.wait_for(|record| record["reason"] == "destination-unknown")?;
+        reply = caller.ask(&connect)?;
+    }
+    assert_eq!(reply.text, "hello", "{reply:?}");
+    // Known is not permitted.
+    let reply = sandbox.actor("thief")?.ask(&connect)?;
+    assert!(reply.is_refused(), "{reply:?}");
+    let record = daemon.wait_for(|record| record["source"]["service"] == "thief")?;
+    assert_eq!((&record["reason"], &record["destination"]["service"]), (&"no-rule".into(), &"db".into()));
+    daemon.stop()?.check_totals()
 }

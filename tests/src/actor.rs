@@ -62,6 +62,8 @@ pub enum Request {
         /// TCP or UDP.
         transport: Transport,
     },
+    /// Listen for TCP without binding, tell the port that the kernel chose, and answer every connection.
+    ServeUnbound,
     /// Bind and listen as somebody does who wants a port that may be another's, tell the address, and close again.
     Take {
         /// Where; port 0 is any.
@@ -226,6 +228,7 @@ pub(crate) fn perform(request: &Request) -> Reply {
         Request::Send { to, mapped, from_port } => steps.send(*to, *mapped, *from_port),
         Request::Serve { at, transport } => steps.serve(*at, *transport),
         Request::ServeShared { at, transport } => steps.serve_with(*at, *transport, true),
+        Request::ServeUnbound => steps.serve_unbound(),
         Request::Take { at, transport, options } => steps.take(*at, *transport, *options),
         Request::AwaitFrom(peer) => steps.await_from(*peer),
         Request::Bind { at, transport } => steps.bind(*at, *transport),
@@ -387,6 +390,15 @@ impl Steps {
         self.judged("connect", || socket.connect(&peer.into()))?;
         let bound = socket.local_addr()?.as_socket().map(|bound| bound.to_string()).unwrap_or_default();
         thread::spawn(move || echo_datagrams(&socket));
+        Ok(bound)
+    }
+
+    fn serve_unbound(&mut self) -> io::Result<String> {
+        self.call = "socket";
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        self.judged("listen", || socket.listen(64))?;
+        let bound = socket.local_addr()?.as_socket().map(|bound| bound.to_string()).unwrap_or_default();
+        thread::spawn(move || echo_streams(&socket));
         Ok(bound)
     }
 

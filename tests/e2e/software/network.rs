@@ -103,3 +103,29 @@ allow:
     }
     assert_refused_only(&daemon.stop()?, &["thief"])
 }
+
+#[test]
+fn ping_reaches_the_hosts_own_addresses() -> anyhow::Result<()> {
+    let stage = Stage::new("ping-own")?;
+    stage.sandbox.ip("link add own type bridge\nlink set own up\naddress add 10.9.0.1/24 dev own\n\
+                      address add fd00:9::1/64 dev own nodad\n")?;
+    let mut daemon = stage.sandbox.daemon(
+        "version: 1
+services:
+  probe: { match: [{ cgroup: ROOT/probe }] }
+  thief: { match: [{ cgroup: ROOT/thief }] }
+allow:
+  - { name: ping, from: probe, to: world, ports: [icmp, icmpv6] }
+",
+    )?;
+    let range = "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range";
+    stage.run("other", &["sh", "-c", range])?.text()?;
+    for host in ["127.0.0.1", "127.0.0.2", "10.9.0.1", "::1", "fd00:9::1"] {
+        let told = stage.run("probe", &["ping", "-n", "-c", "3", "-i", "0.1", "-W", "5", host])?.text()?;
+        assert!(told.contains("3 received, 0% packet loss"), "{told}");
+        stage.run("thief", &["ping", "-n", "-c", "1", "-W", "5", host])?.assert_failed_at_once();
+        let record = denial(&mut daemon, "thief", "thief")?;
+        assert_eq!(record["hook"], "sock_create", "{record}");
+    }
+    assert_refused_only(&daemon.stop()?, &["thief"])
+}
