@@ -151,6 +151,7 @@ pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, is_service:
     match find_caller(packet.skb.0, netns, u32::from(is_service)) {
         UNKNOWN => Party::UNKNOWN,
         ADDRESS => Party::address(headers.source),
+        RECEIVER => party(packet.socket),
         id => Party::cgroup(id - FIRST_CGROUP),
     }
 }
@@ -158,7 +159,8 @@ pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, is_service:
 /// What [`find_caller`] returns: one of these, or the id of a cgroup, which is at least 1, and [`FIRST_CGROUP`].
 const UNKNOWN: u64 = 0;
 const ADDRESS: u64 = 1;
-const FIRST_CGROUP: u64 = 1;
+const RECEIVER: u64 = 2;
+const FIRST_CGROUP: u64 = 2;
 
 /// A global function, so that the verifier walks the ways to a caller by themselves.
 #[unsafe(no_mangle)]
@@ -184,6 +186,9 @@ extern "C" fn find_caller(skb: *mut __sk_buff, netns: u64, is_service: u32) -> u
             // A listener matches any far end; it is not the socket that sent this.
             .filter(|socket| !sock::is_listening(socket.0)),
         Protocol::UDP => Held::find(bpf_sk_lookup_udp, skb.context(), netns, far, near),
+        // The kernel itself answers who pings an address of its own host, so that is no other end. Nobody can say it in the
+        // kernel's place without CAP_NET_RAW.
+        Protocol::ICMP | Protocol::ICMPV6 if place.is_here() => return RECEIVER,
         _ => None,
     };
     match found.map(|socket| cgroup_of(socket.0)) {

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use procfs::process::Process;
 
 /// Cgroups that are remembered after they vanished: a socket can outlive its cgroup's directory (systemd keeps
 /// some across a restart), and ids are not used again before the next boot.
@@ -239,12 +238,6 @@ impl Watch {
             Err(std::path::StripPrefixError { .. }) => directory.to_path_buf(),
         }
     }
-}
-
-/// The path of a process's cgroup in the v2 tree, as `/proc` counts it; `None` if the process has ended.
-pub fn of_process(process: &Process) -> Option<PathBuf> {
-    let cgroups = process.cgroups().ok()?;
-    cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0).map(|cgroup| PathBuf::from(cgroup.pathname))
 }
 
 /// The bytes of a cgroup path, as selectors match them.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 mod identity;
 mod install;
+mod proxies;
 mod unit;
 
 const AUDIT: &str = "/var/log/enforcer/audit.jsonl";

@@ -46,7 +46,7 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address, local: 
         let is_sent = matches!(hook, Hook::Sendmsg4 | Hook::Sendmsg6);
         sockets::remember(ctx.socket().cast(), |note| {
             // The answer will come to a socket that takes datagrams from anyone, so it must be told from a call.
-            if is_sent && decision.reason != Reason::NobodyListens {
+            if is_sent && !matches!(decision.reason, Reason::NobodyListens | Reason::LeftToIngress) {
                 note.asked = if address.is_of_many() { Asked::ANYONE } else { note.asked.and(decision.to) };
             }
             // A socket that was never bound by hand has no note of its owner yet.

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use enforcer_common::Address;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
+use procfs::process::Process;
 
 use super::diag::Diag;
 use super::{Namespace, Snapshot, Socket};
-use crate::cgroups;
+use crate::kernel::feature;
 use crate::netns;
+use crate::proc;
 
 /// Where tools keep namespaces that no process is in.
 const KEPT: [&str; 2] = ["/run/netns", "/run/docker/netns"];
@@ -123,10 +125,18 @@ fn namespaces(subtree: &Path, unreadable: &mut Vec<String>) -> Vec<PathBuf> {
         }
     };
     add(PathBuf::from("/proc/self/ns/net"));
+    let mount = feature::cgroup2();
+    if let Err(err) = &mount {
+        unreadable.push(format!("find the cgroup tree: {err}"));
+    }
+    let is_judged = |process: &Process| {
+        let cgroup = mount.as_ref().ok().and_then(|mount| proc::cgroup(process, mount).ok().flatten());
+        whole_tree || cgroup.is_some_and(|path| path.starts_with(subtree))
+    };
     match procfs::process::all_processes() {
         Ok(processes) => {
             for process in processes.flatten() {
-                if whole_tree || cgroups::of_process(&process).is_some_and(|path| path.starts_with(subtree)) {
+                if is_judged(&process) {
                     add(PathBuf::from(format!("/proc/{}/ns/net", process.pid)));
                 }
             }

@@ -15,8 +15,9 @@ use tracing::debug;
 
 use super::route::{self, Route};
 use super::{Namespace, Views};
-use crate::cgroups;
+use crate::kernel::feature::{self, Cgroup2};
 use crate::netns;
+use crate::proc;
 
 /// Most namespaces that are taken in; what lies in further ones is unknown.
 const MAX_NAMESPACES: usize = 4096;
@@ -81,8 +82,9 @@ impl Surveyor {
             }
         };
         open(Path::new("/proc/self/ns/net"));
+        let mount = feature::cgroup2().map_err(io::Error::other)?;
         for process in procfs::process::all_processes().map_err(io::Error::other)?.flatten() {
-            if self.is_whole_host() || self.is_judged(&process) {
+            if self.is_whole_host() || self.is_judged(&process, &mount) {
                 open(Path::new(&format!("/proc/{}/ns/net", process.pid)));
             }
         }
@@ -97,8 +99,9 @@ impl Surveyor {
         Ok(files)
     }
 
-    fn is_judged(&self, process: &Process) -> bool {
-        cgroups::of_process(process).is_some_and(|path| path.starts_with(&self.subtree))
+    fn is_judged(&self, process: &Process, mount: &Cgroup2) -> bool {
+        let cgroup = proc::cgroup(process, mount).ok().flatten();
+        cgroup.is_some_and(|path| path.starts_with(&self.subtree))
     }
 }
 

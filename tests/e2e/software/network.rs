@@ -115,7 +115,7 @@ services:
   probe: { match: [{ cgroup: ROOT/probe }] }
   thief: { match: [{ cgroup: ROOT/thief }] }
 allow:
-  - { name: ping, from: probe, to: world, ports: [icmp, icmpv6] }
+  - { name: ping, from: probe, to: world, ports: [icmp, icmpv6, 1025/udp] }
 ",
     )?;
     let range = "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range";
