@@ -96,11 +96,13 @@ pub enum Check {
     IsContinued = 23,
     /// Does every judged end ask for no more than a record?
     IsAudited = 24,
+    /// Is nothing new permitted at present?
+    IsRefusingNew = 25,
 }
 
 impl Check {
     /// Every check, by its number from 1 on.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::IsLeftToIngress,
         Self::IsNobody,
         Self::IsNotManaged,
@@ -125,6 +127,7 @@ impl Check {
         Self::IsInRange,
         Self::IsContinued,
         Self::IsAudited,
+        Self::IsRefusingNew,
     ];
 
     /// The stable word for the check.
@@ -154,6 +157,7 @@ impl Check {
             Self::IsInRange => "in-range",
             Self::IsContinued => "continued",
             Self::IsAudited => "audited",
+            Self::IsRefusingNew => "refusing-new",
         }
     }
 }
@@ -381,7 +385,7 @@ fn allow(from: Owner, to: Owner, reason: Reason) -> Decision {
 #[inline(always)]
 fn permit<T: Tables>(from: Owner, to: Owner, reason: Reason, tables: &T) -> Decision {
     match refusing_mode(from, to) {
-        Mode::Enforce if tables.refuses_new() => deny(from, to, Reason::AuditLost, tables),
+        Mode::Enforce if tables.holds(Check::IsRefusingNew, tables.refuses_new()) => deny(from, to, Reason::AuditLost, tables),
         Mode::Enforce | Mode::Audit => allow(from, to, reason),
     }
 }
