@@ -385,7 +385,9 @@ fn allow(from: Owner, to: Owner, reason: Reason) -> Decision {
 #[inline(always)]
 fn permit<T: Tables>(from: Owner, to: Owner, reason: Reason, tables: &T) -> Decision {
     match refusing_mode(from, to) {
-        Mode::Enforce if tables.holds(Check::IsRefusingNew, tables.refuses_new()) => deny(from, to, Reason::AuditLost, tables),
+        Mode::Enforce if tables.holds(Check::IsRefusingNew, tables.refuses_new()) => {
+            deny(from, to, Reason::AuditLost, tables)
+        }
         Mode::Enforce | Mode::Audit => allow(from, to, reason),
     }
 }

@@ -18,6 +18,7 @@ use enforcer_common::layout::{
 use enforcer_common::limits::MAX_CGROUPS;
 use enforcer_common::{Reason, names};
 use thiserror::Error;
+use tracing::debug;
 
 use super::chain;
 use crate::failpoint;
@@ -202,8 +203,12 @@ impl Maps {
         maps.slot = maps.active()?.slot();
         match maps.slot {
             0 | 1 => {
-                let failed = |cause| MapError::Read { map: names::CGROUPS, cause };
-                maps.cgroups_in_force = maps.cgroups.get(&maps.slot, 0).map_err(failed)?;
+                // Only who has CAP_SYS_ADMIN opens a map by its number (`bpf_map_get_fd_by_id` in kernel/bpf/syscall.c).
+                // Without it nothing is known of cgroups that have vanished, and those that are there are found again.
+                match maps.cgroups.get(&maps.slot, 0) {
+                    Ok(cgroups) => maps.cgroups_in_force = cgroups,
+                    Err(err) => debug!("read the cgroups in force: {}", chain(&err)),
+                }
                 maps.views = maps.read_views()?;
                 Ok(maps)
             }
