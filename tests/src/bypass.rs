@@ -25,6 +25,9 @@ use self::stage::{Outcome, Stage};
 /// Stages that are played on at once: most of the time is spent on waiting for what is not answered.
 const STAGES: usize = 4;
 
+/// How often a pair is tried where it is permitted and seems not to get through.
+const TRIES: usize = 3;
+
 /// How long an attempt waits for an answer where none is to come: a packet on the loopback device is where it is going
 /// before the call that sent it returns, so this only bounds what a slow answerer may take.
 const BRIEFLY: Duration = Duration::from_millis(20);
@@ -61,6 +64,8 @@ pub struct Technique {
     pub drawn: Option<String>,
     /// Why its sender hears no answer, though what is permitted arrives.
     pub oneway: Option<String>,
+    /// Why it is tried by itself and in no pair.
+    pub alone: Option<String>,
     /// The reason that the records must give, if it says something of its own.
     pub reason: Option<String>,
 }
@@ -366,7 +371,9 @@ fn singles(techniques: &Techniques, selection: &Selection) -> Vec<Cell> {
 /// one path; which one, goes round.
 fn pairs(techniques: &Techniques, selection: &Selection) -> Vec<Cell> {
     let is_meant = |name: &str| selection.only.as_ref().is_none_or(|only| name.contains(only));
-    let plain = |technique: &Technique| technique.open.is_none() && technique.bare.is_none();
+    let plain = |technique: &Technique| {
+        technique.open.is_none() && technique.bare.is_none() && technique.alone.is_none()
+    };
     let of = |kind: &'static str| {
         techniques.iter().filter(move |(name, technique)| name.starts_with(kind) && plain(technique))
     };
@@ -423,9 +430,16 @@ fn play(stage: &mut Stage, techniques: &Techniques, known: &Known, job: Job) -> 
                 let gets_through = known.answered.contains(&cell) || !is_pair;
                 let is_answered = |one: &&Technique| one.control.is_none() && one.oneway.is_none();
                 let is_awaited = gets_through && told.iter().all(is_answered);
-                let outcome = ask(true, if is_awaited { PATIENTLY } else { BRIEFLY })?;
-                one.wrong = judge::permitted_pair(&told, &outcome, gets_through);
-                one.permitted = Some(outcome);
+                // Some techniques are races, and two of them together may trip over each other: what is really refused is so
+                // every time.
+                for _ in 0..TRIES {
+                    let outcome = ask(true, if is_awaited { PATIENTLY } else { BRIEFLY })?;
+                    one.wrong = judge::permitted_pair(&told, &outcome, gets_through);
+                    one.permitted = Some(outcome);
+                    if one.wrong.is_empty() || !is_pair {
+                        break;
+                    }
+                }
             }
             Run::Broken(_) => {
                 let whole = known.whole.get(&cell).cloned().unwrap_or_default();

@@ -5,6 +5,7 @@ import socket
 from corpus import EVERY
 
 PATHS = EVERY
+ALONE = "an answer to a socket that is bound to a device is not found, unless it comes from the very address that was called"
 
 
 def source(scene):

@@ -10,6 +10,7 @@ from uring import sockaddr
 
 PATHS = ["v4/udp", "v6/udp"]
 RECORDS = "many"
+ALONE = "the proxy's answers to some of its hundreds of calls come to whoever has the port next"
 
 
 def call(scene, sock):
