@@ -395,7 +395,7 @@ mod tests {
             (84, 0, InvalidEvent::Hook(0)),
             (84, 11, InvalidEvent::Hook(11)),
             (86, 0, InvalidEvent::Verdict(0)),
-            (88, 17, InvalidEvent::Reason(17)),
+            (88, 18, InvalidEvent::Reason(18)),
             (89, 64, InvalidEvent::Flags(64)),
         ] {
             let mut bytes = valid();

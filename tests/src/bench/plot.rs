@@ -69,9 +69,9 @@ fn draw(metric: Metric, bars: &[Bar]) -> Result<String, String> {
             .map_err(|err| failed(&err))?;
         let name = |place: &SegmentValue<u32>| match place {
             SegmentValue::CenterOf(index) => {
-                // The first one on top.
-                let index = usize::try_from(number - 1 - *index).unwrap_or(usize::MAX);
-                bars.get(index).map_or_else(String::new, |bar| bar.name.clone())
+                // The first one on top; there are places for names beyond the last bar.
+                let index = number.checked_sub(1 + *index).and_then(|index| usize::try_from(index).ok());
+                index.and_then(|index| bars.get(index)).map_or_else(String::new, |bar| bar.name.clone())
             }
             SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
         };
