@@ -2,23 +2,18 @@
 
 use enforcer_tests::bypass::{self, Selection, table};
 
-/// Cells of the two tables of faults that may differ from those in the repository.
-const TOLERATED: usize = 40;
-
+/// Singly: beside other tests the pairs and the faults take too long; `cargo xtask bypass` has them all.
 #[test]
 fn nothing_gets_around_the_enforcer_but_what_is_documented() -> anyhow::Result<()> {
-    let report = bypass::run(&Selection::default())?;
+    let report = bypass::run(&Selection { singly: true, ..Selection::default() })?;
     assert!(report.techniques.len() >= 80, "{} techniques", report.techniques.len());
-    assert!(report.pairs >= 1000, "{} pairs", report.pairs);
     assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
     let differences = table::differences(&report)?;
-    // What a fault changes shows in how a technique ends, which on a busy machine a few of thousands of cells do otherwise.
-    let (blocked, faults): (Vec<_>, Vec<_>) =
-        differences.iter().partition(|difference| difference.starts_with("Blocked"));
+    let blocked: Vec<_> = differences.into_iter().filter(|cell| cell.starts_with("Blocked")).collect();
     assert!(
-        blocked.is_empty() && faults.len() <= TOLERATED,
+        blocked.is_empty(),
         "the table differs\nhint: `cargo xtask bypass --write` writes it anew\n{}",
-        differences.join("\n")
+        blocked.join("\n")
     );
     Ok(())
 }
