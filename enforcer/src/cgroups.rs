@@ -69,11 +69,6 @@ impl Subtree {
         Self { directory: self.directory.join(below), path: path.to_path_buf() }
     }
 
-    /// The id of the cgroup at `path`, if it is there.
-    pub fn id(&self, path: &Path) -> Option<u64> {
-        Some(self.below(path).directory.metadata().ok()?.ino())
-    }
-
     /// Visits every cgroup. Each is visited before its children are listed, so that a child that is made meanwhile is
     /// either listed, or made after its parent's visit.
     ///
@@ -100,9 +95,7 @@ impl Subtree {
         }
         Ok(())
     }
-}
 
-impl Subtree {
     /// The id of the cgroup at a path from the top of the tree, if there is one in this subtree now.
     pub fn id_at(&self, path: &Path) -> Option<u64> {
         let below = path.strip_prefix(&self.path).ok()?;

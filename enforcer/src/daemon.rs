@@ -1030,7 +1030,7 @@ impl Daemon {
             return;
         }
         let own = PathBuf::from(OsStr::from_bytes(found.own));
-        if let Some(own_id) = self.subtree.id(&own)
+        if let Some(own_id) = self.subtree.id_at(&own)
             && self.containers.get(own_id).is_some()
             && let Err(err) = self.identify(&own)
         {

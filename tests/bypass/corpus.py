@@ -185,6 +185,13 @@ class Scene:
         """An ordinary socket of this path's kind."""
         return socket.socket(self.af, self.kind, protocol)
 
+    def only(self, sock, port):
+        """Leaves the kernel this one port to choose from for a socket."""
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("=I", port << 16 | port))
+        except OSError as error:
+            raise Absent("no IP_LOCAL_PORT_RANGE") from error
+
     # The call.
 
     @contextmanager

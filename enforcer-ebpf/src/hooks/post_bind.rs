@@ -2,13 +2,13 @@
 
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use enforcer_common::{Address, Decision, Hook, Protocol, decide_bind};
+use enforcer_common::{Address, Hook, Protocol};
 
-use super::{PASS, answer};
+use super::PASS;
+use super::bind::judge;
 use crate::ctx::sock::Sock as _;
 use crate::ctx::task;
-use crate::maps::KernelTables;
-use crate::record::{Attempt, record, tell_namespace};
+use crate::record::tell_namespace;
 use crate::sockets::{is_settled, remember};
 
 #[cgroup_sock(post_bind4)]
@@ -38,23 +38,5 @@ fn stamp(ctx: &SockContext, hook: Hook, address: Address) -> i32 {
         tell_namespace(netns);
     }
     // The bind hook has judged a port that was asked for, but not one that the kernel chose.
-    if any_port { judge(ctx, hook, address) } else { PASS }
-}
-
-#[inline(always)]
-fn judge(ctx: &SockContext, hook: Hook, address: Address) -> i32 {
-    let (protocol, port) = (ctx.protocol(), ctx.bound_port());
-    let attempt = Attempt::new(hook, protocol).by_task().to(address, port);
-    let mut decision = Decision::TABLES_MISSING;
-    let mut revision = 0;
-    if let Some(mut tables) = KernelTables::in_force() {
-        let binder = task::party(&mut tables);
-        decision = decide_bind(&binder, protocol, port, &tables);
-        if !decision.concerns_a_service() {
-            return PASS;
-        }
-        revision = tables.revision();
-    }
-    record(&decision, &attempt, revision, false);
-    answer(&decision)
+    if any_port { judge(hook, ctx.protocol(), address, ctx.bound_port()) } else { PASS }
 }

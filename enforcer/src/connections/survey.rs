@@ -1,28 +1,19 @@
 //! Goes through the network namespaces of this host and reads their sockets.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use enforcer_common::Address;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
-use procfs::process::Process;
 
 use super::diag::Diag;
 use super::{Namespace, Snapshot, Socket};
-use crate::kernel::feature;
 use crate::netns;
-use crate::proc;
-
-/// Where tools keep namespaces that no process is in.
-const KEPT: [&str; 2] = ["/run/netns", "/run/docker/netns"];
-
-/// Most namespaces that are gone through; what lies in further ones is told as unreadable.
-const MAX_NAMESPACES: usize = 4096;
 
 /// The sockets of this host, and the conversations by which they can be closed.
 pub struct Survey {
@@ -39,26 +30,24 @@ impl Survey {
     /// What cannot be read is told in [`Snapshot::unreadable`].
     pub fn take(subtree: &Path) -> Self {
         let mut survey = Self { snapshot: Snapshot::default(), conversations: HashMap::new() };
-        for (number, path) in namespaces(subtree, &mut survey.snapshot.unreadable).into_iter().enumerate() {
-            let read = if number < MAX_NAMESPACES {
-                survey.read(&path)
-            } else {
-                Err(io::Error::other(format!("more than {MAX_NAMESPACES} network namespaces")))
-            };
-            match read {
-                Ok(()) => {}
-                // The last process of the namespace has ended, and its sockets with it.
-                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-                Err(err) => {
-                    survey.snapshot.unreadable.push(format!("read sockets of {}: {err}", path.display()));
-                }
+        let found = netns::open_all(subtree);
+        for (path, namespace) in found.open {
+            if let Err(err) = survey.read(&namespace) {
+                survey.snapshot.unreadable.push(format!("read sockets of {}: {err}", path.display()));
             }
         }
+        let beyond = found.beyond.iter().map(|path| {
+            format!(
+                "read sockets of {}: more than {} network namespaces",
+                path.display(),
+                netns::MAX_NAMESPACES
+            )
+        });
+        survey.snapshot.unreadable.extend(beyond.chain(found.failed.iter().map(io::Error::to_string)));
         survey
     }
 
-    fn read(&mut self, path: &Path) -> io::Result<()> {
-        let namespace = File::open(path)?;
+    fn read(&mut self, namespace: &File) -> io::Result<()> {
         // Entering needs a privilege that staying does not.
         if Path::new("/proc/thread-self/ns/net").metadata()?.ino() != namespace.metadata()?.ino() {
             setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
@@ -110,43 +99,4 @@ impl Survey {
         }
         results
     }
-}
-
-/// One file for every namespace.
-fn namespaces(subtree: &Path, unreadable: &mut Vec<String>) -> Vec<PathBuf> {
-    let whole_tree = subtree == Path::new("/");
-    let mut seen = HashSet::new();
-    let mut found = Vec::new();
-    let mut add = |path: PathBuf| {
-        // A process that ends meanwhile takes its namespace with it, or another process has it too.
-        let Ok(metadata) = path.metadata() else { return };
-        if seen.insert((metadata.dev(), metadata.ino())) {
-            found.push(path);
-        }
-    };
-    add(PathBuf::from("/proc/self/ns/net"));
-    let mount = feature::cgroup2();
-    if let Err(err) = &mount {
-        unreadable.push(format!("find the cgroup tree: {err}"));
-    }
-    let is_judged = |process: &Process| {
-        let cgroup = mount.as_ref().ok().and_then(|mount| proc::cgroup(process, mount).ok().flatten());
-        whole_tree || cgroup.is_some_and(|path| path.starts_with(subtree))
-    };
-    match procfs::process::all_processes() {
-        Ok(processes) => {
-            for process in processes.flatten() {
-                if is_judged(&process) {
-                    add(PathBuf::from(format!("/proc/{}/ns/net", process.pid)));
-                }
-            }
-        }
-        Err(err) => unreadable.push(format!("list processes: {err}")),
-    }
-    for directory in KEPT.iter().filter(|_| whole_tree) {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            add(entry.path());
-        }
-    }
-    found
 }

@@ -4,23 +4,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use enforcer_common::Address;
 use nix::sched::{CloneFlags, setns};
-use procfs::process::Process;
 use tracing::debug;
 
 use super::route::{self, Route};
 use super::{Namespace, Views};
-use crate::kernel::feature::{self, Cgroup2};
 use crate::netns;
-use crate::proc;
-
-/// Most namespaces that are taken in; what lies in further ones is unknown.
-const MAX_NAMESPACES: usize = 4096;
 
 /// Reads the namespaces of this host, and remembers the ids that it has given between surveys.
 #[derive(Debug)]
@@ -43,13 +36,18 @@ impl Surveyor {
         Self { subtree: subtree.to_path_buf(), ids: HashMap::new() }
     }
 
-    /// What all namespaces see of each other now. A namespace that cannot be entered is passed over, and so unknown.
+    /// What all namespaces see of each other now. A namespace that cannot be entered, or that is one too many, is passed over,
+    /// and so unknown.
     ///
     /// # Errors
     ///
     /// The processes of this host, or the namespace of this process, cannot be read.
     pub fn views(&mut self) -> io::Result<Views> {
-        let files = self.find()?;
+        let netns::Found { open, failed, .. } = netns::open_all(&self.subtree);
+        if let Some(err) = failed.into_iter().next() {
+            return Err(err);
+        }
+        let files = open.into_iter().map(|(_, file)| file).collect();
         // A namespace is a thread's, so a thread is given to it and not lent.
         let ids = std::mem::take(&mut self.ids);
         let surveyed = thread::Builder::new()
@@ -63,45 +61,6 @@ impl Surveyor {
             surveyed.map_err(|_panic| io::Error::other("survey namespaces: the thread panicked"))?;
         self.ids = ids;
         Ok(Views::of(&namespaces?))
-    }
-
-    fn is_whole_host(&self) -> bool {
-        self.subtree == Path::new("/")
-    }
-
-    /// Opens every namespace once: this process's first, then those of the judged processes and those kept by name.
-    fn find(&self) -> io::Result<Vec<File>> {
-        let mut seen = HashSet::new();
-        let mut files = Vec::new();
-        let mut open = |path: &Path| {
-            // A process that ends meanwhile takes its namespace with it, or another process has it too.
-            let Ok(file) = File::open(path) else { return };
-            let Ok(metadata) = file.metadata() else { return };
-            if files.len() < MAX_NAMESPACES && seen.insert((metadata.dev(), metadata.ino())) {
-                files.push(file);
-            }
-        };
-        open(Path::new("/proc/self/ns/net"));
-        let mount = feature::cgroup2().map_err(io::Error::other)?;
-        for process in procfs::process::all_processes().map_err(io::Error::other)?.flatten() {
-            if self.is_whole_host() || self.is_judged(&process, &mount) {
-                open(Path::new(&format!("/proc/{}/ns/net", process.pid)));
-            }
-        }
-        if self.is_whole_host() {
-            let mounts = Process::myself().and_then(|process| process.mountinfo());
-            for mount in mounts.map_err(io::Error::other)? {
-                if mount.fs_type == "nsfs" && mount.root.starts_with("net:") {
-                    open(&mount.mount_point);
-                }
-            }
-        }
-        Ok(files)
-    }
-
-    fn is_judged(&self, process: &Process, mount: &Cgroup2) -> bool {
-        let cgroup = proc::cgroup(process, mount).ok().flatten();
-        cgroup.is_some_and(|path| path.starts_with(&self.subtree))
     }
 }
 
