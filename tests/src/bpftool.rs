@@ -29,7 +29,7 @@ pub struct Attached {
 pub fn links(cgroup: &Path) -> anyhow::Result<Vec<Attached>> {
     let id = cgroup.metadata()?.ino();
     let mut found = Vec::new();
-    for link in list(&ask(&["link", "show"])?) {
+    for link in every("link")? {
         if link["cgroup_id"].as_u64() != Some(id) {
             continue;
         }
@@ -61,8 +61,8 @@ pub fn links(cgroup: &Path) -> anyhow::Result<Vec<Attached>> {
 /// `bpftool` cannot be run, or its answer not be understood.
 pub fn linked(cgroup: &Path) -> anyhow::Result<Vec<String>> {
     let id = cgroup.metadata()?.ino();
-    let links = list(&ask(&["link", "show"])?);
-    let programs = list(&ask(&["prog", "show"])?);
+    let links = every("link")?;
+    let programs = every("prog")?;
     let name = |link: &Value| {
         let program = programs.iter().find(|program| program["id"] == link["prog_id"]);
         program.and_then(|program| program["name"].as_str()).unwrap_or_default().to_owned()
@@ -134,7 +134,23 @@ pub fn program_name(id: u64) -> anyhow::Result<String> {
 ///
 /// `bpftool` cannot be run, or its answer not be understood.
 pub fn has_link(id: u64) -> anyhow::Result<bool> {
-    Ok(list(&ask(&["link", "show"])?).iter().any(|link| link["id"].as_u64() == Some(id)))
+    Ok(every("link")?.iter().any(|link| link["id"].as_u64() == Some(id)))
+}
+
+/// How often everything of a kind is asked for.
+const TRIES: usize = 50;
+
+/// Everything of a kind. `bpftool` gives up where one of them goes between being listed and being looked at, and other tests
+/// come and go.
+fn every(kind: &str) -> anyhow::Result<Vec<Value>> {
+    let mut said = ask(&[kind, "show"]);
+    for _ in 1..TRIES {
+        if said.is_ok() {
+            break;
+        }
+        said = ask(&[kind, "show"]);
+    }
+    Ok(list(&said?))
 }
 
 fn ask(arguments: &[&str]) -> anyhow::Result<Value> {
