@@ -178,10 +178,10 @@ fn listeners_older_than_the_enforcer_have_an_owner() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deletes a cgroup from the tables of a daemon, as nothing of ours does.
-fn forget(daemon: u32, cgroup: u64) -> anyhow::Result<()> {
+/// Deletes a cgroup from the tables of a daemon, as nothing of ours does; returns from how many.
+fn forget(daemon: u32, cgroup: u64) -> anyhow::Result<u64> {
     let key: Vec<String> = cgroup.to_ne_bytes().iter().map(u8::to_string).collect();
-    let mut found = false;
+    let mut found = 0;
     for entry in fs::read_dir(format!("/proc/{daemon}/fdinfo"))? {
         // A descriptor that was closed meanwhile is none of the maps.
         let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
@@ -194,10 +194,10 @@ fn forget(daemon: u32, cgroup: u64) -> anyhow::Result<()> {
         };
         let mut bpftool = Command::new("bpftool");
         bpftool.args(["map", "delete", "id", id, "key"]).args(&key).stderr(Stdio::null());
-        found |= bpftool.status()?.success();
+        found += u64::from(bpftool.status()?.success());
     }
-    ensure!(found, "no map of process {daemon} has cgroup {cgroup}");
-    Ok(())
+    ensure!(found > 0, "no map of process {daemon} has cgroup {cgroup}");
+    Ok(found)
 }
 
 #[test]
@@ -213,9 +213,17 @@ fn what_the_table_says_otherwise_than_the_tree_is_put_right() -> anyhow::Result<
     let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
     assert_eq!(short.ask(&connect)?.text, "hello");
 
-    forget(daemon.pid(), sandbox.cgroup().join("short-1").metadata()?.ino())?;
-    let refused = short.ask(&connect)?;
-    assert!(refused.is_refused(), "an unknown cgroup is nobody's: {refused:?}");
+    let cgroup = sandbox.cgroup().join("short-1").metadata()?.ino();
+    let start = Instant::now();
+    let mut forgotten = 0;
+    // The daemon may look at any time, also between one table and the next.
+    loop {
+        forgotten += forget(daemon.pid(), cgroup)?;
+        if short.ask(&connect)?.is_refused() {
+            break;
+        }
+        ensure!(start.elapsed() < patience(Duration::from_secs(30)), "an unknown cgroup is still somebody's");
+    }
     let start = Instant::now();
     while short.ask(&connect)?.text != "hello" {
         if start.elapsed() > patience(Duration::from_secs(30)) {
@@ -224,7 +232,8 @@ fn what_the_table_says_otherwise_than_the_tree_is_put_right() -> anyhow::Result<
     }
     let finished = daemon.stop()?;
     finished.check_totals()?;
-    assert_eq!(finished.stop["cgroups_repaired"], 1, "{}", finished.stop);
+    let repaired = finished.stop["cgroups_repaired"].as_u64();
+    assert!(repaired.is_some_and(|repaired| (1..=forgotten).contains(&repaired)), "{}", finished.stop);
     assert!(finished.words.contains("differed from the tree"), "{}", finished.words);
     Ok(())
 }
