@@ -16,6 +16,10 @@ pub const OBJECT: &str = "ENFORCER_OBJECT";
 /// The variable that says which check such an object negates, by its number.
 pub const NEGATED: &str = "ENFORCER_NEGATED";
 
+/// The variable that, set to anything, has this process never look for the owners of sockets that no program has seen being
+/// bound, so that a test can tell what a program did from what was made good after it.
+pub const BLIND: &str = "ENFORCER_BLIND";
+
 /// Every place, in the order in which a start, a reload and an end pass them.
 pub const ALL: &[&str] = &[
     "locked",
@@ -110,6 +114,11 @@ pub fn negated() -> u32 {
         return number;
     }
     0
+}
+
+/// Whether the owners of sockets that no program has seen being bound are to stay unknown.
+pub fn is_blind() -> bool {
+    cfg!(debug_assertions) && std::env::var_os(BLIND).is_some()
 }
 
 #[cfg(debug_assertions)]

@@ -28,7 +28,8 @@ def load():
 
 def describe(module):
     """What the run has to know of a technique."""
-    kept = ("PATHS", "NEEDS", "CALLER", "SOURCE", "OPEN", "BARE", "CONTROL", "RECORDS", "DATAGRAMS", "DRAWN", "ONEWAY", "REASON", "ALONE")
+    kept = ("PATHS", "NEEDS", "CALLER", "SOURCE", "OPEN", "BARE", "CONTROL", "RECORDS", "DATAGRAMS", "DRAWN", "LOTS", "ONEWAY", "REASON",
+            "ALONE")
     told = {key.lower(): list(value) if isinstance(value, tuple) else value
             for key in kept if (value := getattr(module, key, None)) is not None}
     told["sentence"] = module.__doc__

@@ -3,7 +3,6 @@
 
 mod audit;
 mod budgets;
-mod bypass;
 mod cases;
 mod connect;
 mod connections;

@@ -23,7 +23,7 @@ use self::judge::Judgement;
 use self::stage::{Outcome, Stage};
 
 /// Stages that are played on at once: most of the time is spent on waiting for what is not answered.
-const STAGES: usize = 4;
+const STAGES: usize = 6;
 
 /// How often a pair is tried where it is permitted and seems not to get through.
 const TRIES: usize = 3;
@@ -62,6 +62,8 @@ pub struct Technique {
     pub datagrams: Option<usize>,
     /// What the kernel draws by lot, so that it may be blocked by one hook or by another.
     pub drawn: Option<String>,
+    /// Why a fault may change for it one thing or another, so that none is looked for.
+    pub lots: Option<String>,
     /// Why its sender hears no answer, though what is permitted arrives.
     pub oneway: Option<String>,
     /// Why it is tried by itself and in no pair.
@@ -179,8 +181,22 @@ impl Change {
 pub struct Selection {
     /// Only techniques whose name contains this.
     pub only: Option<String>,
+    /// Only these techniques, if any are named.
+    pub named: BTreeSet<String>,
     /// Leave the pairs and the broken hooks out.
     pub singly: bool,
+}
+
+impl Selection {
+    /// Whether all there is is to be tried, so that something is wrong with a fault of which nothing tells.
+    pub fn is_whole(&self) -> bool {
+        self.only.is_none() && self.named.is_empty() && !self.singly
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| name.contains(only))
+            && (self.named.is_empty() || self.named.contains(name))
+    }
 }
 
 /// One part of the work: a run over some cells, on a stage that it has to itself meanwhile.
@@ -226,15 +242,20 @@ pub fn run(selection: &Selection) -> anyhow::Result<Report> {
         done.extend(theatre.play(jobs)?);
     }
     let whole = theatre.known.whole;
-    Ok(report(techniques, &whole, &done))
+    let mut report = report(techniques, &whole, &done);
+    if selection.is_whole() {
+        report.wrong.extend(untold(&report.changed));
+    }
+    Ok(report)
 }
 
-/// The cells in which a fault is looked for: not where it is the kernel that blocks, or that draws by lot who does. A mapped
+/// The cells in which a fault is looked for: not where it is the kernel that blocks, or that draws lots. A mapped
 /// address is judged by a hook of one of the other two families, and a decision does not ask for the family at all, so that
 /// one path, of the one transport for one technique and of the other for the next, tells of a check.
 fn tell(fault: Fault, techniques: &Techniques, whole: &BTreeMap<Cell, Ends>) -> Vec<Cell> {
     let mut cells = Vec::new();
-    let meant = techniques.iter().filter(|(_, technique)| technique.drawn.is_none());
+    let meant =
+        techniques.iter().filter(|(_, technique)| technique.drawn.is_none() && technique.lots.is_none());
     for (number, (name, technique)) in meant.enumerate() {
         let mut seen = BTreeSet::new();
         let mut paths = Vec::new();
@@ -357,9 +378,8 @@ fn shares(run: Run, cells: &[Cell]) -> Vec<Job> {
 }
 
 fn singles(techniques: &Techniques, selection: &Selection) -> Vec<Cell> {
-    let is_meant = |name: &str| selection.only.as_ref().is_none_or(|only| name.contains(only));
     let mut cells = Vec::new();
-    for (name, technique) in techniques.iter().filter(|(name, _)| is_meant(name)) {
+    for (name, technique) in techniques.iter().filter(|(name, _)| selection.has(name)) {
         cells.extend(
             technique.paths.iter().map(|path| Cell { techniques: vec![name.clone()], path: path.clone() }),
         );
@@ -370,7 +390,6 @@ fn singles(techniques: &Techniques, selection: &Selection) -> Vec<Cell> {
 /// Every way of calling, source and destination with every one of the other two kinds that it goes with, each pair along
 /// one path; which one, goes round.
 fn pairs(techniques: &Techniques, selection: &Selection) -> Vec<Cell> {
-    let is_meant = |name: &str| selection.only.as_ref().is_none_or(|only| name.contains(only));
     let plain = |technique: &Technique| {
         technique.open.is_none() && technique.bare.is_none() && technique.alone.is_none()
     };
@@ -383,7 +402,7 @@ fn pairs(techniques: &Techniques, selection: &Selection) -> Vec<Cell> {
     let sources = of("sources/").flat_map(|source| of("destinations/").map(move |other| (source, other)));
     for ((one, how), (other, with)) in ways.chain(sources) {
         let common: Vec<&String> = how.paths.iter().filter(|path| with.paths.contains(path)).collect();
-        if (is_meant(one) || is_meant(other))
+        if (selection.has(one) || selection.has(other))
             && let Some(path) = common.get(cells.len() % common.len().max(1))
         {
             cells.push(Cell { techniques: vec![one.clone(), other.clone()], path: (*path).clone() });
@@ -492,13 +511,14 @@ fn report(techniques: Techniques, whole: &BTreeMap<Cell, Ends>, done: &[Tried]) 
             report.wrong.push(format!("{name}: {open:?} is none of the limits that `enforcer status` names"));
         }
     }
-    for (fault, changes) in &report.changed {
-        let name = fault.name();
-        match (changes.is_empty(), fault.excuse()) {
-            (true, None) => report.wrong.push(format!("{name}: nothing in the corpus tells of it")),
-            (false, Some(why)) => report.wrong.push(format!("{name}: the corpus tells, though {why}")),
-            (true, Some(_)) | (false, None) => {}
-        }
-    }
     report
+}
+
+/// Faults of which nothing tells though something should, and the reverse.
+fn untold(changed: &BTreeMap<Fault, BTreeMap<Cell, Change>>) -> impl Iterator<Item = String> {
+    changed.iter().filter_map(|(fault, changes)| match (changes.is_empty(), fault.excuse()) {
+        (true, None) => Some(format!("{}: nothing in the corpus tells of it", fault.name())),
+        (false, Some(why)) => Some(format!("{}: the corpus tells, though {why}", fault.name())),
+        (true, Some(_)) | (false, None) => None,
+    })
 }

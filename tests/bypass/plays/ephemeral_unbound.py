@@ -16,6 +16,7 @@ def attempt(scene):
     sock = scene.socket()
     scene.only(sock, EPHEMERAL)
     sock.sendto(b"question", (scene.loopback, PROXY))
-    scene.ready(sock, select.POLLIN, 5)
+    if not scene.ready(sock, select.POLLIN, 1):
+        raise RuntimeError("nobody answers somebody who may ask")
     sock.recv(64)
     return scene.intercept(sock, EPHEMERAL)

@@ -12,7 +12,7 @@ def source(scene):
         sock = scene.socket()
         sock.bind((scene.loopback, NOTICES))
         sock.sendto(b"question", (scene.loopback, scene.port))
-        channel.send(b"heard" if scene.ready(sock, select.POLLIN, 5) else b"silence")
+        channel.send(b"heard" if scene.ready(sock, select.POLLIN, 1) else b"silence")
 
     scene.channel = scene.role(scene.helper, asker)
     if scene.channel.recv(16) != b"heard":

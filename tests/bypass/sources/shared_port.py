@@ -5,6 +5,7 @@ import socket
 from corpus import UDP
 
 PATHS = UDP
+LOTS = "where nobody judges the send, the kernel draws whose of the two it is taken for"
 ONEWAY = "which of the two sockets hears an answer, the kernel draws"
 
 

@@ -20,23 +20,25 @@ fn main() -> anyhow::Result<ExitCode> {
             other => bail!("unknown argument {other}"),
         }
     }
-    let is_whole = selection.only.is_none() && !selection.singly;
-    if write && !is_whole {
+    if write && !selection.is_whole() {
         bail!("write the table: only a whole run can\nhint: leave --only and --singly out");
     }
     let report = bypass::run(&selection)?;
     if write && report.wrong.is_empty() {
         table::write(&report)?;
     }
-    let differences = if is_whole { table::differences(&report)? } else { Vec::new() };
+    let differences = if selection.is_whole() { table::differences(&report)? } else { Vec::new() };
     let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", table::to_json(&report, &differences))?;
     } else {
         writeln!(out, "{}", table::standing(&report))?;
         writeln!(out, "{} techniques, {} pairs", report.techniques.len(), report.pairs)?;
-        for wrong in report.wrong.iter().chain(&differences) {
+        for wrong in &report.wrong {
             writeln!(out, "wrong: {wrong}")?;
+        }
+        for difference in &differences {
+            writeln!(out, "wrong: {difference}")?;
         }
     }
     let is_good = report.wrong.is_empty() && differences.is_empty();

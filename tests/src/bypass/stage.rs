@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use enforcer::failpoint;
-use enforcer_common::Check;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -109,9 +108,12 @@ impl Stage {
         };
         let (daemon, (vault, proxy)) = match run {
             Run::Bare => (None, serve(&self.sandbox)?),
-            Run::Forbidden | Run::Permitted => (Some(self.daemon(None)?), serve(&self.sandbox)?),
+            Run::Forbidden | Run::Permitted => (Some(self.daemon(|_| {})?), serve(&self.sandbox)?),
             Run::Broken(Fault::Off(hook)) => {
-                let daemon = self.daemon(None)?;
+                // After a while the daemon itself would find what the hook has not seen.
+                let daemon = self.daemon(|command| {
+                    command.env(failpoint::BLIND, "1");
+                })?;
                 let links = bpftool::links(self.sandbox.cgroup())?;
                 let link = links.iter().find(|link| link.name == hook).context("link of the hook")?;
                 bpftool::detach(link.link)?;
@@ -120,25 +122,28 @@ impl Stage {
             Run::Broken(Fault::Negated(check)) => {
                 // What is broken may be what lets a service bind its port.
                 let served = serve(&self.sandbox)?;
-                (Some(self.daemon(Some(check))?), served)
+                let object = option_env!("NEGATED_OBJECT").context(
+                    "negate a check: this was built without the object for it\n\
+                     hint: build with `--features enforcer-tests/e2e`",
+                )?;
+                let daemon = self.daemon(|command| {
+                    command.env(failpoint::OBJECT, object);
+                    command.env(failpoint::NEGATED, (check as u32).to_string());
+                    command.env(failpoint::BLIND, "1");
+                })?;
+                (Some(daemon), served)
             }
         };
         Ok(Scene { stage: self, daemon, older, vault, proxy })
     }
 
-    /// Starts the enforcer, perhaps with a check negated.
-    fn daemon(&self, negated: Option<Check>) -> anyhow::Result<Daemon> {
+    /// Starts the enforcer, perhaps with something broken.
+    fn daemon(&self, break_something: impl FnOnce(&mut Command)) -> anyhow::Result<Daemon> {
         let mut command = self.sandbox.daemon_command(POLICY)?;
         // A runtime that never tells what a container is.
         let silent = self.sandbox.directory().join("no-runtime.sock");
         command.arg("--runtime").arg(format!("docker={}", silent.display()));
-        if let Some(check) = negated {
-            let object = option_env!("NEGATED_OBJECT").context(
-                "negate a check: this was built without the object for it\n\
-                 hint: build with `--features enforcer-tests/e2e`",
-            )?;
-            command.env(failpoint::OBJECT, object).env(failpoint::NEGATED, (check as u32).to_string());
-        }
+        break_something(&mut command);
         self.sandbox.start_daemon(command)
     }
 }

@@ -1,7 +1,7 @@
 //! The corpus as tables: those for people, those that stand in the repository, and how the two differ.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::PathBuf;
 
@@ -110,12 +110,45 @@ fn changes(report: &Report, faults: &[(Fault, String)]) -> String {
     aligned(&rows)
 }
 
-/// How a report differs from what stands in the repository, line by line.
+/// A cell that is otherwise than it stands in the repository.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Difference {
+    /// The table that it is in.
+    pub heading: String,
+    /// Its row.
+    pub technique: String,
+    /// Its column.
+    pub column: String,
+    /// What stands there, if there is such a row.
+    pub before: Option<String>,
+    /// What is to stand there.
+    pub now: Option<String>,
+}
+
+impl Difference {
+    /// Whether it is in a table of what a fault changes, rather than in that of what is blocked.
+    pub fn is_of_fault(&self) -> bool {
+        self.heading.starts_with("With")
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let say = |cell: &Option<String>| {
+            cell.as_ref().map_or_else(|| String::from("no row"), |cell| format!("{cell:?}"))
+        };
+        let Self { heading, technique, column, before, now } = self;
+        let (before, now) = (say(before), say(now));
+        write!(f, "{heading}, {technique}, {column}: {before} stands in the table, and {now} is")
+    }
+}
+
+/// How a report differs from what stands in the repository, cell by cell.
 ///
 /// # Errors
 ///
 /// The file cannot be read.
-pub fn differences(report: &Report) -> anyhow::Result<Vec<String>> {
+pub fn differences(report: &Report) -> anyhow::Result<Vec<Difference>> {
     let path = file();
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     Ok(compare(&cells(&text), &cells(&standing(report))))
@@ -156,7 +189,7 @@ fn cells(text: &str) -> Cells {
     cells
 }
 
-fn compare(stands: &Cells, is: &Cells) -> Vec<String> {
+fn compare(stands: &Cells, is: &Cells) -> Vec<Difference> {
     // Of what one of two kernels does not have, only one can tell.
     let absent: BTreeSet<&String> = stands
         .iter()
@@ -169,19 +202,21 @@ fn compare(stands: &Cells, is: &Cells) -> Vec<String> {
         let (heading, name, column) = key;
         let (before, now) = (stands.get(key), is.get(key));
         if before != now && !absent.contains(name) {
-            let say = |cell: Option<&String>| {
-                cell.map_or_else(|| String::from("no row"), |cell| format!("{cell:?}"))
-            };
-            let (before, now) = (say(before), say(now));
-            differences
-                .push(format!("{heading}, {name}, {column}: {before} stands in the table, and {now} is"));
+            differences.push(Difference {
+                heading: heading.clone(),
+                technique: name.clone(),
+                column: column.clone(),
+                before: before.cloned(),
+                now: now.cloned(),
+            });
         }
     }
     differences
 }
 
 /// Everything, for programs.
-pub fn to_json(report: &Report, differences: &[String]) -> Value {
+pub fn to_json(report: &Report, differences: &[Difference]) -> Value {
+    let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
     let techniques = report.techniques.iter().map(|(name, technique)| {
         let is_of_it = |cell: &Cell| cell.techniques.first() == Some(name);
         let paths: BTreeMap<&str, Value> = report
@@ -252,11 +287,14 @@ mod tests {
     #[test]
     fn differences_are_told_cell_by_cell() {
         let is = STANDS.replace("EPERM", "EACCES").replace("| b | absent no B |", "| b | ingress dropped |");
-        let told = compare(&cells(STANDS), &cells(&is));
+        let compare = |is: &str| -> Vec<String> {
+            compare(&cells(STANDS), &cells(is)).iter().map(ToString::to_string).collect()
+        };
+        let told = compare(&is);
         assert_eq!(told, [r#"One, a, v4: "connect4 EPERM" stands in the table, and "connect4 EACCES" is"#]);
         let shorter = STANDS.replace("| a | O1 |\n", "");
-        let told = compare(&cells(STANDS), &cells(&shorter));
+        let told = compare(&shorter);
         assert_eq!(told, [r#"Two, a, x: "O1" stands in the table, and no row is"#]);
-        assert_eq!(compare(&cells(STANDS), &cells(STANDS)), [""; 0]);
+        assert_eq!(compare(STANDS), [""; 0]);
     }
 }
