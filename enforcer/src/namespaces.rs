@@ -34,6 +34,8 @@ pub struct Link {
     pub index: u32,
     /// Whether its kind is one whose packets never leave the host by it: a virtual cable, a bridge, a dummy, loopback.
     pub is_virtual: bool,
+    /// Whether a program is at its other end, and no wire (tun, tap).
+    pub is_tunnel: bool,
     /// The device at the other end of a virtual cable, or below this one.
     pub peer: Option<u32>,
     /// The id by which its namespace knows the peer's; none if the peer is in the same one.
@@ -68,7 +70,10 @@ impl Views {
     /// What each namespace sees.
     ///
     /// An address that two others have is ambiguous and tells nobody's identity. Namespaces that no cable joins do not
-    /// see each other, so that nobody can claim somebody's address by giving it to a namespace of his own.
+    /// see each other, so that nobody can claim somebody's address by giving it to a namespace of his own. The first is
+    /// this process's own: a tunnel in it leads to other hosts, as of a VPN. In another one a program of this host may be
+    /// at its other end that passes on whatever it gets here (pasta, slirp4netns), so that no address of this host tells
+    /// there who is calling; of such a namespace in turn nobody sees anything.
     pub fn of(namespaces: &[Namespace]) -> Self {
         let graph = Graph::of(namespaces);
         let mut views = Self::default();
@@ -76,7 +81,7 @@ impl Views {
             for local in &viewer.addresses {
                 views.locals.insert(LocalKey::new(viewer.cookie, local.address), Place::HERE);
             }
-            for (_, other) in namespaces.iter().enumerate().filter(|(other, _)| graph.joins(number, *other)) {
+            for (_, other) in namespaces.iter().enumerate().filter(|(other, _)| graph.sees(number, *other)) {
                 views.add_addresses(viewer, other);
             }
             for link in &viewer.devices {
@@ -143,6 +148,8 @@ struct Graph {
     segments: Vec<usize>,
     /// Segments from which a device leads elsewhere.
     outside: BTreeSet<usize>,
+    /// Of `namespaces`, those into which a program of this host may speak by a tunnel.
+    spoken_to: BTreeSet<usize>,
 }
 
 impl Graph {
@@ -158,7 +165,7 @@ impl Graph {
         }
         let mut joined = Union::new(namespaces.len());
         let mut segments = Union::new(devices.len());
-        let mut leading_out = Vec::new();
+        let (mut leading_out, mut spoken_to) = (Vec::new(), Vec::new());
         for (number, namespace) in namespaces.iter().enumerate() {
             let of_id: HashMap<u32, usize> =
                 namespace.ids.iter().filter_map(|(cookie, id)| Some((*id, *numbers.get(cookie)?))).collect();
@@ -179,20 +186,30 @@ impl Graph {
                     segments.join(this, bridge);
                 }
                 // At the other end of a cable that was not followed is somebody of this host, of whom no more is known.
-                if !link.is_virtual {
+                if link.is_tunnel && number != 0 {
+                    spoken_to.push(number);
+                } else if !link.is_virtual {
                     leading_out.push(this);
                 }
             }
         }
         let outside = leading_out.into_iter().map(|device| segments.find(device)).collect();
+        let spoken_to = spoken_to.into_iter().map(|number| joined.find(number)).collect();
         let namespaces = (0..namespaces.len()).map(|number| joined.find(number)).collect();
         let segments = (0..devices.len()).map(|device| segments.find(device)).collect();
-        Self { namespaces, devices, segments, outside }
+        Self { namespaces, devices, segments, outside, spoken_to }
     }
 
     /// Whether these are two namespaces that cables join, be it over others.
     fn joins(&self, one: usize, other: usize) -> bool {
         one != other && self.namespaces.get(one) == self.namespaces.get(other)
+    }
+
+    /// Whether addresses of `other` are known to `viewer`: cables join them, or what comes by a tunnel may be of this host.
+    fn sees(&self, viewer: usize, other: usize) -> bool {
+        let is_spoken_to = self.namespaces.get(viewer).is_some_and(|there| self.spoken_to.contains(there));
+        self.joins(viewer, other)
+            || (is_spoken_to && viewer != other && self.namespaces.get(other) == self.namespaces.first())
     }
 
     /// Whether a device leads to namespaces of this host alone.
@@ -243,11 +260,11 @@ mod tests {
     }
 
     fn lo() -> Link {
-        Link { index: 1, is_virtual: true, peer: None, peer_netns: None, bridge: None }
+        Link { index: 1, is_virtual: true, is_tunnel: false, peer: None, peer_netns: None, bridge: None }
     }
 
     fn cable(index: u32, peer: u32, netns: u32, bridge: Option<u32>) -> Link {
-        Link { index, is_virtual: true, peer: Some(peer), peer_netns: Some(netns), bridge }
+        Link { index, peer: Some(peer), peer_netns: Some(netns), bridge, ..lo() }
     }
 
     fn local(address: Address, device: u32) -> Local {
@@ -256,7 +273,7 @@ mod tests {
 
     /// A host with a network card and a bridge with two containers at it, and a namespace that nothing joins.
     fn example() -> Vec<Namespace> {
-        let card = Link { index: 2, is_virtual: false, peer: None, peer_netns: None, bridge: None };
+        let card = Link { index: 2, is_virtual: false, ..lo() };
         let bridge = Link { index: 3, ..lo() };
         let host = Namespace {
             cookie: HOST,
@@ -364,6 +381,34 @@ mod tests {
         namespaces[1].ids.remove(&B);
         let views = Views::of(&namespaces);
         assert_eq!(place(&views, A, v4(3)), Some(Place::AMBIGUOUS));
+    }
+
+    #[test]
+    fn what_a_tunnel_leads_to_depends_on_whose_it_is() {
+        let tunnel = |index| Link { index, is_virtual: false, is_tunnel: true, ..lo() };
+        let mut namespaces = example();
+        namespaces[0].devices.push(tunnel(7));
+        namespaces[0].addresses.push(local(Address::from_v4([10, 8, 0, 1]), 7));
+        namespaces[3].devices.push(tunnel(2));
+        namespaces[3].addresses.push(local(Address::from_v4([10, 0, 2, 100]), 2));
+        let views = Views::of(&namespaces);
+        let subnet = |netns, bytes| (64 + 96 + 24, NeighbourKey::new(netns, Address::from_v4(bytes)));
+        for (netns, index, bytes, expected) in
+            [(HOST, 7, [10, 8, 0, 0], Device::OUTSIDE), (ISLAND, 2, [10, 0, 2, 0], Device::INSIDE)]
+        {
+            assert_eq!(views.devices[&DeviceKey::new(netns, index)], expected, "{index} of {netns}");
+            let is_inside = expected == Device::INSIDE;
+            assert_eq!(views.neighbours.contains(&subnet(netns, bytes)), is_inside, "{index} of {netns}");
+        }
+        for (viewer, address, expected) in [
+            (ISLAND, v4(1), Some(Place::AMBIGUOUS)),
+            (ISLAND, v4(3), Some(Place::AMBIGUOUS)),
+            (ISLAND, v4(2), Some(Place::HERE)),
+            (HOST, Address::from_v4([10, 0, 2, 100]), None),
+            (A, Address::from_v4([10, 0, 2, 100]), None),
+        ] {
+            assert_eq!(place(&views, viewer, address), expected, "{address:?} from {viewer}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod leftovers;
 mod listens;
 mod log;
 mod namespaces;
+mod pasta;
 mod pins;
 mod pods;
 mod reload;

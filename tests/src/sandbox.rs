@@ -125,6 +125,17 @@ impl Sandbox {
         actor_in(&self.netns, &self.make_cgroup(name)?)
     }
 
+    /// Starts an actor in the cgroup `name` below the root and in the network namespace of a process.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started, or that process has ended.
+    pub fn actor_beside(&self, process: u32, name: &str) -> anyhow::Result<Actor> {
+        let path = format!("/proc/{process}/ns/net");
+        let netns = File::open(&path).with_context(|| format!("open {path}"))?;
+        actor_in(&netns, &self.make_cgroup(name)?)
+    }
+
     /// Makes another host and a cable to it: its addresses are reached through it alone. To be called before the daemon
     /// starts, so that it finds this end of the cable.
     ///

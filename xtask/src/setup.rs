@@ -50,6 +50,7 @@ const FOR_TESTS: [(&str, &str); 31] = [
     ("docker.io", "an engine whose containers the tests identify, and its client"),
     ("containerd", "a runtime of Kubernetes whose containers the tests identify"),
     ("podman", "another engine whose containers the tests identify"),
+    ("passt", "pasta, the network of rootless Podman's containers"),
     ("runc", "what both start containers with"),
     ("busybox-static", "the image that the tests make for them"),
     ("bpftool", "what is attached where, told by somebody else than the product"),

@@ -236,7 +236,8 @@ fn read_link(link: &LinkMessage, bridges: &[u32]) -> Link {
     let kind = kind(link);
     let is_virtual = index == LOOPBACK
         || matches!(kind, Some(InfoKind::Veth | InfoKind::Netkit | InfoKind::Bridge | InfoKind::Dummy));
-    let mut read = Link { index, is_virtual, peer: None, peer_netns: None, bridge: None };
+    let is_tunnel = matches!(kind, Some(InfoKind::Tun));
+    let mut read = Link { index, is_virtual, is_tunnel, peer: None, peer_netns: None, bridge: None };
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::Link(peer) => read.peer = Some(*peer),
