@@ -116,12 +116,12 @@ struct Calls<'a> {
 
 impl Calls<'_> {
     /// From a cgroup of this host.
-    fn from(&self, cgroup: &str, to: &str) -> anyhow::Result<Reply> {
+    fn by(&self, cgroup: &str, to: &str) -> anyhow::Result<Reply> {
         connect(&mut self.sandbox.actor(cgroup)?, to)
     }
 
     /// From another host.
-    fn from_abroad(&self, to: &str) -> anyhow::Result<Reply> {
+    fn abroad(&self, to: &str) -> anyhow::Result<Reply> {
         connect(&mut self.neighbour.actor()?, to)
     }
 }
@@ -134,16 +134,16 @@ const ADDRESS: &str = "100.64.0.1:18080";
 #[test]
 fn a_pasta_that_is_a_service_calls_in_its_own_name_or_nobodys() -> anyhow::Result<()> {
     behind("front", |calls| {
-        let reply = calls.from("web", LOOPBACK)?;
+        let reply = calls.by("web", LOOPBACK)?;
         ensure!(reply.text == "hello", "web: {reply:?}");
         // What it puts into the tunnel for somebody of this host names nobody of it.
-        let reply = calls.from("web", ADDRESS)?;
+        let reply = calls.by("web", ADDRESS)?;
         ensure!(reply.text != "hello", "web: {reply:?}");
         for to in [LOOPBACK, ADDRESS] {
-            let reply = calls.from("other", to)?;
+            let reply = calls.by("other", to)?;
             ensure!(reply.is_refused(), "other at {to}: {reply:?}");
         }
-        let reply = calls.from_abroad(ADDRESS)?;
+        let reply = calls.abroad(ADDRESS)?;
         ensure!(reply.text == "hello", "from another host: {reply:?}");
         Ok(())
     })
@@ -154,11 +154,11 @@ fn behind_a_pasta_that_is_no_service_nobody_of_this_host_passes_for_the_world() 
     behind("stray", |calls| {
         for caller in ["web", "other"] {
             for to in [LOOPBACK, ADDRESS] {
-                let reply = calls.from(caller, to)?;
+                let reply = calls.by(caller, to)?;
                 ensure!(reply.text != "hello", "{caller} at {to}: {reply:?}");
             }
         }
-        let reply = calls.from_abroad(ADDRESS)?;
+        let reply = calls.abroad(ADDRESS)?;
         ensure!(reply.text == "hello", "from another host: {reply:?}");
         Ok(())
     })
