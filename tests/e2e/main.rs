@@ -10,6 +10,7 @@ mod containers;
 mod control;
 mod datagrams;
 mod demo;
+mod endurance;
 mod hooks;
 mod identity;
 mod leftovers;

@@ -1,13 +1,12 @@
 //! Enforcement outlives the daemon: however that ends, the kernel goes on by the last policy, and the next daemon takes over.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,10 +16,11 @@ use enforcer_common::layout::ABI_VERSION;
 use enforcer_common::{Hook, names};
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::bpftool;
+use enforcer_tests::load::{Expected, Load};
+use enforcer_tests::run::Run;
 use enforcer_tests::sandbox::{Actor, Sandbox, binary};
 use enforcer_tests::slowness::patience;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// How long a daemon may take to get ready or to end. Reached only when a test fails.
@@ -134,131 +134,9 @@ fn hooks() -> Vec<String> {
     names
 }
 
-/// A daemon whose audit log is a file; killed when it is dropped.
-struct Run {
-    child: Child,
-    stderr: Option<BufReader<ChildStderr>>,
-    words: String,
-    started: Instant,
-    /// How long it took to enforce.
-    ready_in: Duration,
-}
-
-impl Run {
-    fn spawn(sandbox: &Sandbox, mut command: Command) -> anyhow::Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let started = Instant::now();
-        let mut child = sandbox.spawn(command)?;
-        let stderr = child.stderr.take().map(BufReader::new);
-        Ok(Self { child, stderr, words: String::new(), started, ready_in: Duration::ZERO })
-    }
-
-    /// Waits until it enforces.
-    fn ready(mut self) -> anyhow::Result<Self> {
-        self.read_until(" enforcing")?;
-        self.ready_in = self.started.elapsed();
-        Ok(self)
-    }
-
-    /// Reads what it says up to a line with these words; the daemon's end ends the reading too.
-    fn read_until(&mut self, words: &str) -> anyhow::Result<()> {
-        let stderr = self.stderr.as_mut().context("a daemon without words")?;
-        loop {
-            let mut line = String::new();
-            if stderr.read_line(&mut line)? == 0 {
-                bail!("wait for `{words}`: the daemon has ended; it said:\n{}", self.words);
-            }
-            self.words += &line;
-            if line.contains(words) {
-                return Ok(());
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
-    }
-
-    /// Ends it by a signal, and returns whether it ended well.
-    fn end(self, signal: Signal) -> anyhow::Result<bool> {
-        self.signal(signal)?;
-        Ok(self.wait()?.success())
-    }
-
-    fn wait(mut self) -> anyhow::Result<ExitStatus> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            ensure!(
-                start.elapsed() < patience(DEADLINE),
-                "end the daemon: it goes on; it said:\n{}",
-                self.words
-            );
-            thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        // It may have ended, which is as good.
-        let ended = self.child.kill().and_then(|()| self.child.wait());
-        if let Err(err) = ended {
-            tracing::error!("end process {}: {err}", self.child.id());
-        }
-    }
-}
-
-/// Permitted and forbidden calls, one after the other, as fast as they go.
-struct Load {
-    stop: Arc<AtomicBool>,
-    refused: Arc<AtomicU64>,
-    thread: JoinHandle<anyhow::Result<(Actor, u64)>>,
-}
-
-impl Load {
-    /// `permitted` must always be answered and `forbidden` always be refused, or the load ends with an error.
-    fn new(mut web: Actor, permitted: u16, forbidden: u16) -> Self {
-        let (stop, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&refused));
-        let thread = thread::spawn(move || {
-            let mut answered = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                let reply = call(&mut web, permitted)?;
-                ensure!(reply.text == "hello", "call number {answered} that is permitted: {reply:?}");
-                answered += 1;
-                let reply = call(&mut web, forbidden)?;
-                ensure!(reply.is_refused(), "a call that is forbidden: {reply:?}");
-                counted.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok((web, answered))
-        });
-        Self { stop, refused, thread }
-    }
-
-    fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Waits until so many more calls have been refused.
-    fn wait_for(&self, more: u64) -> anyhow::Result<()> {
-        let (start, first) = (Instant::now(), self.refused());
-        while self.refused() < first + more {
-            ensure!(!self.thread.is_finished(), "the load has ended");
-            ensure!(start.elapsed() < patience(DEADLINE), "the load does not go on");
-            thread::yield_now();
-        }
-        Ok(())
-    }
-
-    /// Returns the caller, how many calls were answered, and how many were refused.
-    fn end(self) -> anyhow::Result<(Actor, u64, u64)> {
-        self.stop.store(true, Ordering::Relaxed);
-        let (web, answered) = self.thread.join().map_err(|_panic| anyhow!("the load panicked"))??;
-        Ok((web, answered, self.refused.load(Ordering::Relaxed)))
-    }
+/// Calls to a port that [`EVEN`] permits, and to one that it does not.
+fn load(web: Actor) -> Load {
+    Load::new(web, [address(8080), address(8081)], Expected::Steady)
 }
 
 /// Fails unless each of the `refused` calls is a record or is told to be lost.
@@ -314,7 +192,7 @@ fn killed_at_random_moments_under_load_it_admits_and_refuses_as_before_and_loses
         anyhow::Ok(command)
     };
     let first = Run::spawn(&sandbox, command()?)?.ready()?;
-    let load = Load::new(web, 8080, 8081);
+    let load = load(web);
     load.wait_for(10)?;
     assert!(!first.end(Signal::SIGKILL)?);
     let mut dice = Dice(kills);
@@ -330,7 +208,7 @@ fn killed_at_random_moments_under_load_it_admits_and_refuses_as_before_and_loses
         run.end(Signal::SIGKILL)?;
         load.wait_for(dice.below(20))?;
     }
-    let (_web, answered, refused) = load.end()?;
+    let sum = load.end()?;
     assert!(Run::spawn(&sandbox, command()?)?.ready()?.end(Signal::SIGTERM)?);
 
     // What many daemons have left does not pile up.
@@ -343,12 +221,15 @@ fn killed_at_random_moments_under_load_it_admits_and_refuses_as_before_and_loses
     );
     let text = fs::read_to_string(&log)?;
     let records: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let (written, lost) = check_books(&records, refused)?;
+    let (written, lost) = check_books(&records, sum.refused)?;
     ready.sort();
     let at = |percent: usize| ready[(ready.len() - 1) * percent / 100].as_millis();
     println!(
-        "{kills} kills: {answered} permitted answered, {refused} forbidden refused, {written} written, {lost} lost; \
+        "{kills} kills at {} connections/s: {} permitted answered, {} forbidden refused, {written} written, {lost} lost; \
          ready after {} ms (median), {} ms (p99)",
+        sum.rate(),
+        sum.answered,
+        sum.refused,
         at(50),
         at(99)
     );
@@ -556,7 +437,7 @@ fn a_newer_layout_takes_over_under_load_without_a_gap_and_an_older_one_refuses()
     assert!(scene.start()?.end(Signal::SIGTERM)?);
     let before = fs::read_to_string(scene.sandbox.state().join("state.json"))?;
     let (command, log, cgroup) = (|| scene.command(), scene.log(), scene.sandbox.cgroup().to_path_buf());
-    let load = Load::new(scene.sandbox.actor("web")?, 8080, 8081);
+    let load = load(scene.sandbox.actor("web")?);
     let lookout = Lookout::new(cgroup);
     for upgrade in 0..upgrades {
         let mut newer = command()?;
@@ -576,7 +457,7 @@ fn a_newer_layout_takes_over_under_load_without_a_gap_and_an_older_one_refuses()
         "{said}"
     );
     let looks = lookout.end()?;
-    let (_web, answered, refused) = load.end()?;
+    let sum = load.end()?;
     assert_eq!(
         fs::read_to_string(scene.sandbox.state().join("state.json"))?,
         before,
@@ -588,10 +469,13 @@ fn a_newer_layout_takes_over_under_load_without_a_gap_and_an_older_one_refuses()
     assert!(Run::spawn(&scene.sandbox, last)?.ready()?.end(Signal::SIGTERM)?);
     let text = fs::read_to_string(log)?;
     let records: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let (written, lost) = check_books(&records, refused)?;
+    let (written, lost) = check_books(&records, sum.refused)?;
     println!(
-        "{upgrades} upgrades: {answered} permitted answered, {refused} forbidden refused, {written} written, {lost} \
-         lost; every hook attached at each of {looks} looks"
+        "{upgrades} upgrades at {} connections/s: {} permitted answered, {} forbidden refused, {written} written, {lost} \
+         lost; every hook attached at each of {looks} looks",
+        sum.rate(),
+        sum.answered,
+        sum.refused
     );
     Ok(())
 }

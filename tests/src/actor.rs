@@ -125,10 +125,32 @@ pub enum Request {
         /// How often.
         times: u64,
     },
+    /// Connect to each address by turns, so many times, with a word and its answer, and tell a [`Tally`] for each, as JSON.
+    Volley {
+        /// Where to, by TCP.
+        to: Vec<SocketAddr>,
+        /// How often to each.
+        rounds: u64,
+    },
     /// Something with the connections that it keeps open.
     Kept(crate::kept::Request),
     /// Something with a UDP socket that it keeps under a name.
     Datagram(crate::datagrams::Request),
+}
+
+/// How the calls of a volley to one address ended.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Tally {
+    /// With the answer.
+    pub answered: u64,
+    /// With a refusal of `connect` itself.
+    pub refused: u64,
+    /// With a connection that was closed before the answer.
+    pub cut: u64,
+    /// With nothing: a packet on its way was refused.
+    pub dropped: u64,
+    /// Otherwise: how, of the last.
+    pub otherwise: Option<String>,
 }
 
 /// What is set on a socket before it is bound, for it to get a port in spite of others.
@@ -243,6 +265,7 @@ pub(crate) fn perform(request: &Request) -> Reply {
         Request::MoveThenConnect { cgroup, to } => steps.move_then_connect(cgroup, *to),
         Request::MoveThenServe { cgroup, at } => steps.move_then_serve(cgroup, *at),
         Request::Flood { to, times } => steps.flood(*to, *times),
+        Request::Volley { to, rounds } => steps.volley(to, *rounds),
         Request::Kept(request) => steps.judged("kept", || crate::kept::perform(request)),
         Request::Datagram(request) => steps.judged("datagram", || crate::datagrams::perform(request)),
     };
@@ -354,6 +377,24 @@ impl Steps {
         Ok(refused.to_string())
     }
 
+    fn volley(&mut self, to: &[SocketAddr], rounds: u64) -> io::Result<String> {
+        let mut tallies = vec![Tally::default(); to.len()];
+        for _ in 0..rounds {
+            for (to, tally) in to.iter().zip(&mut tallies) {
+                match self.connect(*to, Transport::Tcp, false) {
+                    Ok(text) if text == "hello" => tally.answered += 1,
+                    Err(err) if is_refusal(&err) && self.call == "connect" => tally.refused += 1,
+                    Err(err) if is_closed(&err) => tally.cut += 1,
+                    Err(err) if err.kind() == io::ErrorKind::TimedOut && self.call == "connect" => {
+                        tally.dropped += 1;
+                    }
+                    other => tally.otherwise = Some(format!("{}: {other:?}", self.call)),
+                }
+            }
+        }
+        Ok(serde_json::to_string(&tallies)?)
+    }
+
     fn read(&mut self, socket: &mut Socket) -> io::Result<String> {
         self.call = "read";
         let mut buffer = [0; 64];
@@ -458,6 +499,12 @@ impl Steps {
 
 fn is_refusal(err: &io::Error) -> bool {
     err.raw_os_error() == Some(nix::libc::EPERM)
+}
+
+/// Whether an error is what is left of a connection that somebody has closed.
+fn is_closed(err: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(err.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
 }
 
 fn map(address: SocketAddr) -> SocketAddr {

@@ -6,7 +6,8 @@
 //! policies without YAML, for properties and capacities.
 //!
 //! On a real kernel a [`sandbox`] is a cgroup subtree and a network namespace of a test's own, with a daemon over the
-//! one and [`actor`] processes in both, which can keep connections ([`kept`]); [`bpftool`] tells what is attached to it, and [`slowness`] lets all of it run
+//! one (its log in a file: [`mod@run`]) and [`actor`] processes in both, which can keep connections ([`kept`]) or call
+//! without end ([`load`]); [`bpftool`] tells what is attached to it, and [`slowness`] lets all of it run
 //! where every step takes longer; [`mod@bench`] measures in such sandboxes, and [`budget`] says what programs may cost the verifier. A [`machine`] is a whole
 //! Debian with systemd, whose services run a [`mod@unit`] each.
 #![forbid(unsafe_code)]
@@ -27,8 +28,10 @@ pub mod engine;
 pub mod hostile;
 pub mod kept;
 pub mod kernel;
+pub mod load;
 pub mod machine;
 pub mod oracle;
+pub mod run;
 pub mod sandbox;
 pub mod sketch;
 pub mod slowness;

@@ -1,4 +1,4 @@
-//! Kills, upgrades and tampers with the daemon under load, over and over, and prints what came of it.
+//! Kills, upgrades, reloads and tampers with the daemon under load, over and over, and prints what came of it.
 use std::path::Path;
 use std::process::Command;
 
@@ -16,6 +16,12 @@ pub(crate) struct Args {
     /// How often a newer layout takes over
     #[arg(long, default_value_t = 200)]
     upgrades: u32,
+    /// How often one of two policies that differ in a pair of flows takes the place of the other
+    #[arg(long, default_value_t = 10_000)]
+    reloads: u32,
+    /// For how many seconds it goes on under full load, with a reload every five
+    #[arg(long, default_value_t = 1200)]
+    soak: u32,
     /// How often each of three ways of tampering is tried
     #[arg(long, default_value_t = 34)]
     tamperings: u32,
@@ -38,10 +44,12 @@ pub(crate) fn run(workspace: &Path, args: &Args) -> Result<()> {
     let mut test = Command::new("cargo");
     test.args(["test", "--quiet", "--package", "enforcer-tests", "--features", "e2e", "--test", "e2e"]);
     // One at a time, so that the figures are of this one alone.
-    test.args(["--", "pins::", "connections::", "--nocapture", "--test-threads=1"]);
+    test.args(["--", "pins::", "connections::", "endurance::", "--nocapture", "--test-threads=1"]);
     test.env("ENFORCER_TEST_ALONE", "1");
     test.env("ENFORCER_TEST_KILLS", args.kills.to_string());
     test.env("ENFORCER_TEST_UPGRADES", args.upgrades.to_string());
+    test.env("ENFORCER_TEST_RELOADS", args.reloads.to_string());
+    test.env("ENFORCER_TEST_SOAK", args.soak.to_string());
     test.env("ENFORCER_TEST_TAMPERINGS", args.tamperings.to_string());
     run_command(test.current_dir(workspace))
 }
