@@ -7,8 +7,11 @@ import struct
 import sys
 
 from corpus import (
-    BEHIND, BOUND, DUAL, FAR, IPPROTO_MPTCP, IPPROTO_UDPLITE, MULTICAST, MULTICAST6, NEAR, PORT,
+    BEHIND, BOUND, DUAL, FAR, IPPROTO_DCCP, IPPROTO_MPTCP, IPPROTO_UDPLITE, MULTICAST, MULTICAST6, NEAR, PORT, SOCK_DCCP,
 )
+
+# What is accepted from, whatever the transport.
+STREAMS = (socket.SOCK_STREAM, SOCK_DCCP)
 
 poll = select.poll()
 sockets = {}
@@ -32,6 +35,19 @@ def serve(af, kind, host, port, protocol=0, only=True):
         sock.listen(64)
     watch(sock, f"{kind.name}:{port}")
     return sock
+
+
+def serve_rare(af, kind, protocol, host):
+    """Serves by a transport that this kernel may not have; whoever tries to call it is told so too."""
+    try:
+        sock = socket.socket(af, kind, protocol)
+    except OSError:
+        return
+    if af == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind((host, PORT))
+    sock.listen(64)
+    watch(sock, f"transport {protocol}:{PORT}")
 
 
 def group(sock, device):
@@ -63,6 +79,8 @@ def start(ports):
         except OSError:
             # This kernel has no UDP-Lite; whoever tries to call it is told so too.
             pass
+        for kind, protocol in ((socket.SOCK_STREAM, socket.IPPROTO_SCTP), (SOCK_DCCP, IPPROTO_DCCP)):
+            serve_rare(af, kind, protocol, host)
         bound = socket.socket(af, socket.SOCK_STREAM)
         if af == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -73,7 +91,7 @@ def start(ports):
 def read(fd):
     sock, what = sockets[fd]
     try:
-        if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if sock.type in STREAMS and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             peer, address = sock.accept()
             got.append({"what": f"accepted on {what}", "text": ""})
             watch(peer, f"connection on {what}")
@@ -84,7 +102,7 @@ def read(fd):
             if not data.startswith(b"question"):
                 got.append({"what": what, "text": data[:64].decode(errors="replace")})
             sock.sendto(data[:64], address) if address else sock.send(data[:64])
-        elif sock.type == socket.SOCK_STREAM:
+        elif sock.type in STREAMS:
             forget(fd)
     except BlockingIOError:
         pass

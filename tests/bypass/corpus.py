@@ -42,6 +42,7 @@ CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
 CLONE_NEWCGROUP, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x02000000, 0x10000000, 0x20000000, 0x40000000
 SYS_PIDFD_OPEN, SYS_PIDFD_GETFD = 434, 438
 IPPROTO_MPTCP, IPPROTO_UDPLITE = 262, 136
+SOCK_DCCP, IPPROTO_DCCP = 6, 33
 SO_BINDTOIFINDEX = 62
 IP_TRANSPARENT, IP_BIND_ADDRESS_NO_PORT, IP_FREEBIND, IP_UNICAST_IF = 19, 24, 15, 50
 IP_PKTINFO, IP_LOCAL_PORT_RANGE = 8, 51
@@ -67,6 +68,11 @@ def called(result, name):
 def raw_in(host, port, family=socket.AF_INET):
     """`struct sockaddr_in`, with a family of the caller's choosing."""
     return struct.pack("=H", family) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+
+
+def raw_in6(host, port):
+    """`struct sockaddr_in6`."""
+    return struct.pack("=H", socket.AF_INET6) + struct.pack("!HI", port, 0) + socket.inet_pton(socket.AF_INET6, host) + bytes(4)
 
 
 def raw_sendto(sock, data, address, flags=0):
