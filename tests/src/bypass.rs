@@ -190,7 +190,12 @@ pub struct Selection {
 impl Selection {
     /// Whether all there is is to be tried, so that something is wrong with a fault of which nothing tells.
     pub fn is_whole(&self) -> bool {
-        self.only.is_none() && self.named.is_empty() && !self.singly
+        self.has_all() && !self.singly
+    }
+
+    /// Whether every technique is to be tried, so that the table of what blocks them can be compared.
+    pub fn has_all(&self) -> bool {
+        self.only.is_none() && self.named.is_empty()
     }
 
     fn has(&self, name: &str) -> bool {

@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// Only techniques whose name contains this; compared with nothing
     #[arg(long, value_name = "NAME", conflicts_with = "write")]
     only: Option<String>,
-    /// Leave out the pairs and all that is broken on purpose; compared with nothing
+    /// Leave out the pairs and all that is broken on purpose; only what blocks is compared
     #[arg(long, conflicts_with = "write")]
     singly: bool,
 }

@@ -27,7 +27,9 @@ fn main() -> anyhow::Result<ExitCode> {
     if write && report.wrong.is_empty() {
         table::write(&report)?;
     }
-    let differences = if selection.is_whole() { table::differences(&report)? } else { Vec::new() };
+    let mut differences = if selection.has_all() { table::differences(&report)? } else { Vec::new() };
+    // What was not tried is not otherwise.
+    differences.retain(|one| selection.is_whole() || !one.is_of_fault());
     let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", table::to_json(&report, &differences))?;
