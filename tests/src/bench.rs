@@ -186,6 +186,9 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
             bench.report.failed.push(format!("{}: {err:#}", metric.name()));
         }
     }
+    if bench.report.environment.is_noisy() && !options.even_if_noisy {
+        bench.report.failed.push(String::from("others used this machine meanwhile: not to be quoted"));
+    }
     bench.report.seconds = begin.elapsed().as_secs_f64();
     let mut report = bench.report;
     report.goals = goals::judge(&report);
@@ -227,6 +230,7 @@ impl Bench<'_> {
         }
         for metric in metrics {
             progress(&format!("{rules} rules: {}", metric.name()))?;
+            self.report.environment.look_again()?;
             if metric == Metric::Programs {
                 self.programs(&mut fixtures)?;
             } else {
@@ -262,6 +266,7 @@ impl Bench<'_> {
     /// What is not measured by rounds of all variants.
     fn singly(&mut self, metric: Metric) -> anyhow::Result<()> {
         progress(metric.name())?;
+        self.report.environment.look_again()?;
         let short = self.options.short;
         match metric {
             Metric::Outside => self.outside()?,

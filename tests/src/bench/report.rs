@@ -27,12 +27,15 @@ pub struct Environment {
     pub date: String,
     /// What `/proc/loadavg` said.
     pub load: String,
-    /// CPUs that others kept busy, of all.
+    /// CPUs that others kept busy, of all, before anything was measured.
     pub busy: f64,
+    /// The most that they did between two measurements.
+    pub busiest: f64,
 }
 
-/// How long the machine is looked at before anything is measured.
+/// How long the machine is looked at before anything is measured, and between two measurements.
 const LOOK: Duration = Duration::from_secs(2);
+const GLANCE: Duration = Duration::from_millis(500);
 
 /// CPUs that others may keep busy.
 const QUIET: f64 = 0.2;
@@ -44,12 +47,7 @@ impl Environment {
     ///
     /// `/proc` cannot be read.
     pub fn look() -> anyhow::Result<Self> {
-        let before = busy()?;
-        let begin = Instant::now();
-        while begin.elapsed() < LOOK {
-            std::thread::park_timeout(LOOK.saturating_sub(begin.elapsed()));
-        }
-        let busy = (busy()? - before) / begin.elapsed().as_secs_f64();
+        let busy = watch(LOOK)?;
         let read = |path: &str| fs::read_to_string(path).with_context(|| format!("read {path}"));
         let info = read("/proc/cpuinfo")?;
         let models: Vec<&str> =
@@ -61,13 +59,33 @@ impl Environment {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             load: read("/proc/loadavg")?.trim().to_owned(),
             busy,
+            busiest: 0.0,
         })
+    }
+
+    /// Looks again, while nothing of this process's is under way.
+    ///
+    /// # Errors
+    ///
+    /// `/proc` cannot be read.
+    pub fn look_again(&mut self) -> anyhow::Result<()> {
+        self.busiest = self.busiest.max(watch(GLANCE)?);
+        Ok(())
     }
 
     /// Whether others use it too much for figures to be trusted.
     pub fn is_noisy(&self) -> bool {
-        self.busy > QUIET
+        self.busy.max(self.busiest) > QUIET
     }
+}
+
+/// CPUs that were busy meanwhile.
+fn watch(time: Duration) -> anyhow::Result<f64> {
+    let (before, begin) = (busy()?, Instant::now());
+    while begin.elapsed() < time {
+        std::thread::park_timeout(time.saturating_sub(begin.elapsed()));
+    }
+    Ok((busy()? - before) / begin.elapsed().as_secs_f64())
 }
 
 /// Seconds of CPU time that the machine has not been idle, since it started.
@@ -231,12 +249,14 @@ impl Report {
     pub fn text(&self) -> String {
         let environment = &self.environment;
         let mut text = format!(
-            "{}, Linux {}, {}\nload {}; others kept {:.2} CPUs busy before{}; {:.0} s in all\n",
+            "{}, Linux {}, {}\nload {}; others kept {:.2} CPUs busy before, and {:.2} at most between{}; {:.0} s in \
+             all\n",
             environment.date,
             environment.kernel,
             environment.cpu,
             environment.load,
             environment.busy,
+            environment.busiest,
             if environment.is_noisy() { " -- NOISY: not to be quoted" } else { "" },
             self.seconds
         );
