@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -68,6 +69,17 @@ def called(result, name):
 def raw_in(host, port, family=socket.AF_INET):
     """`struct sockaddr_in`, with a family of the caller's choosing."""
     return struct.pack("=H", family) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+
+
+def make_vrf(address):
+    """Makes the VRF `red` with an address, if it is not there, where sockets of every device take what comes in by it."""
+    made = subprocess.run(["ip", "link", "add", "red", "type", "vrf", "table", "10"], capture_output=True, check=False)
+    if made.returncode and b"exists" not in made.stderr:
+        raise Absent("no VRF")
+    script = f"link set red up\naddress replace {address}/32 dev red\n"
+    subprocess.run(["ip", "-batch", "-"], input=script, text=True, check=True)
+    for transport in ("tcp", "udp"):
+        pathlib.Path(f"/proc/sys/net/ipv4/{transport}_l3mdev_accept").write_text("1")
 
 
 def raw_in6(host, port):
