@@ -27,6 +27,9 @@ pub const PATIENCE: Duration = Duration::from_millis(500);
 /// (`TCP_TIMEOUT_INIT` of include/net/tcp.h), and that is judged and told as an attempt of its own.
 const CONNECT_PATIENCE: Duration = PATIENCE;
 
+/// How long an answer to a call of a volley may take, of which there are many, and a machine under all that load.
+const VOLLEY_PATIENCE: Duration = Duration::from_secs(20);
+
 /// What an actor is asked to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -278,10 +281,17 @@ pub(crate) fn perform(request: &Request) -> Reply {
 }
 
 /// Remembers which call is under way and how long the judged one took.
-#[derive(Default)]
 struct Steps {
     call: &'static str,
     micros: u64,
+    /// How long an answer is waited for.
+    patience: Duration,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { call: "", micros: 0, patience: PATIENCE }
+    }
 }
 
 impl Steps {
@@ -379,6 +389,8 @@ impl Steps {
 
     fn volley(&mut self, to: &[SocketAddr], rounds: u64) -> io::Result<String> {
         let mut tallies = vec![Tally::default(); to.len()];
+        // Whoever has been let in is answered, however busy the answerer is.
+        self.patience = VOLLEY_PATIENCE;
         for _ in 0..rounds {
             for (to, tally) in to.iter().zip(&mut tallies) {
                 match self.connect(*to, Transport::Tcp, false) {
@@ -492,7 +504,7 @@ impl Steps {
         if transport == Transport::Udp {
             socket.set_broadcast(true)?;
         }
-        socket.set_read_timeout(Some(patience(PATIENCE)))?;
+        socket.set_read_timeout(Some(patience(self.patience)))?;
         Ok(socket)
     }
 }

@@ -1,12 +1,12 @@
 //! Calls to two ports of a service, one after the other, as fast as they go, from a process of their own.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, ensure};
+use anyhow::{anyhow, bail, ensure};
 
 use crate::actor::{Request, Tally};
 use crate::sandbox::Actor;
@@ -31,7 +31,9 @@ pub enum Expected {
 pub struct Load {
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicU64>,
-    thread: JoinHandle<anyhow::Result<Sum>>,
+    thread: JoinHandle<Result<Sum, String>>,
+    /// Why it has ended, if it has.
+    why: Arc<OnceLock<String>>,
 }
 
 /// What came of it.
@@ -63,7 +65,9 @@ impl Load {
     pub fn new(caller: Actor, ports: [SocketAddr; 2], expected: Expected) -> Self {
         let (stop, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&refused));
-        let thread = thread::spawn(move || {
+        let why = Arc::new(OnceLock::new());
+        let told = Arc::clone(&why);
+        let work = move || -> anyhow::Result<Sum> {
             let start = Instant::now();
             let mut sum = Sum { caller, answered: 0, refused: 0, cut: 0, dropped: 0, took: Duration::ZERO };
             let request = Request::Volley { to: ports.to_vec(), rounds: ROUNDS };
@@ -89,8 +93,10 @@ impl Load {
             }
             sum.took = start.elapsed();
             Ok(sum)
-        });
-        Self { stop, refused, thread }
+        };
+        let thread =
+            thread::spawn(move || work().map_err(|err| told.get_or_init(|| format!("{err:#}")).clone()));
+        Self { stop, refused, thread, why }
     }
 
     /// Waits until so many more calls have been refused.
@@ -102,7 +108,9 @@ impl Load {
         let refused = || self.refused.load(Ordering::Relaxed);
         let (start, first) = (Instant::now(), refused());
         while refused() < first + more {
-            ensure!(!self.thread.is_finished(), "the load has ended");
+            if let Some(why) = self.why.get() {
+                bail!("the load has ended: {why}");
+            }
             ensure!(start.elapsed() < patience(DEADLINE), "the load does not go on");
             thread::yield_now();
         }
@@ -116,6 +124,6 @@ impl Load {
     /// A call did not end as expected.
     pub fn end(self) -> anyhow::Result<Sum> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_panic| anyhow!("the load panicked"))?
+        self.thread.join().map_err(|_panic| anyhow!("the load panicked"))?.map_err(anyhow::Error::msg)
     }
 }
