@@ -102,7 +102,7 @@ def perform(order, techniques, cgroups, namespaces):
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     # Reached only by a technique that is broken.
-    told = os.read(reader, 65536) if poll.poll(15000) else b""
+    told = os.read(reader, 65536) if poll.poll(order["deadline"]) else b""
     os.close(reader)
     try:
         os.killpg(pid, signal.SIGKILL)

@@ -61,6 +61,9 @@ const CGROUPS: [&str; 11] = [
     "pool/teller",
 ];
 
+/// How long an attempt may take. Reached only by a technique that is broken.
+const DEADLINE: Duration = Duration::from_secs(15);
+
 /// Debian's own interpreter: another one in the PATH may be a wrapper that starts slowly.
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -191,6 +194,7 @@ impl Scene<'_> {
             "helper": cast.helper,
             "client": cast.client,
             "patience": u64::try_from(patience(waits).as_millis())?,
+            "deadline": u64::try_from(patience(DEADLINE).as_millis())?,
             "token": format!("token-{}", self.stage.attempts),
             "bell": self.daemon.is_some().then_some(&bell),
         });
