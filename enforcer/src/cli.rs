@@ -16,6 +16,7 @@ use crate::control::client::{Answer, Client};
 use crate::control::{self, api};
 use crate::daemon::{self, Settings};
 use crate::identities::Identities;
+use crate::parser;
 use crate::policy;
 use crate::staying::Staying;
 use crate::tables::Tables;
@@ -58,6 +59,9 @@ enum Verb {
     Events(Events),
     /// Have the running enforcer read its policy directory again
     Reload(Ask),
+    /// Parse what comes on standard input for the daemon, without any capability
+    #[command(name = parser::VERB, hide = true)]
+    ParsePolicy,
 }
 
 #[derive(Subcommand)]
@@ -155,6 +159,9 @@ struct Run {
     /// Leave changed policy files alone until SIGHUP or `enforcer reload`
     #[arg(long)]
     no_watch: bool,
+    /// How long parsing a policy may take before it is refused, as in 60s
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = parser::DEFAULT_PATIENCE)]
+    parse_timeout: Duration,
     #[command(flatten)]
     directories: Directories,
     /// Replace what an earlier daemon has left and this one cannot use; enforcement goes on meanwhile
@@ -247,6 +254,7 @@ pub fn run(command: Command) -> ExitCode {
         Verb::Policy(PolicyVerb::Confirm(ask)) => post::<api::InForce>(&ask, "/v1/policy/confirm"),
         Verb::Events(args) => run_events(&args),
         Verb::Reload(ask) => post::<api::InForce>(&ask, "/v1/reload"),
+        Verb::ParsePolicy => parser::run().map(|()| ExitCode::SUCCESS).map_err(Failure::Other),
     };
     match result {
         Ok(code) => code,
@@ -299,6 +307,7 @@ fn run_daemon(args: Run) -> Result<ExitCode, Failure> {
             takeover: args.takeover,
         }),
         watch: !args.no_watch,
+        parser: parser::Parser { patience: args.parse_timeout },
         control: (args.control != Path::new("none")).then_some(args.control),
     };
     match daemon::run(&settings) {

@@ -47,6 +47,7 @@ use crate::namespaces::news::News;
 use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::notify::{self, Watchdog};
+use crate::parser::Parser;
 use crate::policy::{self, Document, Fingerprint, Loaded, OnUnsupported, Policy};
 use crate::reconcile::{self, Repair, Tree};
 use crate::revision::{InvalidPolicy, Origin, Revision};
@@ -110,6 +111,8 @@ pub struct Settings {
     pub watch: bool,
     /// Where the control socket is, if there is to be one.
     pub control: Option<PathBuf>,
+    /// What parses policies.
+    pub parser: Parser,
 }
 
 /// Loads, fills, attaches, and serves until it is told to stop.
@@ -146,9 +149,12 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 /// Whether the host cannot enforce, and the policy says that the daemon is to run all the same.
 fn may_run_open(settings: &Settings, err: &anyhow::Error) -> bool {
     let host = err.is::<LoadError>() || err.is::<Unsupported>();
-    host && policy::load(std::slice::from_ref(&settings.policy))
-        .policy
-        .is_some_and(|policy| policy.on_unsupported == OnUnsupported::Open)
+    if !host {
+        return false;
+    }
+    let (_, read) = settings.parser.load(std::slice::from_ref(&settings.policy), notify::alive);
+    let policy = read.ok().and_then(|loaded| loaded.policy);
+    policy.is_some_and(|policy| policy.on_unsupported == OnUnsupported::Open)
 }
 
 /// Says everywhere that nothing is enforced, since the policy prefers that to not running.
@@ -281,7 +287,7 @@ impl Daemon {
         let reading = || format!("read policy {}", settings.policy.display());
         // What changes from now on is seen.
         let files = if settings.watch { watch_policy(&settings.policy) } else { None };
-        let (seen, on_disk) = read_policy(settings);
+        let (seen, on_disk) = read_policy(settings, notify::alive);
         let mount = feature::cgroup2()?;
         let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.directory.clone());
         let path = feature::cgroup_path(&mount.directory, &root)?;
@@ -306,7 +312,7 @@ impl Daemon {
         let mut enforcement = Enforcement::load(options, pins)?;
         let top = cgroups::bytes(&path);
         let First { policy, documents, tables, identities, is_adopted } =
-            left.first(&enforcement, &on_disk, |policy, identities, revision| {
+            left.first(&enforcement, &on_disk, |documents| parse(settings, documents), |policy, identities, revision| {
                 compile(policy, identities, revision, top)
             })?;
         let news = News::subscribe().context("watch addresses")?;
@@ -373,7 +379,7 @@ impl Daemon {
         let kept = left.keep(&ledger, tail, tables.revision);
         let (sender, requests) = mpsc::channel(REQUESTS_WAITING);
         if let Some(control) = &control {
-            control.serve(sender, log.followed()).context("serve control socket")?;
+            control.serve(sender, log.followed(), settings.parser).context("serve control socket")?;
         }
         let (origin, since) = (Origin::Directory, SystemTime::now());
         let revision =
@@ -812,11 +818,20 @@ impl Daemon {
         self.reopen_log();
         failpoint::pass("reload-begun");
         let next = self.revision.tables.revision + 1;
-        let (seen, read) = read_policy(&self.settings);
+        let settings = self.settings.clone();
+        let (seen, read) = read_policy(&settings, || self.go_on());
         self.seen = seen;
         let result = self.take_over(next, read, cause, by);
         failpoint::pass("reloaded");
         result
+    }
+
+    /// Does what cannot wait until a policy is parsed.
+    fn go_on(&mut self) {
+        notify::alive();
+        if let Err(err) = self.write_some_events() {
+            error!("write audit log: {err:#}");
+        }
     }
 
     /// Puts what was read from the policy directory in force, and tells what came of it.
@@ -1502,9 +1517,17 @@ fn watch_policy(policy: &Path) -> Option<watch::Watch> {
 }
 
 /// Reads the policy; says every warning, and every error if there is one.
-fn read_policy(settings: &Settings) -> (Fingerprint, anyhow::Result<(Policy, Vec<Document>)>) {
-    let loaded = policy::load(std::slice::from_ref(&settings.policy));
-    (loaded.fingerprint, usable(loaded))
+fn read_policy(
+    settings: &Settings,
+    meanwhile: impl FnMut(),
+) -> (Fingerprint, anyhow::Result<(Policy, Vec<Document>)>) {
+    let (fingerprint, loaded) = settings.parser.load(std::slice::from_ref(&settings.policy), meanwhile);
+    (fingerprint, loaded.map_err(anyhow::Error::from).and_then(usable))
+}
+
+/// Parses a policy of which the text is known.
+fn parse(settings: &Settings, documents: Vec<Document>) -> anyhow::Result<Loaded> {
+    Ok(settings.parser.compile_documents(documents, notify::alive)?)
 }
 
 fn usable(loaded: Loaded) -> anyhow::Result<(Policy, Vec<Document>)> {

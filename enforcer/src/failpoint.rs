@@ -20,6 +20,10 @@ pub const NEGATED: &str = "ENFORCER_NEGATED";
 /// bound, so that a test can tell what a program did from what was made good after it.
 pub const BLIND: &str = "ENFORCER_BLIND";
 
+/// The variable that names a pipe which, if it is there, a process that parses a policy reads to its end before it begins, so
+/// that a test can look at it, or have it take too long.
+pub const HELD: &str = "ENFORCER_HOLD_PARSER";
+
 /// Every place, in the order in which a start, a reload and an end pass them.
 pub const ALL: &[&str] = &[
     "locked",
@@ -119,6 +123,24 @@ pub fn negated() -> u32 {
 /// Whether the owners of sockets that no program has seen being bound are to stay unknown.
 pub fn is_blind() -> bool {
     cfg!(debug_assertions) && std::env::var_os(BLIND).is_some()
+}
+
+/// What a test has told this process for those that parse policies.
+pub fn of_parser() -> Option<(&'static str, std::ffi::OsString)> {
+    if cfg!(debug_assertions) { Some((HELD, std::env::var_os(HELD)?)) } else { None }
+}
+
+/// Waits, in a process that parses a policy, as long as a test wants it.
+///
+/// # Errors
+///
+/// What the test has named cannot be read.
+pub fn hold_parser() -> std::io::Result<()> {
+    let Some((_, held)) = of_parser() else { return Ok(()) };
+    match std::fs::read(held) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => Err(err),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 #[cfg(debug_assertions)]

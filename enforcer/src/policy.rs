@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use enforcer_common::{Mode, Protocol};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use container::ContainerSelector;
@@ -23,6 +24,7 @@ pub mod selector;
 pub mod source;
 mod spec;
 mod tree;
+pub mod wire;
 
 /// What came of reading a policy.
 #[derive(Clone, Debug)]
@@ -49,7 +51,8 @@ impl Fingerprint {
         Self::of(&source::read(paths))
     }
 
-    fn of(sources: &source::Sources) -> Self {
+    /// Of what was read.
+    pub fn of(sources: &source::Sources) -> Self {
         let mut hash = Sha256::new();
         // The length of each part stands before it, so that no two policies run together to the same bytes.
         let mut add = |part: &[u8]| {
@@ -67,35 +70,52 @@ impl Fingerprint {
     }
 }
 
+/// What documents mean, and everything that is wrong with them.
+#[derive(Clone, Debug, Default)]
+pub struct Meaning {
+    /// The policy; none exactly if a finding is an error.
+    pub policy: Option<Policy>,
+    /// In the order of the places.
+    pub findings: Vec<Finding>,
+}
+
+impl Loaded {
+    /// What was read, and what it means.
+    pub fn new(sources: source::Sources, fingerprint: Fingerprint, meaning: Meaning) -> Self {
+        let Meaning { policy, findings } = meaning;
+        Self { policy, findings, files: sources.files, documents: sources.documents, fingerprint }
+    }
+}
+
 /// Reads the files and directories at `paths` as one policy.
 pub fn load(paths: &[PathBuf]) -> Loaded {
-    let sources = source::read(paths);
+    let mut sources = source::read(paths);
     let fingerprint = Fingerprint::of(&sources);
-    let mut findings = Findings::default();
-    // Names that an unreadable file may declare are not called unknown.
-    let complete = sources.findings.iter().all(|finding| finding.severity != Severity::Error);
-    for finding in sources.findings {
-        findings.add(finding);
-    }
-    let policy = compile(&sources.documents, complete, &mut findings);
-    let (files, documents) = (sources.files, sources.documents);
-    Loaded { policy, findings: findings.into_sorted(), files, documents, fingerprint }
+    let meaning = parse(&sources.documents, std::mem::take(&mut sources.findings));
+    Loaded::new(sources, fingerprint, meaning)
 }
 
 /// Compiles documents that have been read already as one policy; does no I/O.
 pub fn compile_documents(documents: &[Document]) -> Loaded {
-    let mut findings = Findings::default();
-    let policy = compile(documents, true, &mut findings);
-    let files = documents.iter().map(|document| document.file.clone()).collect();
-    let sources = source::Sources { documents: documents.to_vec(), ..source::Sources::default() };
+    let sources = source::Sources::of(documents.to_vec());
     let fingerprint = Fingerprint::of(&sources);
-    Loaded { policy, findings: findings.into_sorted(), files, documents: sources.documents, fingerprint }
+    let meaning = parse(documents, Vec::new());
+    Loaded::new(sources, fingerprint, meaning)
 }
 
-fn compile(documents: &[Document], complete: bool, findings: &mut Findings) -> Option<Policy> {
-    let trees: Vec<Tree<'_>> = documents.iter().map(|document| Tree::parse(document, findings)).collect();
-    let policy = spec::compile(&trees, complete, findings);
-    (!findings.has_errors()).then_some(policy)
+/// Parses and checks documents that together are one policy; does no I/O. `found` is what was wrong when they were read.
+pub fn parse(documents: &[Document], found: Vec<Finding>) -> Meaning {
+    // Names that an unreadable file may declare are not called unknown.
+    let complete = found.iter().all(|finding| finding.severity != Severity::Error);
+    let mut findings = Findings::default();
+    for finding in found {
+        findings.add(finding);
+    }
+    let trees: Vec<Tree<'_>> =
+        documents.iter().map(|document| Tree::parse(document, &mut findings)).collect();
+    let policy = spec::compile(&trees, complete, &mut findings);
+    let policy = (!findings.has_errors()).then_some(policy);
+    Meaning { policy, findings: findings.into_sorted() }
 }
 
 /// All the documents in force together.
@@ -117,7 +137,7 @@ pub struct Policy {
 }
 
 /// What happens when a decision cannot be written down: the ring buffer is full, or the audit log takes nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum OnAuditLoss {
     /// It is counted.
     #[default]
@@ -127,7 +147,7 @@ pub enum OnAuditLoss {
 }
 
 /// What happens to a live connection that is older than the enforcer and that the policy denies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Existing {
     /// It is closed at both ends.
     Close,
@@ -139,7 +159,7 @@ pub enum Existing {
 }
 
 /// What the daemon does where the programs cannot be loaded or attached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum OnUnsupported {
     /// It does not start.
     #[default]
@@ -177,7 +197,7 @@ pub struct Network {
 }
 
 /// An address prefix whose host bits are zero.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Cidr {
     /// The first address.
     pub address: IpAddr,
@@ -201,7 +221,7 @@ pub struct Rule {
 }
 
 /// One end that a rule names.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Peer {
     /// Index into [`Policy::services`].
     Service(usize),
@@ -214,7 +234,7 @@ pub enum Peer {
 }
 
 /// What a rule's `ports` say.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Ports {
     /// `ports` was left out: every port of every protocol.
     Everything,
@@ -223,13 +243,14 @@ pub enum Ports {
 }
 
 /// One entry of `ports` or `listens`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum PortRange {
     /// A protocol with all its ports (`tcp`), or one that has none (`icmp`).
-    Protocol(Protocol),
+    Protocol(#[serde(with = "wire::ProtocolNumber")] Protocol),
     /// `low` to `high`, both included, of a protocol that has ports.
     Ports {
         /// The protocol.
+        #[serde(with = "wire::ProtocolNumber")]
         protocol: Protocol,
         /// The first port.
         low: u16,

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use sha2::{Digest as _, Sha256};
 
 use crate::identities::Identities;
-use crate::policy::{self, Document, Finding, Policy};
+use crate::policy::{Document, Finding, Loaded, Policy};
 use crate::tables::Tables;
 
 /// The policy that was given cannot be used; every finding of it is in the text.
@@ -49,15 +49,14 @@ impl Revision {
     ///
     /// Everything that is wrong with them.
     pub fn of(
-        documents: Vec<Document>,
+        loaded: Loaded,
         identities: Identities,
         number: u32,
         top: &[u8],
     ) -> Result<Self, InvalidPolicy> {
-        let loaded = policy::compile_documents(&documents);
         let findings: Vec<String> = loaded.findings.iter().map(Finding::render).collect();
         let Some(policy) = loaded.policy else { return Err(InvalidPolicy(findings.join("\n"))) };
-        let mut revision = Self::read((policy, documents), identities, number, top)?;
+        let mut revision = Self::read((policy, loaded.documents), identities, number, top)?;
         revision.origin = Origin::Applied;
         revision.warnings = findings;
         Ok(revision)
@@ -98,13 +97,13 @@ impl Revision {
 mod tests {
     use super::Revision;
     use crate::identities::Identities;
-    use crate::policy::Document;
+    use crate::policy::{Document, compile_documents};
 
     #[test]
     fn the_hash_is_that_of_the_texts_in_their_order() {
         let documents =
             vec![Document::new("a.yaml", "version: 1\n"), Document::new("b.yaml", "version: 1\n")];
-        let revision = Revision::of(documents, Identities::default(), 1, b"/").expect("valid");
+        let revision = Revision::of(compile_documents(&documents), Identities::default(), 1, b"/").expect("valid");
         // printf 'version: 1\nversion: 1\n' | sha256sum
         assert_eq!(revision.sha256(), "d1cf46b031d130508686f9594ff9b5a6045a9ad5585fc752cc945844884868a4");
     }

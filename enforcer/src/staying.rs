@@ -14,7 +14,7 @@ use crate::containers::{Containers, cgroup};
 use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::{Enforcement, Ledger, Pins};
-use crate::policy::{self, Document, Policy};
+use crate::policy::{Document, Loaded, Policy};
 use crate::state::{self, KnownContainer, KnownContainers, State, StateError, Swept};
 use crate::tables::{RuleName, Tables};
 
@@ -99,6 +99,7 @@ impl Left {
         &mut self,
         enforcement: &Enforcement,
         on_disk: &anyhow::Result<(Policy, Vec<Document>)>,
+        parse: impl Fn(Vec<Document>) -> anyhow::Result<Loaded>,
         compile: impl Fn(&Policy, &mut Identities, u32) -> anyhow::Result<Tables>,
     ) -> anyhow::Result<First> {
         let mut identities = self.state.identities.clone();
@@ -114,7 +115,8 @@ impl Left {
                      hint: `enforcer run --takeover` puts the policy of --policy in its place"
                 )
             })?;
-            if let Some(policy) = policy::compile_documents(&documents).policy {
+            let Loaded { policy, documents, .. } = parse(documents)?;
+            if let Some(policy) = policy {
                 let tables = compile(&policy, &mut identities, revision)?;
                 return Ok(First { policy, documents, tables, identities, is_adopted: true });
             }

@@ -20,6 +20,7 @@ mod namespaces;
 mod pasta;
 mod pins;
 mod pods;
+mod privileges;
 mod reload;
 mod runtimes;
 mod servers;

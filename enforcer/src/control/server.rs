@@ -37,6 +37,7 @@ use super::report::{self, Host, Subject};
 use super::{Applied, Refusal, Request, Snapshot, api};
 use crate::audit;
 use crate::kernel::feature;
+use crate::parser::Parser;
 use crate::revision::{InvalidPolicy, Revision};
 
 /// The description of what is offered here.
@@ -144,6 +145,7 @@ impl Socket {
         &self,
         requests: mpsc::Sender<Request>,
         followed: broadcast::Sender<Arc<[u8]>>,
+        parser: Parser,
     ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -152,6 +154,7 @@ impl Socket {
         let listener = self.listener.try_clone()?;
         let readers = self.readers;
         let server = Arc::new(Server {
+            parser,
             requests,
             followed,
             follower_slots: Arc::new(Semaphore::new(FOLLOWERS)),
@@ -199,6 +202,7 @@ fn bind(path: &Path) -> io::Result<StdListener> {
 }
 
 struct Server {
+    parser: Parser,
     requests: mpsc::Sender<Request>,
     followed: broadcast::Sender<Arc<[u8]>>,
     follower_slots: Arc<Semaphore>,
@@ -492,8 +496,9 @@ async fn diff(State(server): State<Arc<Server>>, body: Body) -> Answer<api::Diff
     let proposal = proposal(body).await?;
     let turn = server.looking.lock().await;
     let snapshot = server.snapshot().await?;
+    let parser = server.parser;
     let compared = work(move || {
-        let after = successor(&snapshot.revision, &proposal)?;
+        let after = successor(parser, &snapshot.revision, &proposal)?;
         let mut changes = report::changes(&snapshot.revision, &after);
         let live = Live::look(&snapshot.subtree).map_err(|err| unseen(&err))?;
         changes.dying = Some(live.dying(&snapshot, &after).map_err(|err| unseen(&err))?);
@@ -511,11 +516,12 @@ async fn apply(
 ) -> Answer<api::Applied> {
     let proposal = Arc::new(proposal(body).await?);
     let confirm_within_seconds = proposal.confirm_within_seconds;
+    let parser = server.parser;
     let mut refused = Refusal::Overtaken;
     for _ in 0..TRIES {
         let before = server.snapshot().await?.revision;
         let compiled = proposal.clone();
-        let revision = work(move || successor(&before, &compiled)).await?;
+        let revision = work(move || successor(parser, &before, &compiled)).await?;
         let confirm_within = confirm_within_seconds.map(Duration::from_secs);
         let wanted = Box::new(super::Proposal { revision, confirm_within, by: client.peer });
         match server.ask(|answer| Request::Apply(wanted, answer)).await? {
@@ -537,9 +543,12 @@ async fn apply(
 }
 
 /// The policy that a client wants after the one in force.
-fn successor(before: &Revision, proposal: &api::Proposal) -> Result<Revision, Failed> {
+fn successor(parser: Parser, before: &Revision, proposal: &api::Proposal) -> Result<Revision, Failed> {
     let documents = report::documents(proposal)?;
-    Ok(Revision::of(documents, before.identities.clone(), before.tables.revision + 1, &before.tables.top)?)
+    let loaded = parser
+        .compile_documents(documents, || {})
+        .map_err(|err| Failed(StatusCode::INTERNAL_SERVER_ERROR, err.to_string()))?;
+    Ok(Revision::of(loaded, before.identities.clone(), before.tables.revision + 1, &before.tables.top)?)
 }
 
 async fn proposal(body: Body) -> Result<api::Proposal, Failed> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::finding::{Problem, quoted};
 use super::selector::{common_segment, glob_matches};
 use crate::containers::Container;
@@ -17,7 +19,7 @@ const SHORT_ID: usize = 12;
 const WHOLE_ID: usize = 64;
 
 /// What is to be true of a container. What is not given is not asked about.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct ContainerSelector {
     /// Its name, in Kubernetes that within its pod; `*` and `?` as elsewhere.
     pub name: Option<String>,

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
 use serde::ser::SerializeStruct as _;
+use serde::{Deserialize, Serialize};
 
 use super::Location;
 
@@ -65,7 +65,7 @@ pub const CODES: &[&str] = &[
 ];
 
 /// Whether a finding keeps the policy from being used.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The policy cannot be used.
@@ -108,7 +108,7 @@ pub struct Finding {
 }
 
 /// A source line, cut to what fits on a screen.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Excerpt {
     line: String,
     start: usize,
@@ -185,6 +185,12 @@ impl Finding {
 }
 
 impl Excerpt {
+    /// Whether it is no longer than this, with its mark.
+    pub(super) fn is_at_most(&self, chars: usize) -> bool {
+        // A character has up to four bytes.
+        self.line.len() <= 4 * chars && self.start <= chars && self.width <= chars
+    }
+
     fn new(source: &str, start: usize, end: usize) -> Self {
         // Looks no further than what is shown, so that a file of one huge line costs nothing per finding.
         let before = &source[floor_char_boundary(source, start.saturating_sub(4 * EXCERPT_CHARS))..start];

@@ -6,6 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::container::ContainerSelector;
 use super::finding::{Problem, quoted};
 
@@ -26,7 +28,7 @@ const CONTROLLERS: [&str; 11] =
     ["cgroup", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "io", "memory", "misc", "pids"];
 
 /// One entry of a service's `match` list.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Selector {
     /// A systemd system unit, `nginx.service` or `payments@*.service`, in whatever slice.
     ///

@@ -42,6 +42,14 @@ pub struct Sources {
     pub files: Vec<Arc<Path>>,
 }
 
+impl Sources {
+    /// Documents that have been read already.
+    pub fn of(documents: Vec<Document>) -> Self {
+        let files = documents.iter().map(|document| document.file.clone()).collect();
+        Self { documents, findings: Vec::new(), files }
+    }
+}
+
 /// Reads the files at `paths`: a directory stands for the `*.yaml` files right in it, a file for itself.
 ///
 /// Hidden files are left alone, so that an editor's or a package manager's half-written file never counts.

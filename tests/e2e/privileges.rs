@@ -1,0 +1,174 @@
+//! What the kernel says of each part's capabilities, and what becomes of enforcement when a part without any fails.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use enforcer::failpoint;
+use enforcer_tests::actor::{Reply, Request, Transport};
+use enforcer_tests::sandbox::{Actor, Daemon, Sandbox};
+use enforcer_tests::slowness::patience;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+
+const SERVICES: &str = "version: 1
+services:
+  web: { match: [{ cgroup: ROOT/web }] }
+  orders: { match: [{ cgroup: ROOT/orders }] }
+";
+
+const RULE: &str = "allow:
+  - { name: checkout, from: web, to: orders, ports: [8080/tcp] }
+";
+
+/// How long a process may take to appear or to go.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The sets of capabilities(7) that /proc tells of.
+const SETS: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+
+/// CAP_NET_ADMIN and CAP_BPF, as bits.
+const NEEDED: u64 = 1 << 12 | 1 << 39;
+
+struct Scene {
+    sandbox: Sandbox,
+    web: Actor,
+    _orders: Actor,
+    daemon: Daemon,
+    /// While this pipe is there, whoever parses a policy waits.
+    hold: PathBuf,
+}
+
+impl Scene {
+    fn new(name: &str, arguments: &[&str]) -> anyhow::Result<Self> {
+        let sandbox = Sandbox::new(name)?;
+        let (web, mut orders) = (sandbox.actor("web")?, sandbox.actor("orders")?);
+        assert!(orders.ask(&Request::Serve { at: at(), transport: Transport::Tcp })?.is_ok());
+        let hold = sandbox.directory().join("hold");
+        let mut command = sandbox.daemon_command(SERVICES)?;
+        command.args(arguments).env(failpoint::HELD, &hold);
+        let daemon = sandbox.start_daemon(command)?;
+        Ok(Self { sandbox, web, _orders: orders, daemon, hold })
+    }
+
+    fn call(&mut self) -> anyhow::Result<Reply> {
+        self.web.ask(&Request::Connect { to: at(), transport: Transport::Tcp, mapped: false })
+    }
+
+    /// Has a policy with one rule more parsed, by a process that waits, and returns that.
+    fn begin_reload(&self) -> anyhow::Result<u32> {
+        mkfifo(&self.hold, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        self.sandbox.write_policy(&format!("{SERVICES}{RULE}"))?;
+        self.daemon.signal(Signal::SIGHUP)?;
+        self.parser()
+    }
+
+    /// The process that parses, once it has begun to wait.
+    fn parser(&self) -> anyhow::Result<u32> {
+        let start = Instant::now();
+        while start.elapsed() < patience(DEADLINE) {
+            for child in self.children()? {
+                let is_open = fs::read_dir(format!("/proc/{child}/fd")).is_ok();
+                // It waits where a pipe is opened that nobody writes to.
+                let waits = fs::read_to_string(format!("/proc/{child}/wchan"));
+                if is_open && waits.is_ok_and(|place| place.contains("fifo") || place.contains("wait_for_partner")) {
+                    return Ok(child);
+                }
+            }
+            thread::yield_now();
+        }
+        bail!("no process parses: {:?}", self.children())
+    }
+
+    fn children(&self) -> anyhow::Result<Vec<u32>> {
+        let pid = self.daemon.pid();
+        let mut children = Vec::new();
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // A thread that has ended meanwhile has no child any more.
+            let listed = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+            for child in listed.split_whitespace() {
+                children.push(child.parse()?);
+            }
+        }
+        Ok(children)
+    }
+}
+
+fn at() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8080))
+}
+
+/// A line of a status file of /proc.
+fn field(status: &str, name: &str) -> anyhow::Result<String> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+    Ok(value.with_context(|| format!("no {name} in {status}"))?.to_owned())
+}
+
+fn set(status: &str, name: &str) -> anyhow::Result<u64> {
+    Ok(u64::from_str_radix(&field(status, name)?, 16)?)
+}
+
+fn has_none(status: &str) -> anyhow::Result<()> {
+    for name in SETS {
+        ensure!(set(status, name)? == 0, "{name} is not empty: {status}");
+    }
+    ensure!(field(status, "NoNewPrivs")? == "1", "{status}");
+    Ok(())
+}
+
+#[test]
+fn who_parses_holds_no_capability_and_when_it_dies_the_policy_in_force_stays() -> anyhow::Result<()> {
+    let mut scene = Scene::new("parser", &[])?;
+    let parser = scene.begin_reload()?;
+    has_none(&fs::read_to_string(format!("/proc/{parser}/status"))?)?;
+    let daemon = fs::read_to_string(format!("/proc/{}/status", scene.daemon.pid()))?;
+    ensure!(set(&daemon, "CapEff")? & NEEDED == NEEDED, "{daemon}");
+    // If memory runs out, it goes before what enforces.
+    assert_eq!(fs::read_to_string(format!("/proc/{parser}/oom_score_adj"))?.trim(), "1000");
+
+    // Meanwhile what is decided is written down.
+    assert!(scene.call()?.is_refused());
+    let record = scene.daemon.wait_for(|record| record["kind"] == "attempt")?;
+    assert_eq!(record["revision"], 1, "{record}");
+
+    kill(Pid::from_raw(i32::try_from(parser)?), Signal::SIGKILL)?;
+    let policy = scene.daemon.wait_for(|record| record["kind"] == "policy")?;
+    assert_eq!((&policy["result"], &policy["revision"]), (&"refused".into(), &1.into()), "{policy}");
+    let error = policy["error"].as_str().context("no error")?;
+    ensure!(error.starts_with("parse policy: the process for it ended with signal: 9"), "{error}");
+    assert!(scene.call()?.is_refused());
+
+    // The next one is read as if nothing had been.
+    fs::remove_file(&scene.hold)?;
+    scene.daemon.signal(Signal::SIGHUP)?;
+    let policy = scene.daemon.wait_for(|record| record["kind"] == "policy")?;
+    assert_eq!((&policy["result"], &policy["revision"]), (&"applied".into(), &2.into()), "{policy}");
+    assert_eq!(scene.call()?.text, "hello");
+    assert_eq!(scene.children()?, [0; 0], "it has gone, and nobody has to wait for it");
+    scene.daemon.stop()?.check_totals()
+}
+
+#[test]
+fn who_parses_too_long_is_ended_and_the_policy_in_force_stays() -> anyhow::Result<()> {
+    let mut scene = Scene::new("parser-slow", &["--parse-timeout", "5s"])?;
+    let parser = scene.begin_reload()?;
+    let policy = scene.daemon.wait_for(|record| record["kind"] == "policy")?;
+    assert_eq!(policy["result"], "refused", "{policy}");
+    let error = policy["error"].as_str().context("no error")?;
+    ensure!(error.starts_with("parse policy: it took more than 5s\nhint: `--parse-timeout`"), "{error}");
+    ensure!(!fs::exists(format!("/proc/{parser}"))?, "it is still there");
+    assert!(scene.call()?.is_refused());
+
+    // Who asks through the control socket is told, and nothing changes either.
+    let policy = scene.sandbox.directory().join("policy");
+    let applied = scene.sandbox.ask(&["policy", "apply", &policy.to_string_lossy()])?;
+    let said = String::from_utf8_lossy(&applied.stderr);
+    ensure!(!applied.status.success() && said.contains("parse policy: it took more than 5s"), "{said}");
+    fs::remove_file(&scene.hold)?;
+    assert!(scene.call()?.is_refused());
+    scene.daemon.stop()?.check_totals()
+}
