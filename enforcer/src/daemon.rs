@@ -311,10 +311,12 @@ impl Daemon {
         };
         let mut enforcement = Enforcement::load(options, pins)?;
         let top = cgroups::bytes(&path);
-        let First { policy, documents, tables, identities, is_adopted } =
-            left.first(&enforcement, &on_disk, |documents| parse(settings, documents), |policy, identities, revision| {
-                compile(policy, identities, revision, top)
-            })?;
+        let First { policy, documents, tables, identities, is_adopted } = left.first(
+            &enforcement,
+            &on_disk,
+            |documents| parse(settings, documents),
+            |policy, identities, revision| compile(policy, identities, revision, top),
+        )?;
         let news = News::subscribe().context("watch addresses")?;
         let mut surveyor = Surveyor::new(&path);
         enforcement.set_views(&surveyor.views().context("survey network namespaces")?)?;

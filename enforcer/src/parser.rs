@@ -42,7 +42,9 @@ pub enum ParserError {
     #[error("parse policy: start a process for it: {0}")]
     NotStarted(io::Error),
     /// It has ended without an answer.
-    #[error("parse policy: the process for it ended with {0}\nhint: its log says why; it may have been out of memory")]
+    #[error(
+        "parse policy: the process for it ended with {0}\nhint: its log says why; it may have been out of memory"
+    )]
     Ended(ExitStatus),
     /// What it has answered is no answer.
     #[error("parse policy: the process for it answers nonsense: {0}")]
@@ -68,7 +70,11 @@ impl Parser {
     /// # Errors
     ///
     /// It could not be parsed, whatever is in it. What is wrong with the policy itself is among the findings.
-    pub fn load(&self, paths: &[PathBuf], meanwhile: impl FnMut()) -> (Fingerprint, Result<Loaded, ParserError>) {
+    pub fn load(
+        &self,
+        paths: &[PathBuf],
+        meanwhile: impl FnMut(),
+    ) -> (Fingerprint, Result<Loaded, ParserError>) {
         let mut sources = source::read(paths);
         let fingerprint = Fingerprint::of(&sources);
         let found = std::mem::take(&mut sources.findings);

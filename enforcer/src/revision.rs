@@ -103,7 +103,8 @@ mod tests {
     fn the_hash_is_that_of_the_texts_in_their_order() {
         let documents =
             vec![Document::new("a.yaml", "version: 1\n"), Document::new("b.yaml", "version: 1\n")];
-        let revision = Revision::of(compile_documents(&documents), Identities::default(), 1, b"/").expect("valid");
+        let revision =
+            Revision::of(compile_documents(&documents), Identities::default(), 1, b"/").expect("valid");
         // printf 'version: 1\nversion: 1\n' | sha256sum
         assert_eq!(revision.sha256(), "d1cf46b031d130508686f9594ff9b5a6045a9ad5585fc752cc945844884868a4");
     }

@@ -75,7 +75,9 @@ impl Scene {
                 let is_open = fs::read_dir(format!("/proc/{child}/fd")).is_ok();
                 // It waits where a pipe is opened that nobody writes to.
                 let waits = fs::read_to_string(format!("/proc/{child}/wchan"));
-                if is_open && waits.is_ok_and(|place| place.contains("fifo") || place.contains("wait_for_partner")) {
+                if is_open
+                    && waits.is_ok_and(|place| place.contains("fifo") || place.contains("wait_for_partner"))
+                {
                     return Ok(child);
                 }
             }

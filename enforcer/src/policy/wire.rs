@@ -337,8 +337,7 @@ impl<'a> Reader<'a> {
     fn finding(&mut self) -> Result<Finding, WireError> {
         let (severity, code, message, place, text, hint, related, excerpt): FindingOnWire = self.value()?;
         let code = CODES.iter().find(|known| **known == code);
-        let related =
-            related.into_iter().map(|(place, what)| Ok::<_, WireError>((self.place(place)?, what)));
+        let related = related.into_iter().map(|(place, what)| Ok::<_, WireError>((self.place(place)?, what)));
         check(excerpt.as_ref().is_none_or(|excerpt| excerpt.is_at_most(MAX_EXCERPT)), "a huge excerpt")?;
         Ok(Finding {
             severity,
