@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -14,6 +14,10 @@ use enforcer_common::{Address, Direction, Mode, Protocol, Verdict};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tracing::debug;
+
+use writer::Writer;
+
+mod writer;
 
 /// One line of the audit log.
 #[derive(Clone, Debug, Serialize)]
@@ -319,7 +323,7 @@ pub struct Stop {
 }
 
 /// Bytes that wait before the file is given them unasked.
-const BATCH: usize = 1 << 16;
+const BATCH: usize = 1 << 18;
 
 /// Bytes that may wait for a file that takes nothing.
 const MOST_WAITING: usize = 1 << 20;
@@ -327,15 +331,11 @@ const MOST_WAITING: usize = 1 << 20;
 /// Lines that a follower may be behind before it loses some.
 const FOLLOWED: usize = 4096;
 
-/// Lines that are handed over at once (`UIO_MAXIOV` of include/uapi/linux/uio.h).
-const LINES_AT_ONCE: usize = 1024;
-
 /// Where records go.
 pub struct Log {
-    sink: File,
-    waiting: VecDeque<Line>,
-    /// Bytes of the lines that wait.
-    size: usize,
+    sink: Arc<File>,
+    writer: Writer,
+    waiting: Waiting,
     /// Whether the file ends within a line that was given up, so that the next one begins with a line feed.
     is_cut: bool,
     sequence: u64,
@@ -344,6 +344,18 @@ pub struct Log {
     unwritten: u64,
     connections_untold: u64,
     followed: broadcast::Sender<Arc<[u8]>>,
+}
+
+/// Lines on their way to the file, and what it has taken of those that went before.
+#[derive(Default)]
+struct Waiting {
+    lines: VecDeque<Line>,
+    /// Bytes of the lines.
+    size: usize,
+    /// Attempts that the file has taken since these were handed over.
+    attempts: u64,
+    /// Losses that it tells of since then.
+    losses: u64,
 }
 
 /// A line that the file has not taken, or not whole.
@@ -394,27 +406,21 @@ impl Body {
     }
 }
 
-impl Line {
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.taken..).unwrap_or_default()
-    }
-}
-
 impl Log {
-    /// Opens `path` for appending, or standard output for `-`.
+    /// Opens `path` for appending, or standard output for `-`, and starts the thread that writes to it.
     ///
     /// # Errors
     ///
-    /// The file cannot be opened.
+    /// The file cannot be opened, or there is no such thread.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self::to(open(path)?))
+        Self::to(open(path)?)
     }
 
-    fn to(sink: File) -> Self {
-        Self {
-            sink,
-            waiting: VecDeque::new(),
-            size: 0,
+    fn to(sink: File) -> io::Result<Self> {
+        Ok(Self {
+            sink: Arc::new(sink),
+            writer: Writer::start()?,
+            waiting: Waiting::default(),
             is_cut: false,
             sequence: 0,
             attempts: 0,
@@ -422,7 +428,7 @@ impl Log {
             unwritten: 0,
             connections_untold: 0,
             followed: broadcast::Sender::new(FOLLOWED),
-        }
+        })
     }
 
     /// Where every line can be followed as it is added, with its line feed.
@@ -439,12 +445,12 @@ impl Log {
         if path == Path::new(STDOUT) {
             return Ok(());
         }
-        self.sink = open(path)?;
-        if let Some(cut) = self.waiting.front_mut().filter(|line| line.taken > 0) {
+        self.sink = Arc::new(open(path)?);
+        if let Some(cut) = self.waiting.lines.front_mut().filter(|line| line.taken > 0) {
             // It is written once more and whole, on a line of its own, since this may be the same file.
             cut.bytes.insert(0, b'\n');
             cut.taken = 0;
-            self.size += 1;
+            self.waiting.size += 1;
         }
         Ok(())
     }
@@ -470,7 +476,7 @@ impl Log {
             return Ok(Place::default());
         }
         // A line of which the file has a part may yet be ended.
-        let cut = self.waiting.front().map_or(0, |line| u64::try_from(line.taken).unwrap_or(u64::MAX));
+        let cut = self.waiting.lines.front().map_or(0, |line| u64::try_from(line.taken).unwrap_or(u64::MAX));
         let length = metadata.len().saturating_sub(cut);
         Ok(Place { device: metadata.dev(), inode: metadata.ino(), length })
     }
@@ -529,7 +535,7 @@ impl Log {
 
     /// Whether the file has taken everything.
     pub fn is_written(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.lines.is_empty()
     }
 
     /// Adds a record; it is on its way to the file after [`flush`](Self::flush).
@@ -540,9 +546,9 @@ impl Log {
     pub fn write(&mut self, time: SystemTime, body: Body) -> io::Result<()> {
         let (is_attempt, losses) = (matches!(body, Body::Attempt(_)), body.losses());
         let is_connection = matches!(body, Body::Connection(_));
-        if self.size >= BATCH
+        if self.waiting.size >= BATCH
             && let Err(err) = self.flush()
-            && self.size >= MOST_WAITING
+            && self.waiting.size >= MOST_WAITING
         {
             self.unwritten += u64::from(is_attempt);
             self.connections_untold += u64::from(is_connection);
@@ -563,8 +569,8 @@ impl Log {
             }
         }
         self.is_cut = false;
-        self.size += bytes.len();
-        self.waiting.push_back(Line { bytes, taken: 0, is_attempt, is_connection, losses });
+        self.waiting.size += bytes.len();
+        self.waiting.lines.push_back(Line { bytes, taken: 0, is_attempt, is_connection, losses });
         self.sequence += 1;
         Ok(())
     }
@@ -575,43 +581,34 @@ impl Log {
     ///
     /// The file does not take it. What it has not taken goes on waiting.
     pub fn flush(&mut self) -> io::Result<()> {
-        while !self.waiting.is_empty() {
-            let lines: Vec<IoSlice<'_>> =
-                self.waiting.iter().take(LINES_AT_ONCE).map(|line| IoSlice::new(line.rest())).collect();
-            match self.sink.write_vectored(&lines) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(taken) => self.take(taken),
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(err) => return Err(err),
-            }
+        if self.is_written() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn take(&mut self, mut taken: usize) {
-        while let Some(line) = self.waiting.front_mut() {
-            let rest = line.rest().len();
-            if taken < rest {
-                line.taken += taken;
-                return;
-            }
-            taken -= rest;
-            self.size -= line.bytes.len();
-            self.attempts += u64::from(line.is_attempt);
-            self.losses += line.losses;
-            self.waiting.pop_front();
-        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let number = |is_one: fn(&Line) -> bool| {
+            u64::try_from(waiting.lines.iter().filter(|line| is_one(line)).count()).unwrap_or(u64::MAX)
+        };
+        let (attempts, connections) = (number(|line| line.is_attempt), number(|line| line.is_connection));
+        let Some((waiting, written)) = self.writer.write(self.sink.clone(), waiting) else {
+            self.unwritten += attempts;
+            self.connections_untold += connections;
+            return Err(io::Error::other("the thread that writes has ended"));
+        };
+        self.waiting = waiting;
+        self.attempts += std::mem::take(&mut self.waiting.attempts);
+        self.losses += std::mem::take(&mut self.waiting.losses);
+        written
     }
 
     /// Counts what still waits as unwritten and forgets it, so that the totals are of what the file has.
     pub fn give_up(&mut self) {
-        self.is_cut |= self.waiting.front().is_some_and(|line| line.taken > 0);
-        for line in self.waiting.drain(..) {
+        self.is_cut |= self.waiting.lines.front().is_some_and(|line| line.taken > 0);
+        for line in self.waiting.lines.drain(..) {
             self.unwritten += u64::from(line.is_attempt);
             self.connections_untold += u64::from(line.is_connection);
             self.sequence -= 1;
         }
-        self.size = 0;
+        self.waiting.size = 0;
     }
 }
 
@@ -705,7 +702,7 @@ mod tests {
         let (near, far) = UnixStream::pair()?;
         near.set_nonblocking(true)?;
         far.set_nonblocking(true)?;
-        Ok((Log::to(File::from(OwnedFd::from(near))), far))
+        Ok((Log::to(File::from(OwnedFd::from(near)))?, far))
     }
 
     /// Writes until a record is refused; returns how many were asked for.
@@ -765,9 +762,9 @@ mod tests {
         let asked = fill(&mut log);
         assert_eq!(log.unwritten(), 1);
         assert!(log.attempts() < asked - 1, "the file has them all");
-        assert!(log.size >= MOST_WAITING);
+        assert!(log.waiting.size >= MOST_WAITING);
         let mut text = Vec::new();
-        while !log.waiting.is_empty() {
+        while !log.is_written() {
             read(&mut far, &mut text)?;
             match log.flush() {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
@@ -775,7 +772,7 @@ mod tests {
             }
         }
         read(&mut far, &mut text)?;
-        assert_eq!((log.attempts(), log.size), (asked - 1, 0));
+        assert_eq!((log.attempts(), log.waiting.size), (asked - 1, 0));
         let sequences: Vec<u64> =
             records(&text).iter().filter_map(|record| record.as_ref()?["sequence"].as_u64()).collect();
         assert_eq!(sequences, (1..asked).collect::<Vec<_>>());
