@@ -16,6 +16,7 @@ use enforcer_common::layout::{Cgroup, Owner, SocketNote};
 use enforcer_common::limits::RING_BYTES;
 use enforcer_common::{Address, Direction, Identity, Mode, Port, Reason, RuleId};
 use nix::time::{ClockId, clock_gettime};
+use rustix::thread::CapabilitySet;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -49,6 +50,7 @@ use crate::netns;
 use crate::notify::{self, Watchdog};
 use crate::parser::Parser;
 use crate::policy::{self, Document, Fingerprint, Loaded, OnUnsupported, Policy};
+use crate::privileges;
 use crate::reconcile::{self, Repair, Tree};
 use crate::revision::{InvalidPolicy, Origin, Revision};
 use crate::state::KnownContainer;
@@ -121,6 +123,8 @@ pub struct Settings {
 ///
 /// An [`InvalidPolicy`], or what the host lacks or the kernel refused. Nothing is attached then.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    // Before there is any other thread: each has what the one had that made it.
+    give_up_all_but(privileges::STARTING)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
@@ -144,6 +148,12 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
             }
         }
     })
+}
+
+fn give_up_all_but(wanted: CapabilitySet) -> anyhow::Result<()> {
+    privileges::keep_only(wanted).context(
+        "give up capabilities\nhint: a filter of system calls around the daemon must allow `capset` and `prctl`",
+    )
 }
 
 /// Whether the host cannot enforce, and the policy says that the daemon is to run all the same.
@@ -377,6 +387,8 @@ impl Daemon {
             told => told.context("write audit log")?,
         }
         enforcement.commit();
+        // What is attached is not loaded again, and what was made is not given away.
+        give_up_all_but(privileges::SERVING)?;
         let rules = left.rules().collect();
         let kept = left.keep(&ledger, tail, tables.revision);
         let (sender, requests) = mpsc::channel(REQUESTS_WAITING);

@@ -8,6 +8,28 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
+/// What enforcing takes, of what the daemon was given: policies are written to maps and programs attached again
+/// (`CAP_BPF`, `CAP_NET_ADMIN`), connections closed (`CAP_NET_ADMIN`), owners of sockets found (`CAP_SYS_PTRACE`,
+/// `CAP_DAC_READ_SEARCH`), other network namespaces entered and the BPF file system mounted (`CAP_SYS_ADMIN`), namespaces
+/// heard of (`CAP_NET_BROADCAST`), and files of others written where root was told to (`CAP_DAC_OVERRIDE`).
+pub const SERVING: CapabilitySet =
+    LOOKING.union(CapabilitySet::BPF).union(CapabilitySet::NET_BROADCAST).union(CapabilitySet::DAC_OVERRIDE);
+
+/// What starting takes besides: programs are loaded that read the kernel (`CAP_PERFMON`), memory is locked on kernels before
+/// 5.11 (`CAP_SYS_RESOURCE`), and the control socket given to its group (`CAP_CHOWN`, `CAP_FOWNER`).
+pub const STARTING: CapabilitySet = SERVING
+    .union(CapabilitySet::PERFMON)
+    .union(CapabilitySet::SYS_RESOURCE)
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::FOWNER);
+
+/// What looking at the host takes, which the control socket is answered from: nothing in the kernel is changed with it by
+/// way of BPF.
+pub const LOOKING: CapabilitySet = CapabilitySet::NET_ADMIN
+    .union(CapabilitySet::SYS_PTRACE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::SYS_ADMIN);
+
 /// Gives up every capability of the calling thread, in every set, and any way to come to some by `execve(2)`. Threads and
 /// processes that it makes from then on have none either.
 ///

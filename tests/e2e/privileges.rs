@@ -32,7 +32,12 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const SETS: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
 
 /// CAP_NET_ADMIN and CAP_BPF, as bits.
-const NEEDED: u64 = 1 << 12 | 1 << 39;
+const NEEDED: u64 = 1 << 12 | BPF;
+const BPF: u64 = 1 << 39;
+
+/// CAP_CHOWN, CAP_FOWNER, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_RESOURCE, CAP_PERFMON:
+/// what only starting takes, or nothing.
+const GONE: u64 = 1 | 1 << 3 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 16 | 1 << 17 | 1 << 24 | 1 << 38;
 
 struct Scene {
     sandbox: Sandbox,
@@ -173,4 +178,49 @@ fn who_parses_too_long_is_ended_and_the_policy_in_force_stays() -> anyhow::Resul
     fs::remove_file(&scene.hold)?;
     assert!(scene.call()?.is_refused());
     scene.daemon.stop()?.check_totals()
+}
+
+#[test]
+fn who_writes_the_log_holds_no_capability_and_the_others_what_they_need_to_go_on() -> anyhow::Result<()> {
+    let mut scene = Scene::new("threads", &[])?;
+    // Everything that a daemon does once it has started has been done once.
+    assert!(scene.call()?.is_refused());
+    scene.daemon.wait_for(|record| record["kind"] == "attempt")?;
+    scene.daemon.reload(&scene.sandbox, &format!("{SERVICES}{RULE}"))?;
+    assert_eq!(scene.call()?.text, "hello");
+    scene.sandbox.ask_daemon(&["status"])?;
+    let threads = threads(&scene.daemon)?;
+    let of = |name: &str| -> Vec<&String> {
+        threads.iter().filter(|(known, _)| known == name).map(|(_, status)| status).collect()
+    };
+    let (log, control, sweeper) = (of("log"), of("control"), of("connections"));
+    assert_eq!((log.len(), control.len(), sweeper.len()), (1, 1, 1), "{threads:?}");
+    has_none(log[0])?;
+    ensure!(set(control[0], "CapPrm")? & BPF == 0, "it speaks with clients: {}", control[0]);
+    ensure!(set(sweeper[0], "CapEff")? & NEEDED == NEEDED, "{}", sweeper[0]);
+    let main = fs::read_to_string(format!("/proc/{}/status", scene.daemon.pid()))?;
+    ensure!(set(&main, "CapEff")? & NEEDED == NEEDED, "{main}");
+    for (name, status) in &threads {
+        for kept in ["CapPrm", "CapEff"] {
+            ensure!(set(status, kept)? & GONE == 0, "{name} holds too much: {status}");
+        }
+        // Nothing that any of them executes has one.
+        for passed_on in ["CapInh", "CapBnd", "CapAmb"] {
+            ensure!(set(status, passed_on)? == 0, "{name} hands on: {status}");
+        }
+        ensure!(field(status, "NoNewPrivs")? == "1", "{name}: {status}");
+    }
+    scene.daemon.stop()?.check_totals()
+}
+
+/// The names and status files of a daemon's threads.
+fn threads(daemon: &Daemon) -> anyhow::Result<Vec<(String, String)>> {
+    let mut threads = Vec::new();
+    for task in fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
+        // One that has ended meanwhile holds nothing.
+        if let Ok(status) = fs::read_to_string(task?.path().join("status")) {
+            threads.push((field(&status, "Name")?, status));
+        }
+    }
+    Ok(threads)
 }

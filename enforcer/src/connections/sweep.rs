@@ -15,6 +15,7 @@ use enforcer_common::{Decision, Mode, Reason, Verdict};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc as reports;
+use tracing::error;
 
 use super::in_force::InForce;
 use super::survey::Survey;
@@ -22,6 +23,7 @@ use super::{Connection, Judgement, Snapshot, judge};
 use crate::failpoint;
 use crate::kernel::{CgroupOwners, MapError};
 use crate::policy::Existing;
+use crate::privileges;
 use crate::revision::Revision;
 
 /// Looks at most that one order takes: each finds what the one before could not see yet.
@@ -184,7 +186,13 @@ impl Sweeper {
         let ending = Arc::new(AtomicBool::new(false));
         let worker =
             Worker { subtree, incoming, outgoing, ending: ending.clone(), older, unreadable: HashSet::new() };
-        thread::Builder::new().name(String::from("connections")).spawn(move || worker.run())?;
+        thread::Builder::new().name(String::from("connections")).spawn(move || {
+            // It was made before the daemon gave up what only starting takes.
+            match privileges::keep_only(privileges::SERVING) {
+                Ok(()) => worker.run(),
+                Err(err) => error!("judge live connections: give up capabilities: {err}"),
+            }
+        })?;
         Ok(Self { orders, reports, ending })
     }
 

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::connections::Live;
 use super::peer::{self, Access, Refused};
@@ -38,6 +38,7 @@ use super::{Applied, Refusal, Request, Snapshot, api};
 use crate::audit;
 use crate::kernel::feature;
 use crate::parser::Parser;
+use crate::privileges;
 use crate::revision::{InvalidPolicy, Revision};
 
 /// The description of what is offered here.
@@ -161,6 +162,11 @@ impl Socket {
             looking: Mutex::new(()),
         });
         thread::Builder::new().name(String::from("control")).spawn(move || {
+            // Clients are spoken with by who cannot change a map; its workers are made by it and have no more.
+            if let Err(err) = privileges::keep_only(privileges::LOOKING) {
+                error!("serve control socket: give up capabilities: {err}");
+                return;
+            }
             runtime.block_on(async {
                 match UnixListener::from_std(listener) {
                     Ok(listener) => accept(&listener, readers, &server).await,
