@@ -13,7 +13,7 @@ use crate::sandbox::Sandbox;
 use crate::slowness::patience;
 
 /// How long a daemon may take to get ready or to end. Reached only when a test fails.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A daemon whose audit log is a file; killed when it is dropped.
 pub struct Run {
