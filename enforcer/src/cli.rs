@@ -13,7 +13,7 @@ use crate::check::Query;
 use crate::containers::cgroup::Runtime;
 use crate::containers::lookup;
 use crate::control::client::{Answer, Client};
-use crate::control::{self, api};
+use crate::control::{self, api, server};
 use crate::daemon::{self, Settings};
 use crate::identities::Identities;
 use crate::parser;
@@ -156,6 +156,9 @@ struct Run {
     /// Where the control socket is; none for no such socket
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_SOCKET)]
     control: PathBuf,
+    /// How long a client of the control socket may take to send its request and to read the answer, as in 2m
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = server::DEFAULT_LIFETIME)]
+    control_timeout: Duration,
     /// Leave changed policy files alone until SIGHUP or `enforcer reload`
     #[arg(long)]
     no_watch: bool,
@@ -309,6 +312,7 @@ fn run_daemon(args: Run) -> Result<ExitCode, Failure> {
         watch: !args.no_watch,
         parser: parser::Parser { patience: args.parse_timeout },
         control: (args.control != Path::new("none")).then_some(args.control),
+        control_lifetime: args.control_timeout,
     };
     match daemon::run(&settings) {
         Ok(()) => Ok(ExitCode::SUCCESS),

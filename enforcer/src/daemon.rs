@@ -113,6 +113,8 @@ pub struct Settings {
     pub watch: bool,
     /// Where the control socket is, if there is to be one.
     pub control: Option<PathBuf>,
+    /// How long a client of it may take once it has said what it wants.
+    pub control_lifetime: Duration,
     /// What parses policies.
     pub parser: Parser,
 }
@@ -393,7 +395,9 @@ impl Daemon {
         let kept = left.keep(&ledger, tail, tables.revision);
         let (sender, requests) = mpsc::channel(REQUESTS_WAITING);
         if let Some(control) = &control {
-            control.serve(sender, log.followed(), settings.parser).context("serve control socket")?;
+            control
+                .serve(sender, log.followed(), settings.parser, settings.control_lifetime)
+                .context("serve control socket")?;
         }
         let (origin, since) = (Origin::Directory, SystemTime::now());
         let revision =

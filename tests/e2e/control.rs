@@ -255,6 +255,37 @@ fn a_client_that_takes_too_long_to_ask_is_let_go() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_client_that_takes_too_long_to_send_its_request_is_let_go_and_one_that_follows_is_not()
+-> anyhow::Result<()> {
+    let sandbox = Sandbox::new("slow-body")?;
+    let mut daemon = sandbox.daemon_with(POLICY, &["--control-timeout", "3s"])?;
+    let mut follower = UnixStream::connect(sandbox.control())?;
+    follower.write_all(b"GET /v1/events HTTP/1.1\r\nhost: enforcer\r\n\r\n")?;
+    let start = Instant::now();
+    let mut slow = UnixStream::connect(sandbox.control())?;
+    slow.write_all(b"POST /v1/policy/apply HTTP/1.1\r\nhost: enforcer\r\ncontent-length: 100\r\n\r\n{")?;
+    slow.set_read_timeout(Some(patience(Duration::from_secs(60))))?;
+    let mut answer = Vec::new();
+    slow.read_to_end(&mut answer)?;
+    let took = start.elapsed();
+    ensure!(took > Duration::from_secs(2), "it is let go after {took:?}");
+    assert_eq!(answer, b"", "it is told nothing");
+
+    // Who follows events stays for longer than that, and nothing was changed.
+    let record = daemon.reload(&sandbox, POLICY)?;
+    assert_eq!((&record["result"], &record["revision"]), (&"applied".into(), &2.into()), "{record}");
+    follower.set_read_timeout(Some(patience(Duration::from_secs(60))))?;
+    let mut told = Vec::new();
+    while !String::from_utf8_lossy(&told).contains(r#""kind":"policy""#) {
+        let mut some = [0; 4096];
+        let read = follower.read(&mut some)?;
+        ensure!(read > 0, "it was let go: {}", String::from_utf8_lossy(&told));
+        told.extend_from_slice(&some[..read]);
+    }
+    daemon.stop()?.check_totals()
+}
+
+#[test]
 fn hostile_clients_are_refused_and_disturb_nobody() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("hostile")?;
     let daemon = sandbox.daemon(POLICY)?;

@@ -59,8 +59,8 @@ const FOLLOWERS: usize = 16;
 /// How long a client may take to say what it wants.
 const HEADERS: Duration = Duration::from_secs(10);
 
-/// How long everything else may take, from the request's body to the last byte of the answer.
-const LIFETIME: Duration = Duration::from_secs(120);
+/// How long everything else may take, from the request's body to the last byte of the answer, if nobody says otherwise.
+pub const DEFAULT_LIFETIME: &str = "2m";
 
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 16 * 1024;
@@ -137,7 +137,8 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Answers clients on a thread of its own, until this process ends. `followed` carries the lines of the audit log.
+    /// Answers clients on a thread of its own, until this process ends. `followed` carries the lines of the audit log, and
+    /// `lifetime` is how long a client may take once it has said what it wants.
     ///
     /// # Errors
     ///
@@ -147,6 +148,7 @@ impl Socket {
         requests: mpsc::Sender<Request>,
         followed: broadcast::Sender<Arc<[u8]>>,
         parser: Parser,
+        lifetime: Duration,
     ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -156,6 +158,7 @@ impl Socket {
         let readers = self.readers;
         let server = Arc::new(Server {
             parser,
+            lifetime,
             requests,
             followed,
             follower_slots: Arc::new(Semaphore::new(FOLLOWERS)),
@@ -209,6 +212,8 @@ fn bind(path: &Path) -> io::Result<StdListener> {
 
 struct Server {
     parser: Parser,
+    /// How long a client may take for everything but the request's head.
+    lifetime: Duration,
     requests: mpsc::Sender<Request>,
     followed: broadcast::Sender<Arc<[u8]>>,
     follower_slots: Arc<Semaphore>,
@@ -251,7 +256,7 @@ async fn accept(listener: &UnixListener, readers: Option<u32>, server: &Arc<Serv
             Ok(slot) => {
                 let stays = Arc::new(AtomicBool::new(false));
                 let client = Client { access, peer, stays };
-                drop(tokio::spawn(converse(stream, client, app.clone(), slot)));
+                drop(tokio::spawn(converse(stream, client, app.clone(), slot, server.lifetime)));
             }
             Err(_) => turn_away(&stream),
         }
@@ -279,7 +284,13 @@ fn turn_away(stream: &UnixStream) {
     }
 }
 
-async fn converse(stream: UnixStream, client: Client, app: Router, slot: OwnedSemaphorePermit) {
+async fn converse(
+    stream: UnixStream,
+    client: Client,
+    app: Router,
+    slot: OwnedSemaphorePermit,
+    lifetime: Duration,
+) {
     let stays = client.stays.clone();
     let app = app.layer(Extension(client));
     let mut connection = std::pin::pin!(
@@ -291,11 +302,11 @@ async fn converse(stream: UnixStream, client: Client, app: Router, slot: OwnedSe
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
     );
-    let ended = match timeout(LIFETIME, connection.as_mut()).await {
+    let ended = match timeout(lifetime, connection.as_mut()).await {
         Ok(ended) => ended,
         Err(_) if stays.load(Ordering::Relaxed) => connection.await,
         Err(_) => {
-            debug!("a client of the control socket took more than {LIFETIME:?}");
+            debug!("a client of the control socket took more than {lifetime:?}");
             Ok(())
         }
     };
