@@ -21,7 +21,6 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
 use crate::audit::{
@@ -42,7 +41,7 @@ use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::watch::{Deed, Tampering};
-use crate::kernel::{Enforcement, LoadError, Options};
+use crate::kernel::{self, Enforcement, LoadError, Options};
 use crate::namespaces::Views;
 use crate::namespaces::news::News;
 use crate::namespaces::survey::Surveyor;
@@ -56,6 +55,7 @@ use crate::revision::{InvalidPolicy, Origin, Revision};
 use crate::state::KnownContainer;
 use crate::staying::{self, First, Kept, Left, Staying};
 use crate::tables::{RuleName, Tables};
+use crate::timer::Timer;
 use crate::watch;
 
 /// Revisions whose rules are remembered, so that an event that waited across a reload still names its rule.
@@ -127,8 +127,12 @@ pub struct Settings {
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     // Before there is any other thread: each has what the one had that made it.
     give_up_all_but(privileges::STARTING)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // So that those that wait for the next tick are not woken to end before it.
+        .thread_keep_alive(2 * TICK)
+        .build()
+        .context("start the runtime")?;
     runtime.block_on(async {
         // Before anybody can know of the daemon, so that no signal finds it unprepared.
         let mut signals = Signals::catch()?;
@@ -286,6 +290,8 @@ struct Daemon {
     more_events: bool,
     /// Whether it was said that the audit log takes nothing.
     complained: bool,
+    /// Whether decisions were lost, and no second has passed since in which none was.
+    is_uneasy: bool,
     started: (Instant, SystemTime),
     /// The way from the control socket to the loop, until the loop takes it.
     requests: Option<mpsc::Receiver<Request>>,
@@ -437,6 +443,7 @@ impl Daemon {
             lost_before: 0,
             more_events: false,
             complained: false,
+            is_uneasy: false,
             started: (Instant::now(), SystemTime::now()),
             requests: control.is_some().then_some(requests),
             _control: control,
@@ -552,12 +559,14 @@ impl Daemon {
         let is_lossy = lost > self.lost_before || self.complained;
         self.lost_before = lost;
         if !is_lossy {
+            self.is_uneasy = false;
             self.refuse_new(false);
         }
     }
 
     /// Has nothing new permitted while decisions cannot be written down, where the policy in force wants that.
     fn refuse_new(&mut self, refuse: bool) {
+        self.is_uneasy |= refuse;
         match self.enforcement.refuse_new(refuse) {
             Ok(false) => {}
             Ok(true) if refuse => {
@@ -607,6 +616,7 @@ impl Daemon {
         loop {
             let confirm_by = self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.by);
             let settled_at = self.unsettled.map(|unsettled| unsettled.until);
+            inputs.heartbeat.run(self.wants_heartbeat())?;
             match inputs.next(self.more_events, confirm_by, settled_at, &mut self.sweeper).await? {
                 Input::Events => self.write_some_events()?,
                 Input::KernelLog => self.enforcement.flush_log(),
@@ -662,11 +672,23 @@ impl Daemon {
                     return self.stop().await;
                 }
                 Input::Connections(report) => {
+                    // The last one who had a use for the policy before.
+                    let is_done = matches!(report, Report::Done { .. });
                     self.write_connections(report);
                     self.flush();
+                    if is_done {
+                        kernel::trim_memory();
+                    }
                 }
             }
         }
+    }
+
+    /// Whether something is to be done each second: where enforcement outlives the daemon, what keeps it up is looked at and
+    /// the next daemon is told that this one was alive; where decisions were lost, it is tried whether they are now written.
+    /// Otherwise a daemon to which nothing happens sleeps.
+    fn wants_heartbeat(&self) -> bool {
+        self.kept.is_some() || self.is_uneasy
     }
 
     /// Has the network namespaces surveyed, beside this loop, which goes on meanwhile.
@@ -1714,8 +1736,8 @@ struct Inputs {
     files: Option<AsyncFd<OwnedFd>>,
     reports: mpsc::Receiver<Input>,
     answers: mpsc::Receiver<Word>,
-    ticks: Interval,
-    heartbeat: Interval,
+    ticks: Timer,
+    heartbeat: Timer,
     requests: Option<mpsc::Receiver<Request>>,
     signals: Signals,
     watchdog: Watchdog,
@@ -1765,10 +1787,9 @@ impl Inputs {
         answers: mpsc::Receiver<Word>,
         watchdog: Watchdog,
     ) -> anyhow::Result<Self> {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut ticks, heartbeat) =
+            (Timer::every(Duration::ZERO, TICK)?, Timer::every(HEARTBEAT, HEARTBEAT)?);
+        ticks.run(true)?;
         Ok(Self {
             events: readable(daemon.enforcement.events_fd())?,
             events_from: Instant::now(),
@@ -1809,7 +1830,7 @@ impl Inputs {
                 // Likewise.
                 None => Input::Tick,
             },
-            _ = self.ticks.tick() => Input::Tick,
+            ticked = self.ticks.tick() => { ticked?; Input::Tick }
             _ = self.signals.hangup.recv() => Input::Reload,
             ready = if_ready(self.files.as_ref()) => { ready?; Input::PolicyFiles }
             () = moment(settled_at) => Input::PolicySettled,
@@ -1823,7 +1844,7 @@ impl Inputs {
                 Input::Events
             }
             ready = if_ready(self.kernel_log.as_ref()) => { ready?; Input::KernelLog }
-            _ = self.heartbeat.tick() => Input::Heartbeat,
+            ticked = self.heartbeat.tick() => { ticked?; Input::Heartbeat }
             // Through the runtime, which looks at clocks and descriptors only when nothing is ready in here.
             () = tokio::task::yield_now(), if more_events => Input::Events,
         };

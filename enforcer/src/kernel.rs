@@ -19,6 +19,11 @@ pub use maps::{CgroupOwners, Counts, MapError};
 pub use pins::{Ledger, PinError, Pins, Removed};
 pub use watch::Tampering;
 
+/// Gives memory that was freed back to the system.
+pub fn trim_memory() {
+    sys::trim_memory();
+}
+
 /// An error with its causes, each once.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

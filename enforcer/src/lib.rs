@@ -30,5 +30,6 @@ pub mod revision;
 pub mod state;
 pub mod staying;
 pub mod tables;
+pub mod timer;
 pub mod validate;
 pub mod watch;

@@ -11,6 +11,7 @@ use crate::identities::Identities;
 use crate::policy::{Existing, Location, OnAuditLoss, Policy, PortRange, Ports, Selector};
 
 pub use claims::Claims;
+pub use edges::Edges;
 pub use networks::Prefix;
 
 mod claims;
@@ -32,7 +33,7 @@ pub struct Tables {
     /// By [`RuleId`](enforcer_common::RuleId): how records name a rule.
     pub rules: Vec<RuleName>,
     /// What each pair of ends may do.
-    pub edges: BTreeMap<EdgeKey, EdgeValue>,
+    pub edges: Edges,
     /// Sorted. The longest prefix that contains an address leads to the set of networks it is in; an exception from
     /// every network around it leads to [`Identity::WORLD`], and so does an address that no prefix contains.
     pub networks: Vec<(Prefix, Identity)>,
@@ -479,6 +480,7 @@ fn protocols(
     use crate::policy::Peer;
 
     let mut keys = Vec::new();
+    let mut bound = 65_536;
     let mut named: Vec<Protocol> = Vec::new();
     for rule in policy.rules.iter().filter(|rule| !rule.from.is_empty() && !rule.to.is_empty()) {
         named.clear();
@@ -488,6 +490,12 @@ fn protocols(
             }));
             named.sort_unstable();
             named.dedup();
+        }
+        if keys.len() > bound {
+            // A million rules of a few services name the same few keys.
+            keys.sort_unstable();
+            keys.dedup();
+            bound = bound.max(2 * keys.len());
         }
         for peer in rule.from.iter().chain(&rule.to) {
             let service = match peer {

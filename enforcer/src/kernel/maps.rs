@@ -1,7 +1,8 @@
 //! Typed handles over the maps, and the one way to put a policy into them.
 
 use std::borrow::BorrowMut;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::num::NonZero;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::thread;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -20,7 +21,7 @@ use enforcer_common::{Reason, names};
 use thiserror::Error;
 use tracing::debug;
 
-use super::chain;
+use super::{chain, sys};
 use crate::failpoint;
 use crate::namespaces::Views;
 use crate::policy::OnAuditLoss;
@@ -301,17 +302,16 @@ impl Maps {
         let claims = &tables.claims;
         let classes = array(names::CLASSES, std::slice::from_ref(&claims.classes))?;
         let transitions = array(names::TRANSITIONS, &claims.transitions)?;
-        let claimants = filled(names::CLAIMANTS, capacity(claims.claimants.len()), claims.claimants.iter())?;
+        let (states, owners): (Vec<u32>, Vec<Owner>) = claims.claimants.iter().unzip();
+        let claimants = filled(names::CLAIMANTS, &states, &owners)?;
         failpoint::pass("slot-automaton");
-        let edges = filled(names::EDGES, capacity(tables.edges.len()), tables.edges.iter())?;
+        let edges = filled(names::EDGES, tables.edges.keys(), tables.edges.values())?;
         failpoint::pass("slot-edges");
         let networks = networks(tables)?;
-        let reserved = filled(names::RESERVED, capacity(tables.reserved.len()), tables.reserved.iter())?;
-        let protocols = filled(
-            names::PROTOCOLS,
-            capacity(tables.protocols.len()),
-            tables.protocols.iter().map(|key| (key, &1)),
-        )?;
+        let (ports, owners): (Vec<PortKey>, Vec<Owner>) = tables.reserved.iter().unzip();
+        let reserved = filled(names::RESERVED, &ports, &owners)?;
+        let keys: Vec<ProtocolKey> = tables.protocols.iter().copied().collect();
+        let protocols = filled(names::PROTOCOLS, &keys, &vec![1; keys.len()])?;
         // Each of these waits for every program that may have seen what it replaces, which takes some 10 ms: side by side.
         let outer = &mut *self;
         thread::scope(|scope| {
@@ -476,33 +476,115 @@ fn sparse<K: Pod, V: Pod>(map: &'static str, capacity: u32) -> Result<Inner<K, V
     Inner::create(capacity, SPARSE).map_err(|cause| MapError::Write { map, cause })
 }
 
-fn filled<'a, K: Pod + 'a, V: Pod + PartialEq + 'a>(
+/// Entries that are written or read in one call: enough that calls do not count.
+const AT_ONCE: usize = 65_536;
+
+/// A table of these entries, whose keys are sorted, written and read back.
+fn filled<K: Pod + Ord + Sync, V: Pod + PartialEq + Sync>(
     name: &'static str,
-    capacity: u32,
-    entries: impl ExactSizeIterator<Item = (&'a K, &'a V)> + Clone,
+    keys: &[K],
+    values: &[V],
 ) -> Result<Inner<K, V>, MapError> {
-    let mut map = sparse(name, capacity)?;
-    for (key, value) in entries.clone() {
-        write(name, map.insert(key, value, 0))?;
-    }
+    let map = sparse(name, capacity(keys.len()))?;
     // Of an empty one too, which is about to be put into its place.
     may_write(name)?;
-    let number = entries.len();
-    for (index, (key, value)) in entries.enumerate() {
-        let found = map.get(key, 0).map_err(|cause| MapError::Read { map: name, cause })?;
-        if found != *value {
-            return Err(MapError::Differs { map: name, index, entries: number });
-        }
-    }
+    write_entries(name, map.map().fd().as_fd(), keys, values)?;
+    read_back(name, map.map().fd().as_fd(), keys, values)?;
     Ok(map)
 }
 
-fn array<V: Pod + PartialEq>(name: &'static str, values: &[V]) -> Result<Array<MapData, V>, MapError> {
-    let mut map = Array::create(capacity(values.len()), RESIZABLE)
-        .map_err(|cause| MapError::Write { map: name, cause })?;
-    for (index, value) in (0..).zip(values) {
-        write(name, map.set(index, value, 0))?;
+/// Writes entries, with every CPU if they are many.
+fn write_entries<K: Pod + Sync, V: Pod + Sync>(
+    name: &'static str,
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), MapError> {
+    let parts =
+        if keys.len() > 2 * AT_ONCE { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 };
+    let part = keys.len().div_ceil(parts).max(1);
+    let all = || keys.chunks(part).zip(values.chunks(part));
+    let write = |keys: &[K], values: &[V]| -> std::io::Result<()> {
+        keys.chunks(AT_ONCE)
+            .zip(values.chunks(AT_ONCE))
+            .try_for_each(|(keys, values)| sys::update_batch(map, keys, values))
+    };
+    let written = thread::scope(|scope| {
+        let threads: Vec<_> =
+            all().skip(1).map(|(keys, values)| scope.spawn(move || write(keys, values))).collect();
+        let first = all().next().map_or(Ok(()), |(keys, values)| write(keys, values));
+        threads.into_iter().fold(first, |written, thread| {
+            let ended = thread
+                .join()
+                .unwrap_or_else(|_panic| Err(std::io::Error::other("the thread that writes has failed")));
+            written.and(ended)
+        })
+    });
+    written.map_err(|io_error| failed_batch(name, "bpf_map_update_batch", io_error))
+}
+
+/// Reads a table, and compares it with what was to be written, whose keys are sorted: nothing less, nothing else, and
+/// nothing more.
+fn read_back<K: Pod + Ord, V: Pod + PartialEq>(
+    name: &'static str,
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), MapError> {
+    let (Some(key), Some(value)) = (keys.first(), values.first()) else { return Ok(()) };
+    let differs = |index| MapError::Differs { map: name, index, entries: keys.len() };
+    // More than stand at any one place of the table, or a call would find no room for them.
+    let room = keys.len().clamp(1024, AT_ONCE);
+    let (mut found_keys, mut found_values) = (vec![*key; room], vec![*value; room]);
+    let mut order: Vec<usize> = Vec::with_capacity(room);
+    let (mut place, mut number) = (None, 0);
+    loop {
+        let found = sys::lookup_batch(map, &mut place, &mut found_keys, &mut found_values);
+        let found = found.map_err(|io_error| MapError::Read {
+            map: name,
+            cause: SyscallError { call: "bpf_map_lookup_batch", io_error }.into(),
+        })?;
+        // In the order of what they are compared with: a million searches that jump about take most of a second.
+        order.clear();
+        order.extend(0..found);
+        order.sort_unstable_by_key(|at| found_keys.get(*at));
+        let mut index = 0;
+        for at in &order {
+            let (key, value) = (found_keys.get(*at), found_values.get(*at));
+            let (Some(key), rest) = (key, keys.get(index..).unwrap_or_default()) else {
+                return Err(differs(index));
+            };
+            index += position(rest, key);
+            if keys.get(index) != Some(key) || values.get(index) != value {
+                return Err(differs(index));
+            }
+        }
+        // No key is told twice, since nobody else writes: as many as there are are all.
+        number += found;
+        if place.is_none() {
+            break;
+        }
     }
+    if number == keys.len() { Ok(()) } else { Err(differs(number)) }
+}
+
+/// Where `key` stands among sorted keys, or would; looked for from the beginning on, near which it is.
+fn position<K: Ord>(keys: &[K], key: &K) -> usize {
+    let mut end = 1;
+    while keys.get(end).is_some_and(|other| other <= key) {
+        end *= 2;
+    }
+    let start = end / 2;
+    let near = keys.get(start..keys.len().min(end + 1)).unwrap_or_default();
+    start + near.partition_point(|other| other < key)
+}
+
+fn array<V: Pod + PartialEq + Sync>(name: &'static str, values: &[V]) -> Result<Array<MapData, V>, MapError> {
+    let map = Array::create(capacity(values.len()), RESIZABLE)
+        .map_err(|cause| MapError::Write { map: name, cause })?;
+    may_write(name)?;
+    let keys: Vec<u32> = (0..).take(values.len()).collect();
+    write_entries(name, map.map().fd().as_fd(), &keys, values)?;
     for (index, value) in (0..).zip(values) {
         let found: V = map.get(&index, 0).map_err(|cause| MapError::Read { map: name, cause })?;
         if found != *value {
@@ -542,8 +624,11 @@ fn may_write(map: &'static str) -> Result<(), MapError> {
     if !failpoint::write_fails(map) {
         return Ok(());
     }
-    let io_error = std::io::Error::from_raw_os_error(ENOMEM);
-    Err(MapError::Write { map, cause: SyscallError { call: "bpf_map_update_elem", io_error }.into() })
+    Err(failed_batch(map, "bpf_map_update_elem", std::io::Error::from_raw_os_error(ENOMEM)))
+}
+
+fn failed_batch(map: &'static str, call: &'static str, io_error: std::io::Error) -> MapError {
+    MapError::Write { map, cause: SyscallError { call, io_error }.into() }
 }
 
 /// Removing what is not there is no failure: the end is the same.

@@ -1,7 +1,8 @@
-//! The calls of bpf(2) that pinned links need and aya 0.14 has no public function for.
+//! The calls of bpf(2) that aya 0.14 has no public function for: what pinned links need, and many entries of a map at once;
+//! and the one of the C library that gives memory back.
 #![expect(
     unsafe_code,
-    reason = "aya opens a pinned link without giving out its descriptor, and updates links of XDP and tcx only"
+    reason = "aya opens a pinned link without giving out its descriptor, updates links of XDP and tcx only, and knows maps by single entries"
 )]
 
 use std::ffi::CString;
@@ -10,6 +11,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use aya::Pod;
 use nix::libc;
 
 /// `BPF_OBJ_PIN` of enum bpf_cmd in include/uapi/linux/bpf.h (kernel 4.4).
@@ -20,6 +22,10 @@ const PROG_QUERY: libc::c_int = 16;
 const OBJ_GET: libc::c_int = 7;
 /// `BPF_LINK_UPDATE` of the same (kernel 5.7).
 const LINK_UPDATE: libc::c_int = 29;
+/// `BPF_MAP_LOOKUP_BATCH` of the same (kernel 5.6).
+const MAP_LOOKUP_BATCH: libc::c_int = 24;
+/// `BPF_MAP_UPDATE_BATCH` of the same (kernel 5.6).
+const MAP_UPDATE_BATCH: libc::c_int = 26;
 
 /// The part of union bpf_attr that `BPF_OBJ_PIN` and `BPF_OBJ_GET` read.
 #[repr(C)]
@@ -48,6 +54,19 @@ struct ProgQuery {
     ids: u64,
     count: u32,
     _pad: u32,
+}
+
+/// The part of union bpf_attr that batches read, and write their answer to.
+#[repr(C)]
+struct Batch {
+    from: u64,
+    to: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
 }
 
 /// Programs that a query has room for; the kernel lets no more be attached to a cgroup (`BPF_CGROUP_MAX_PROGS` in
@@ -104,6 +123,73 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Writes many entries of a hash table or an array, whose keys and values have the sizes of `K` and `V`.
+///
+/// # Errors
+///
+/// One could not be written; those before it were.
+pub(super) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    if keys.len() != values.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    let mut attributes = Batch {
+        from: 0,
+        to: 0,
+        keys: keys.as_ptr().expose_provenance() as u64,
+        values: values.as_ptr().expose_provenance() as u64,
+        count: u32::try_from(keys.len()).map_err(io::Error::other)?,
+        map: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads and writes `attributes`, of the size that is given, and reads `count` keys and values, which
+    // are there, are plain bytes, and have the sizes that the map was made with.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, MAP_UPDATE_BATCH, &raw mut attributes, size_of::<Batch>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads some entries of a hash table, whose keys and values have the sizes of `K` and `V`, into `keys` and `values`. It
+/// goes on at `place`, which is none at the beginning and none when all were read. Returns how many were read.
+///
+/// # Errors
+///
+/// `ENOSPC` if more entries stand at one place than there is room for, or what else the kernel says.
+pub(super) fn lookup_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    place: &mut Option<u32>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<usize> {
+    let (from, mut to) = (place.unwrap_or_default(), 0_u32);
+    let mut attributes = Batch {
+        from: if place.is_some() { (&raw const from).expose_provenance() as u64 } else { 0 },
+        to: (&raw mut to).expose_provenance() as u64,
+        keys: keys.as_mut_ptr().expose_provenance() as u64,
+        values: values.as_mut_ptr().expose_provenance() as u64,
+        count: u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?,
+        map: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads and writes `attributes`, of the size that is given, reads `from` and writes `to`, which a hash
+    // table takes for 32 bits (`__htab_map_lookup_and_delete_batch` in kernel/bpf/hashtab.c), and writes to `keys` and
+    // `values` no more than `count`, for which there is room; they are plain bytes of which every pattern is one.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, MAP_LOOKUP_BATCH, &raw mut attributes, size_of::<Batch>()) };
+    if result == 0 {
+        *place = Some(to);
+    } else {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            return Err(error);
+        }
+        // The end; what was found before it is counted.
+        *place = None;
+    }
+    usize::try_from(attributes.count).map_err(io::Error::other)
+}
+
 /// The ids of the programs that are attached to a cgroup itself, in whatever way, as an `enum bpf_attach_type`.
 ///
 /// # Errors
@@ -129,4 +215,14 @@ pub(super) fn attached_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io:
     }
     ids.truncate(usize::try_from(attributes.count).map_err(io::Error::other)?);
     Ok(ids)
+}
+
+/// Gives memory that was freed back to the system. glibc keeps what lies between things that are still in use, which after
+/// the object was loaded or a policy was replaced is most of what the process has.
+pub(super) fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes the allocator's own locks and touches free memory alone (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

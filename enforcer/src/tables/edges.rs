@@ -1,7 +1,5 @@
 //! Rules, turned into what each pair of ends may do: one short list of port ranges per pair.
 
-use std::collections::BTreeMap;
-
 use enforcer_common::layout::{EdgeKey, EdgeValue, PortRange};
 use enforcer_common::{Identity, Protocol, RuleId};
 use rangemap::RangeInclusiveSet;
@@ -9,6 +7,49 @@ use rangemap::RangeInclusiveSet;
 use super::{CapacityError, Limits};
 use crate::identities::Identities;
 use crate::policy::{self, Peer, Policy, Ports};
+
+/// What each pair of ends may do, in the order of keys, as maps are written from it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Edges {
+    keys: Vec<EdgeKey>,
+    values: Vec<EdgeValue>,
+}
+
+impl Edges {
+    fn with_capacity(number: usize) -> Self {
+        Self { keys: Vec::with_capacity(number), values: Vec::with_capacity(number) }
+    }
+
+    /// What stands behind a key.
+    pub fn get(&self, key: &EdgeKey) -> Option<&EdgeValue> {
+        self.values.get(self.keys.binary_search(key).ok()?)
+    }
+
+    /// Sorted; none stands twice.
+    pub fn keys(&self) -> &[EdgeKey] {
+        &self.keys
+    }
+
+    /// What stands behind each of the keys.
+    pub fn values(&self) -> &[EdgeValue] {
+        &self.values
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Takes the last one out.
+    pub fn pop_last(&mut self) -> Option<(EdgeKey, EdgeValue)> {
+        self.keys.pop().zip(self.values.pop())
+    }
+}
 
 /// The identities behind the peers that rules name.
 pub(super) struct Ends<'a> {
@@ -46,11 +87,12 @@ pub(super) fn compile(
     ends: &Ends<'_>,
     identities: &Identities,
     limits: &Limits,
-) -> Result<BTreeMap<EdgeKey, EdgeValue>, CapacityError> {
+) -> Result<Edges, CapacityError> {
     let spans = Spans::of(policy);
     let mut grants = grants(policy, ends, &spans, limits)?;
     grants.sort_unstable();
-    let mut edges = Vec::with_capacity(grants.len());
+    // In the order of pairs, as the grants are.
+    let mut edges = Edges::with_capacity(grants.len());
     let mut edge_count = 0;
     let mut covered = RangeInclusiveSet::new();
     let mut ranges = Vec::new();
@@ -77,13 +119,17 @@ pub(super) fn compile(
                 *place = *range;
             }
             let last = u32::try_from(parts).is_ok_and(|parts| number + 1 == parts);
-            edges.push((EdgeKey::new(from, to).chunk(number), EdgeValue::new(value, !last)));
+            edges.keys.push(EdgeKey::new(from, to).chunk(number));
+            edges.values.push(EdgeValue::new(value, !last));
         }
     }
     if edge_count > limits.edges {
         return Err(CapacityError::Edges { number: edge_count, limit: limits.edges });
     }
-    Ok(edges.into_iter().collect())
+    // Several rules name one pair, and a pair may lie beyond the limit.
+    edges.keys.shrink_to_fit();
+    edges.values.shrink_to_fit();
+    Ok(edges)
 }
 
 /// One rule's word on one pair.
