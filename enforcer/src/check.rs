@@ -258,7 +258,8 @@ pub fn check(
         format!("it is allowed for addresses that are in all of {}", allowed.join(", or in all of "))
     });
     let (from, to) = (name(decision.from), name(decision.to));
-    let rule = decision.rule().and_then(|rule| tables.rules.get(usize::try_from(rule.0).ok()?)).cloned();
+    let rule =
+        decision.rule().and_then(|rule| tables.rules.get(usize::try_from(rule.0).ok()?)).map(RuleName::from);
     Ok(Answer {
         decision,
         rule,
@@ -579,11 +580,11 @@ mod tests {
             except: Vec::new(),
             location: location(2),
         };
-        let rule = |line, name: &str, from, to, ports| Rule {
-            name: name.to_owned(),
-            from: vec![from],
-            to: vec![to],
-            ports: Ports::Listed(ports),
+        let rule = |line, name: &str, from, to, ports: Vec<PortRange>| Rule {
+            name: name.into(),
+            from: [from].into(),
+            to: [to].into(),
+            ports: Ports::Listed(ports.into()),
             location: location(line),
         };
         let port = |protocol, port| PortRange::Ports { protocol, low: port, high: port };
@@ -603,7 +604,8 @@ mod tests {
                 rule(13, "desk", Peer::Network(1), Peer::Service(2), vec![port(Protocol::TCP, 22)]),
                 rule(14, "hook", Peer::Service(2), Peer::Network(2), vec![port(Protocol::TCP, 443)]),
                 rule(15, "ping", Peer::World, Peer::Service(2), vec![PortRange::Protocol(Protocol::ICMP)]),
-            ],
+            ]
+            .into(),
             ..Policy::default()
         }
     }

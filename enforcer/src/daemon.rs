@@ -48,13 +48,13 @@ use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::notify::{self, Watchdog};
 use crate::parser::Parser;
-use crate::policy::{self, Document, Fingerprint, Loaded, OnUnsupported, Policy};
+use crate::policy::{self, Document, Fingerprint, Loaded, OnUnsupported, Policy, Rules};
 use crate::privileges;
 use crate::reconcile::{self, Repair, Tree};
 use crate::revision::{InvalidPolicy, Origin, Revision};
 use crate::state::KnownContainer;
 use crate::staying::{self, First, Kept, Left, Staying};
-use crate::tables::{RuleName, Tables};
+use crate::tables::Tables;
 use crate::timer::Timer;
 use crate::watch;
 
@@ -252,7 +252,7 @@ struct Daemon {
     unsettled: Option<Unsettled>,
     /// What was found in the policy directory when it was last read.
     seen: Fingerprint,
-    rules: VecDeque<(u32, Vec<RuleName>)>,
+    rules: VecDeque<(u32, Rules)>,
     subtree: Subtree,
     names: Names,
     /// Only where the kernel does not identify new cgroups itself.
@@ -1433,7 +1433,7 @@ impl Daemon {
         let (_, rules) = self.rules.iter().find(|(known, _)| *known == revision)?;
         let rule = rules.get(usize::try_from(rule?.0).ok()?)?;
         Some(Rule {
-            name: rule.name.clone(),
+            name: rule.name.to_string(),
             file: rule.location.file.to_path_buf(),
             line: rule.location.line,
         })

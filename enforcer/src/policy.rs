@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use container::ContainerSelector;
 pub use finding::{Finding, Severity};
+pub use rules::{Few, Rules};
 pub use selector::Selector;
 pub use source::Document;
 
@@ -20,6 +21,7 @@ mod conflict;
 pub mod container;
 pub mod finding;
 pub mod nearest;
+mod rules;
 pub mod selector;
 pub mod source;
 mod spec;
@@ -111,11 +113,27 @@ pub fn parse(documents: &[Document], found: Vec<Finding>) -> Meaning {
     for finding in found {
         findings.add(finding);
     }
-    let trees: Vec<Tree<'_>> =
-        documents.iter().map(|document| Tree::parse(document, &mut findings)).collect();
-    let policy = spec::compile(&trees, complete, &mut findings);
-    let policy = (!findings.has_errors()).then_some(policy);
+    let policy = compile(documents, complete, &mut findings);
     Meaning { policy, findings: findings.into_sorted() }
+}
+
+fn compile(documents: &[Document], complete: bool, findings: &mut Findings) -> Option<Policy> {
+    let mut found = findings.clone();
+    let parse = |document| Tree::parse_head(document, &mut found);
+    let trees: Vec<Tree<'_>> = documents.iter().map(parse).collect();
+    let policy = match spec::compile(&trees, complete, &mut found) {
+        Ok(policy) => policy,
+        // There is something to be said of a line, or it has another form than generators give it.
+        Err(spec::Unusual) => {
+            drop(trees);
+            found = findings.clone();
+            let parse = |document| Tree::parse(document, &mut found);
+            let trees: Vec<Tree<'_>> = documents.iter().map(parse).collect();
+            spec::compile(&trees, complete, &mut found).ok()?
+        }
+    };
+    *findings = found;
+    (!findings.has_errors()).then_some(policy)
 }
 
 /// All the documents in force together.
@@ -127,7 +145,7 @@ pub struct Policy {
     pub networks: Vec<Network>,
     /// In the order of files (by path) and of lines within a file. A rule's index is its
     /// [`RuleId`](enforcer_common::RuleId).
-    pub rules: Vec<Rule>,
+    pub rules: Rules,
     /// What the daemon does on a host that cannot enforce it.
     pub on_unsupported: OnUnsupported,
     /// What happens to connections that are older than the enforcer.
@@ -206,14 +224,14 @@ pub struct Cidr {
 }
 
 /// One entry under `allow`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rule {
     /// Unique among rules.
-    pub name: String,
+    pub name: Box<str>,
     /// Who may call; no entry means nobody.
-    pub from: Vec<Peer>,
+    pub from: Few<Peer>,
     /// Who may be called; no entry means nobody.
-    pub to: Vec<Peer>,
+    pub to: Few<Peer>,
     /// Where callers may reach the answerers.
     pub ports: Ports,
     /// Where it is written.
@@ -224,9 +242,9 @@ pub struct Rule {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Peer {
     /// Index into [`Policy::services`].
-    Service(usize),
+    Service(u32),
     /// Index into [`Policy::networks`].
-    Network(usize),
+    Network(u32),
     /// Local processes in no declared service.
     Unmanaged,
     /// Addresses that are not of this host, those of declared networks included.
@@ -239,7 +257,7 @@ pub enum Ports {
     /// `ports` was left out: every port of every protocol.
     Everything,
     /// What is listed; an empty list is nothing.
-    Listed(Vec<PortRange>),
+    Listed(Few<PortRange>),
 }
 
 /// One entry of `ports` or `listens`.
@@ -273,5 +291,101 @@ pub struct Location {
 impl std::fmt::Display for Location {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::finding::{Finding, Findings};
+    use super::tree::Tree;
+    use super::{Document, Policy, Rules, compile, spec};
+
+    /// What is read of lines without nodes, and what the parser of YAML makes of them.
+    fn both(documents: &[Document]) -> [(Option<Rules>, Vec<Finding>); 2] {
+        let rules = |policy: Policy| policy.rules;
+        let (mut quick, mut slow) = (Findings::default(), Findings::default());
+        let read = compile(documents, true, &mut quick).map(rules);
+        let trees: Vec<Tree<'_>> =
+            documents.iter().map(|document| Tree::parse(document, &mut slow)).collect();
+        let parsed = spec::compile(&trees, true, &mut slow).ok().filter(|_| !slow.has_errors()).map(rules);
+        [(read, quick.into_sorted()), (parsed, slow.into_sorted())]
+    }
+
+    const HEAD: &str = "version: 1\nservices:\n  a: { match: [{ cgroup: /a }] }\n  b: { match: [{ cgroup: /b }] }\n\
+                        networks:\n  n: { cidrs: [10.0.0.0/8] }\n";
+
+    #[test]
+    fn lines_are_read_without_nodes() {
+        let line =
+            "  - { name: r1, from: [a, b, a], to: n, ports: [80/tcp, 53-54/udp, icmp], comment: so }\n";
+        let document = Document::new("policy.yaml", format!("{HEAD}allow:\n{line}"));
+        let tree = Tree::parse_head(&document, &mut Findings::default());
+        assert!(tree.lines.is_some());
+        let [read, parsed] = both(&[document]);
+        assert_eq!(read, parsed);
+        assert_eq!(read.0.map(|rules| rules.len()), Some(1));
+    }
+
+    fn field(key: &'static str, usual: &'static [&'static str]) -> impl Strategy<Value = String> {
+        let strange = [
+            "a",
+            "r1",
+            "[a]",
+            "[]",
+            "null",
+            "world",
+            "[unmanaged, world]",
+            "80/tcp",
+            "[0/tcp]",
+            "unknown",
+            "<<",
+            "x/y",
+            "\"a\"",
+        ];
+        let value =
+            prop_oneof![60 => prop::sample::select(usual), 1 => prop::sample::select(strange.to_vec())];
+        value.prop_map(move |value| format!("{key}: {value}"))
+    }
+
+    fn line() -> impl Strategy<Value = String> {
+        let names = &["r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r-10"];
+        let peers = &["a", "b", "[a, b]", "[a, n]", "[b, b]", "world", "unmanaged"];
+        let ports = &["[80/tcp]", "[80/tcp, 443/tcp]", "[1-9/udp]", "[icmp, 5/sctp, tcp]", "[tcp]"];
+        let fields = (
+            field("name", names),
+            field("from", peers),
+            field("to", &["a", "b", "[a, b]"]),
+            field("ports", ports),
+        );
+        let more = prop_oneof![20 => Just(None), 2 => field("comment", &["so"]).prop_map(Some), 1 => field("to", &["a"]).prop_map(Some), 1 => field("other", &["a"]).prop_map(Some)];
+        let shape = prop_oneof![60 => Just(("  - { ", " }\n")), 1 => Just(("  - {", "}\n")), 1 => Just(("- { ", " }\n")), 1 => Just(("  - { ", " }  # so\n"))];
+        (fields, more, 0_usize..20, shape).prop_map(
+            |((name, from, to, ports), more, missing, (begin, end))| {
+                let mut fields = vec![name, from, to, ports];
+                fields.extend(more);
+                if missing < fields.len() {
+                    fields.remove(missing);
+                }
+                format!("{begin}{}{end}", fields.join(", "))
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn lines_mean_what_the_parser_makes_of_them(
+            first in prop::collection::vec(line(), 0..4),
+            second in prop::collection::vec(line(), 0..4),
+            more in prop::sample::select(vec!["", "", "allow: []\n", "---\nversion: 1\n", "defaults: { mode: audit }\n"]),
+        ) {
+            let documents = [
+                Document::new("a.yaml", format!("{HEAD}{more}allow:\n{}", first.concat())),
+                Document::new("b.yaml", format!("version: 1\nallow:\n{}", second.concat())),
+            ];
+            let [read, parsed] = both(&documents);
+            prop_assert_eq!(read, parsed);
+        }
     }
 }

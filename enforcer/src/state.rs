@@ -104,7 +104,7 @@ struct Revision {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
-    name: String,
+    name: Box<str>,
     file: PathBuf,
     line: u32,
     column: u32,
@@ -323,7 +323,7 @@ impl State {
         &mut self,
         revision: u32,
         documents: &[Document],
-        rules: &[RuleName],
+        rules: impl IntoIterator<Item = RuleName>,
         identities: &Identities,
     ) {
         self.written_by = env!("CARGO_PKG_VERSION").to_owned();
@@ -331,7 +331,7 @@ impl State {
         self.revisions.retain(|known| known.revision != revision);
         self.revisions.push(Revision {
             revision,
-            rules: rules.iter().map(Rule::from).collect(),
+            rules: rules.into_iter().map(Rule::from).collect(),
             documents: Some(documents.iter().map(Text::from).collect()),
         });
         let number = self.revisions.len();
@@ -383,10 +383,10 @@ impl Default for State {
     }
 }
 
-impl From<&RuleName> for Rule {
-    fn from(rule: &RuleName) -> Self {
-        let Location { file, line, column } = &rule.location;
-        Self { name: rule.name.clone(), file: file.to_path_buf(), line: *line, column: *column }
+impl From<RuleName> for Rule {
+    fn from(rule: RuleName) -> Self {
+        let Location { file, line, column } = rule.location;
+        Self { name: rule.name, file: file.to_path_buf(), line, column }
     }
 }
 
@@ -424,7 +424,7 @@ mod tests {
 
     fn rule(name: &str) -> RuleName {
         let file = Path::new("policy.yaml").into();
-        RuleName { name: name.to_owned(), location: Location { file, line: 3, column: 5 } }
+        RuleName { name: name.into(), location: Location { file, line: 3, column: 5 } }
     }
 
     fn read(text: &[u8]) -> Result<State, StateError> {
@@ -436,8 +436,8 @@ mod tests {
         let mut identities = Identities::default();
         let web = identities.intern_service("web");
         let mut state = State::new();
-        state.remember(1, &documents("one"), &[rule("first")], &identities);
-        state.remember(2, &documents("two"), &[rule("second")], &identities);
+        state.remember(1, &documents("one"), [rule("first")], &identities);
+        state.remember(2, &documents("two"), [rule("second")], &identities);
         let mut state = read(&serde_json::to_vec(&state).expect("plain data")).expect("what was written");
         assert_eq!(state.latest(), 2);
         assert_eq!(state.identities.intern_service("web"), web);
@@ -481,7 +481,7 @@ mod tests {
     fn a_revision_that_was_not_put_in_force_gives_its_number_to_the_next_one() {
         let mut state = State::new();
         for text in ["refused by the kernel", "taken"] {
-            state.remember(1, &documents(text), &[], &Identities::default());
+            state.remember(1, &documents(text), [], &Identities::default());
         }
         assert!(state.is_text_of(1, &documents("taken")));
         assert_eq!(state.revisions().count(), 1);
@@ -491,7 +491,7 @@ mod tests {
     fn old_texts_and_then_old_rules_are_forgotten() {
         let mut state = State::new();
         for revision in 1..=20 {
-            state.remember(revision, &documents("text"), &[rule("rule")], &Identities::default());
+            state.remember(revision, &documents("text"), [rule("rule")], &Identities::default());
         }
         assert_eq!(state.revisions().count(), REVISIONS_REMEMBERED);
         for (revision, text, rules) in
@@ -505,7 +505,7 @@ mod tests {
     #[test]
     fn half_a_file_is_refused_and_so_is_a_newer_one() {
         let mut state = State::new();
-        state.remember(1, &documents("text"), &[rule("rule")], &Identities::default());
+        state.remember(1, &documents("text"), [rule("rule")], &Identities::default());
         let whole = serde_json::to_vec(&state).expect("plain data");
         for end in 0..whole.len() {
             let err = read(whole.split_at(end).0).expect_err("cut");

@@ -14,7 +14,7 @@ use crate::containers::{Containers, cgroup};
 use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::{Enforcement, Ledger, Pins};
-use crate::policy::{Document, Loaded, Policy};
+use crate::policy::{Document, Loaded, Policy, Rules};
 use crate::state::{self, KnownContainer, KnownContainers, State, StateError, Swept};
 use crate::tables::{RuleName, Tables};
 
@@ -134,7 +134,7 @@ impl Left {
         let is_same = in_force.is_none() && self.state.is_text_of(self.state.latest(), documents);
         let revision = in_force.unwrap_or(self.state.latest()) + u32::from(!is_same);
         let tables = compile(policy, &mut identities, revision)?;
-        self.state.remember(revision, documents, &tables.rules, &identities);
+        self.state.remember(revision, documents, tables.rules.iter().map(RuleName::from), &identities);
         if let Some(directory) = &self.directory {
             directory.write(&self.state)?;
         }
@@ -165,8 +165,11 @@ impl Left {
     }
 
     /// How the rules of every revision that is remembered are named.
-    pub(crate) fn rules(&self) -> impl Iterator<Item = (u32, Vec<RuleName>)> {
-        self.state.revisions().filter_map(|revision| Some((revision, self.state.rules(revision)?)))
+    pub(crate) fn rules(&self) -> impl Iterator<Item = (u32, Rules)> {
+        let rules = |names: Vec<RuleName>| names.into_iter().map(RuleName::into_rule).collect();
+        self.state
+            .revisions()
+            .filter_map(move |revision| Some((revision, rules(self.state.rules(revision)?))))
     }
 
     /// What the daemon keeps from now on, given what the last one had told of its events; `None` where nothing outlives it.
@@ -240,7 +243,7 @@ impl Kept {
         documents: &[Document],
         identities: &Identities,
     ) -> Result<(), StateError> {
-        self.state.remember(tables.revision, documents, &tables.rules, identities);
+        self.state.remember(tables.revision, documents, tables.rules.iter().map(RuleName::from), identities);
         self.directory.write(&self.state)
     }
 

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::containers::{Container, cgroup};
 use crate::identities::Identities;
-use crate::policy::{Existing, Location, OnAuditLoss, Policy, PortRange, Ports, Selector};
+use crate::policy::{Existing, Location, OnAuditLoss, Policy, PortRange, Ports, Rule, Rules, Selector};
 
 pub use claims::Claims;
 pub use edges::Edges;
@@ -31,7 +31,7 @@ pub struct Tables {
     /// In the order of the policy.
     pub services: Vec<ServiceOwner>,
     /// By [`RuleId`](enforcer_common::RuleId): how records name a rule.
-    pub rules: Vec<RuleName>,
+    pub rules: Rules,
     /// What each pair of ends may do.
     pub edges: Edges,
     /// Sorted. The longest prefix that contains an address leads to the set of networks it is in; an exception from
@@ -69,9 +69,23 @@ pub struct ServiceOwner {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RuleName {
     /// Its name.
-    pub name: String,
+    pub name: Box<str>,
     /// Where it is written.
     pub location: Location,
+}
+
+impl RuleName {
+    /// A rule that is called so and permits nothing: what is left of one whose policy is not in force any longer.
+    pub fn into_rule(self) -> Rule {
+        let Self { name, location } = self;
+        Rule { name, from: [].into(), to: [].into(), ports: Ports::Listed([].into()), location }
+    }
+}
+
+impl From<&Rule> for RuleName {
+    fn from(rule: &Rule) -> Self {
+        Self { name: rule.name.clone(), location: rule.location.clone() }
+    }
 }
 
 impl Tables {
@@ -137,11 +151,7 @@ impl Tables {
             revision,
             existing: policy.existing,
             on_audit_loss: policy.on_audit_loss,
-            rules: policy
-                .rules
-                .iter()
-                .map(|rule| RuleName { name: rule.name.clone(), location: rule.location.clone() })
-                .collect(),
+            rules: policy.rules.clone(),
             edges: edges::compile(policy, &ends, identities, limits)?,
             networks: networks.prefixes,
             network_sets: networks.sets_of,
@@ -499,7 +509,9 @@ fn protocols(
         }
         for peer in rule.from.iter().chain(&rule.to) {
             let service = match peer {
-                Peer::Service(number) => identity_of.get(*number),
+                Peer::Service(number) => {
+                    usize::try_from(*number).ok().and_then(|number| identity_of.get(number))
+                }
                 Peer::Network(_) | Peer::Unmanaged | Peer::World => None,
             };
             let Some(service) = service else { continue };
@@ -539,7 +551,13 @@ mod tests {
     }
 
     fn rule(from: &[Peer], to: &[Peer], ports: Ports) -> Rule {
-        Rule { name: "rule".to_owned(), from: from.to_vec(), to: to.to_vec(), ports, location: location() }
+        Rule {
+            name: "rule".into(),
+            from: from.to_vec().into(),
+            to: to.to_vec().into(),
+            ports,
+            location: location(),
+        }
     }
 
     fn compile(policy: &Policy, identities: &mut Identities) -> Tables {
@@ -580,7 +598,7 @@ mod tests {
 
     #[test]
     fn protocols_are_those_of_rules_that_grant_something() {
-        let listed = |protocol| Ports::Listed(vec![PortRange::Protocol(protocol)]);
+        let listed = |protocol| Ports::Listed([PortRange::Protocol(protocol)].into());
         let [a, b, c] = [0, 1, 2].map(Peer::Service);
         let policy = Policy {
             services: ["a", "b", "c"].map(|name| service(name, Mode::Enforce, &[])).to_vec(),
@@ -589,8 +607,9 @@ mod tests {
                 rule(&[a, Peer::World], &[c], listed(Protocol::ICMP)),
                 rule(&[b], &[Peer::Unmanaged], Ports::Everything),
                 rule(&[c], &[], listed(Protocol::DCCP)),
-                rule(&[c], &[a], Ports::Listed(vec![])),
-            ],
+                rule(&[c], &[a], Ports::Listed([].into())),
+            ]
+            .into(),
             ..Policy::default()
         };
         let tables = compile(&policy, &mut Identities::default());

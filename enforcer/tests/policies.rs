@@ -39,7 +39,7 @@ fn only_the_gateway_accepts_the_world() {
     for rule in policy.rules.iter().filter(|rule| rule.from.contains(&Peer::World)) {
         for peer in &rule.to {
             let Peer::Service(index) = peer else { panic!("{} reaches no service", rule.name) };
-            assert_eq!(policy.services[*index].name, "gateway");
+            assert_eq!(policy.services[usize::try_from(*index).expect("small")].name, "gateway");
         }
     }
 }
@@ -82,8 +82,8 @@ fn names_are_resolved_whatever_the_order_and_the_file() {
     let policy = loaded.policy.expect("only warnings");
     let services: Vec<_> = policy.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(services, ["web", "zoo"]);
-    assert_eq!(policy.rules[0].from, [Peer::Service(1), Peer::Service(0)]);
-    assert_eq!(policy.rules[0].to, [Peer::Network(0), Peer::Unmanaged]);
+    assert_eq!(*policy.rules[0].from, [Peer::Service(1), Peer::Service(0)]);
+    assert_eq!(*policy.rules[0].to, [Peer::Network(0), Peer::Unmanaged]);
     assert_eq!(policy.rules[0].location.to_string(), "1.yaml:3:5");
 }
 

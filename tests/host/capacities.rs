@@ -72,7 +72,7 @@ const CAPACITIES: &[Capacity] = &[
                     policy.rules.len(),
                     vec![Peer::Service(0)],
                     vec![Peer::Service(1)],
-                    Ports::Listed(vec![sketch::tcp(port, port)]),
+                    Ports::Listed([sketch::tcp(port, port)].into()),
                 ));
             }
             policy
@@ -89,7 +89,7 @@ const CAPACITIES: &[Capacity] = &[
         limited: |edges| Limits { edges, ..Limits::default() },
         policy: |number| {
             let mut policy = sketch::policy(number + 1);
-            let callers = (1..=number).map(Peer::Service).collect();
+            let callers = (1..).take(number).map(Peer::Service).collect();
             // The service itself, and pairs without one, take no place.
             let from = [callers, vec![Peer::Service(0)]].concat();
             policy.rules.push(sketch::rule(0, from, vec![Peer::Service(0)], Ports::Everything));
@@ -164,12 +164,12 @@ const CAPACITIES: &[Capacity] = &[
         policy: |number| {
             let mut policy = sketch::policy(1);
             let named = (0..number).map(|number| Protocol(u8::try_from(number).expect("few")));
-            policy.rules = vec![sketch::rule(
+            policy.rules.push(sketch::rule(
                 0,
                 vec![Peer::Service(0)],
                 vec![Peer::World],
                 Ports::Listed(named.map(PortRange::Protocol).collect()),
-            )];
+            ));
             policy
         },
         error: |number, limit| CapacityError::Protocols { number, limit },

@@ -185,15 +185,15 @@ fn addresses() -> impl Strategy<Value = IpAddr> {
 
 fn peers() -> impl Strategy<Value = Peer> {
     prop_oneof![
-        4 => (0..SERVICES).prop_map(Peer::Service),
-        2 => (0..NETWORKS).prop_map(Peer::Network),
+        4 => (0..SERVICES).prop_map(|number| Peer::Service(u32::try_from(number).expect("few"))),
+        2 => (0..NETWORKS).prop_map(|number| Peer::Network(u32::try_from(number).expect("few"))),
         1 => Just(Peer::Unmanaged),
         1 => Just(Peer::World),
     ]
 }
 
 fn ports() -> impl Strategy<Value = Ports> {
-    prop_oneof![1 => Just(Ports::Everything), 9 => vec(port_ranges(), 0..12).prop_map(Ports::Listed)]
+    prop_oneof![1 => Just(Ports::Everything), 9 => vec(port_ranges(), 0..12).prop_map(|ports| Ports::Listed(ports.into()))]
 }
 
 fn port_ranges() -> impl Strategy<Value = PortRange> {

@@ -137,7 +137,7 @@ impl Case {
             attempt.attempt(&case.policy).with_context(|| case.label(number))?;
             attempt.expectation().with_context(|| case.label(number))?;
             if let Some(rule) = &attempt.rule {
-                let known = case.policy.rules.iter().any(|known| known.name == *rule);
+                let known = case.policy.rules.iter().any(|known| *known.name == **rule);
                 ensure!(known, "{}: no rule `{rule}`", case.label(number));
             }
         }
@@ -168,7 +168,7 @@ impl Case {
     pub fn mismatch(&self, number: usize, answer: &Answer) -> anyhow::Result<Option<String>> {
         let attempt = self.attempts.get(number).context("no such attempt")?;
         let (outcome, reason) = attempt.expectation()?;
-        let rule = answer.rule.and_then(|rule| self.policy.rules.get(rule)).map(|rule| rule.name.as_str());
+        let rule = answer.rule.and_then(|rule| self.policy.rules.get(rule)).map(|rule| &*rule.name);
         let matches = answer.outcome == outcome
             && reason.is_none_or(|reason| reason == answer.reason)
             && (attempt.rule.is_none() || attempt.rule.as_deref() == rule);

@@ -298,9 +298,14 @@ fn compiled(text: &str) -> anyhow::Result<Policy> {
 /// One line for each rule.
 fn rules(policy: &Policy) -> Vec<String> {
     let names = |peers: &[Peer]| {
+        let place = |index: u32| usize::try_from(index).unwrap_or(usize::MAX);
         let name = |peer: &Peer| match peer {
-            Peer::Service(index) => policy.services.get(*index).map_or("?", |service| service.name.as_str()),
-            Peer::Network(index) => policy.networks.get(*index).map_or("?", |network| network.name.as_str()),
+            Peer::Service(index) => {
+                policy.services.get(place(*index)).map_or("?", |service| service.name.as_str())
+            }
+            Peer::Network(index) => {
+                policy.networks.get(place(*index)).map_or("?", |network| network.name.as_str())
+            }
             Peer::Unmanaged => "unmanaged",
             Peer::World => "world",
         };

@@ -76,7 +76,8 @@ pub fn answer(policy: &Policy, attempt: &Attempt) -> Answer {
         Reason::SourceUnknown
     } else if to == End::Unknown {
         Reason::DestinationUnknown
-    } else if policy.rules.iter().any(|rule| names(rule, from, to) && rule.ports != Ports::Listed(vec![])) {
+    } else if policy.rules.iter().any(|rule| names(rule, from, to) && rule.ports != Ports::Listed([].into()))
+    {
         Reason::PortNotListed
     } else {
         Reason::NoRule
@@ -105,12 +106,16 @@ fn service(end: End) -> Option<usize> {
 
 fn names(policy: &Policy, peers: &[Peer], end: End) -> bool {
     peers.iter().any(|peer| match (*peer, end) {
-        (Peer::Service(number), _) => end == End::Service(number),
+        (Peer::Service(number), _) => end == End::Service(index(number)),
         (Peer::Unmanaged, _) => end == End::Unmanaged,
         (Peer::World, _) => matches!(end, End::Address(_)),
-        (Peer::Network(number), End::Address(address)) => is_in(&policy.networks[number], address),
+        (Peer::Network(number), End::Address(address)) => is_in(&policy.networks[index(number)], address),
         (Peer::Network(_), End::Service(_) | End::Unmanaged | End::Unknown | End::Pending) => false,
     })
+}
+
+fn index(number: u32) -> usize {
+    usize::try_from(number).expect("as wide as 32 bits")
 }
 
 /// Whether `address` is in one of the network's prefixes and in no exception.

@@ -33,7 +33,13 @@ pub fn network(number: usize, cidrs: Vec<Cidr>, except: Vec<Cidr>) -> Network {
 
 /// Rule number `number`.
 pub fn rule(number: usize, from: Vec<Peer>, to: Vec<Peer>, ports: Ports) -> Rule {
-    Rule { name: format!("r{number:04}"), from, to, ports, location: location(number) }
+    Rule {
+        name: format!("r{number:04}").into(),
+        from: from.into(),
+        to: to.into(),
+        ports,
+        location: location(number),
+    }
 }
 
 /// Ports `low` to `high` of TCP.

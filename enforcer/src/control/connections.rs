@@ -98,7 +98,7 @@ impl Live {
         let age = here.into_iter().chain(there).map(|traffic| traffic.age).max();
         let rule = decision.rule().and_then(|rule| {
             let rule = revision.tables.rules.get(usize::try_from(rule.0).ok()?)?;
-            Some(rule.name.clone())
+            Some(rule.name.to_string())
         });
         api::Connection {
             from: end(decision.from, &found.caller),

@@ -764,7 +764,7 @@ pub fn changes(before: &Revision, after: &Revision) -> api::Diff {
     let diff = diff::diff(&before.tables, &after.tables, &after.identities);
     let rule = |revision: &Revision, rule: &enforcer_common::RuleId| {
         let number = usize::try_from(rule.0).ok()?;
-        revision.tables.rules.get(number).map(|rule| rule.name.clone())
+        revision.tables.rules.get(number).map(|rule| rule.name.to_string())
     };
     let end = |end: &diff::End| {
         if end.before == end.after {

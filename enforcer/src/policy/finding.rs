@@ -246,13 +246,13 @@ impl Problem {
 }
 
 /// Findings as they are made: bounded, but counted to the end.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Findings {
     errors: Kept,
     warnings: Kept,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Kept {
     list: Vec<Finding>,
     more: usize,

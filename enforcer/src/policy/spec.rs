@@ -1,21 +1,25 @@
 //! From YAML trees to a policy: the only file that knows the policy format.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
+use std::ops::Range;
 
 use enforcer_common::{Mode, Protocol, limits};
 
 use super::conflict;
 use super::container::{self, ContainerSelector};
 use super::finding::{Findings, Problem, Severity, quoted};
-use super::tree::{Children, NodeId, Tree, Value};
+use super::rules::Builder;
+use super::tree::{Children, Field, Line, NodeId, Tree, Value};
 use super::{
-    Cidr, Existing, Network, OnAuditLoss, OnUnsupported, Peer, Policy, PortRange, Ports, Rule, Selector,
-    Service,
+    Cidr, Existing, Few, Location, Network, OnAuditLoss, OnUnsupported, Peer, Policy, PortRange, Ports, Rule,
+    Rules, Selector, Service,
 };
 
 mod value;
 
+pub(super) use super::tree::Unusual;
 pub(super) use value::suggest;
 
 /// Comparisons that "did you mean" may cost in one run: enough for every finding of a policy that people write.
@@ -23,8 +27,13 @@ const MAX_COMPARISONS: usize = 1_000_000;
 
 /// Compiles all trees as one policy. The result is of use only if no error was found.
 ///
-/// `complete` tells that no file is missing, so that a name that nobody declares is an error.
-pub(super) fn compile(trees: &[Tree<'_>], complete: bool, findings: &mut Findings) -> Policy {
+/// `complete` tells that no file is missing, so that a name that nobody declares is an error. `Unusual` is told of lines
+/// without nodes of which a finding is to be made.
+pub(super) fn compile(
+    trees: &[Tree<'_>],
+    complete: bool,
+    findings: &mut Findings,
+) -> Result<Policy, Unusual> {
     let complete = complete && trees.iter().all(|tree| tree.complete);
     Compiler { trees, findings, complete, comparisons: 0 }.compile()
 }
@@ -60,6 +69,8 @@ struct Parts<'t> {
     services: Vec<Declared<'t>>,
     networks: Vec<Declared<'t>>,
     rules: Vec<At<'t>>,
+    /// Trees with lines, each with the number of rules that stand before them.
+    lines: Vec<(usize, &'t Tree<'t>)>,
     names: HashMap<&'t str, At<'t>>,
 }
 
@@ -74,7 +85,7 @@ impl<'t> At<'t> {
 }
 
 impl<'t> Compiler<'t, '_> {
-    fn compile(mut self) -> Policy {
+    fn compile(mut self) -> Result<Policy, Unusual> {
         let mut parts = Parts::default();
         for tree in self.trees {
             if tree.roots.is_empty() && tree.complete {
@@ -86,6 +97,9 @@ impl<'t> Compiler<'t, '_> {
             for root in &tree.roots {
                 self.document(At { tree, id: *root }, &mut parts);
             }
+            if tree.lines.is_some() {
+                parts.lines.push((parts.rules.len(), tree));
+            }
         }
         self.limit(&parts.services, limits::MAX_SERVICES, "services", |declared| declared.key);
         self.limit(&parts.rules, limits::MAX_RULES, "rules", |rule| *rule);
@@ -94,12 +108,9 @@ impl<'t> Compiler<'t, '_> {
         parts.services.sort_by_key(|declared| declared.name);
         parts.networks.sort_by_key(|declared| declared.name);
         let mut peers = HashMap::with_capacity(parts.services.len() + parts.networks.len() + 2);
-        peers.extend(
-            parts.services.iter().enumerate().map(|(index, service)| (service.name, Peer::Service(index))),
-        );
-        peers.extend(
-            parts.networks.iter().enumerate().map(|(index, network)| (network.name, Peer::Network(index))),
-        );
+        // There are fewer than numbers, or findings tell so.
+        peers.extend((0..).zip(&parts.services).map(|(index, service)| (service.name, Peer::Service(index))));
+        peers.extend((0..).zip(&parts.networks).map(|(index, network)| (network.name, Peer::Network(index))));
         // Last, so that a name that takes one of these words does not change what rules mean.
         peers.insert("unmanaged", Peer::Unmanaged);
         peers.insert("world", Peer::World);
@@ -119,11 +130,11 @@ impl<'t> Compiler<'t, '_> {
 
         self.claimed_twice(&parts.services, &selectors);
         self.reserved_twice(&parts.services, listens);
-        let rules = self.rules(&parts.rules, &peers);
+        let rules = self.rules(&parts.rules, &parts.lines, &peers)?;
         let on_unsupported = parts.on_unsupported.map_or(OnUnsupported::Refuse, |(_, found)| found);
         let existing = parts.existing.map_or_else(Existing::default, |(_, existing)| existing);
         let on_audit_loss = parts.on_audit_loss.map_or_else(OnAuditLoss::default, |(_, choice)| choice);
-        Policy { services, networks, rules, on_unsupported, existing, on_audit_loss }
+        Ok(Policy { services, networks, rules, on_unsupported, existing, on_audit_loss })
     }
 
     // The document and its sections.
@@ -464,13 +475,47 @@ impl<'t> Compiler<'t, '_> {
 
     // Rules.
 
-    fn rules(&mut self, entries: &[At<'t>], peers: &HashMap<&'t str, Peer>) -> Vec<Rule> {
+    fn rules(
+        &mut self,
+        entries: &[At<'t>],
+        lines: &[(usize, &'t Tree<'t>)],
+        peers: &HashMap<&'t str, Peer>,
+    ) -> Result<Rules, Unusual> {
         let mut names: HashMap<&'t str, At<'t>> = HashMap::with_capacity(entries.len());
-        let mut rules = Vec::with_capacity(entries.len());
-        for entry in entries {
-            rules.extend(self.rule(*entry, &mut names, peers));
+        let mut rules = Builder::default();
+        // Of names that stand in lines, and of all others if there are lines.
+        let (state, mut hashes) = (RandomState::new(), Vec::new());
+        let mut start = 0;
+        for (end, tree) in lines {
+            rules_of(entries, start..*end).for_each(|entry| {
+                if let Some(rule) = self.rule(entry, &mut names, peers) {
+                    rules.push(rule);
+                }
+            });
+            start = *end;
+            for line in tree.lines.into_iter().flatten() {
+                let rule = plain_rule(tree, &line?, peers).ok_or(Unusual)?;
+                hashes.push(state.hash_one(&rule.name));
+                rules.push(rule);
+                if rules.len() > limits::MAX_RULES {
+                    return Err(Unusual);
+                }
+            }
         }
-        rules
+        rules_of(entries, start..entries.len()).for_each(|entry| {
+            if let Some(rule) = self.rule(entry, &mut names, peers) {
+                rules.push(rule);
+            }
+        });
+        if !hashes.is_empty() {
+            // Who shares a number may share the name.
+            hashes.extend(names.keys().map(|name| state.hash_one(name)));
+            hashes.sort_unstable();
+            if hashes.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
+                return Err(Unusual);
+            }
+        }
+        Ok(rules.finish())
     }
 
     fn rule(
@@ -520,7 +565,7 @@ impl<'t> Compiler<'t, '_> {
                     listed.extend(self.text(port, "a port", value::parse_ports));
                 }
                 self.warn_if_empty(ports, "the rule matches nothing: its `ports` are empty");
-                Ports::Listed(listed)
+                Ports::Listed(listed.into())
             }
         };
         let (from, to) = (from?, to?);
@@ -533,7 +578,13 @@ impl<'t> Compiler<'t, '_> {
                 problem.hint("only the traffic of declared services is judged; name a service on one side"),
             );
         }
-        Some(Rule { name: rule_name?.to_owned(), from, to, ports, location: entry.tree.location(entry.id) })
+        Some(Rule {
+            name: rule_name?.into(),
+            from: from.into(),
+            to: to.into(),
+            ports,
+            location: entry.tree.location(entry.id),
+        })
     }
 
     /// One end of a rule; nothing if a finding tells what is wrong with it.
@@ -876,6 +927,46 @@ impl<'t> Compiler<'t, '_> {
         finding.hint = hint;
         self.findings.add(finding);
     }
+}
+
+fn rules_of<'t>(entries: &[At<'t>], range: Range<usize>) -> impl Iterator<Item = At<'t>> {
+    entries.get(range).into_iter().flatten().copied()
+}
+
+/// The rule that a line means; nothing if a finding is to be made of it.
+fn plain_rule(tree: &Tree<'_>, line: &Line<'_>, known: &HashMap<&str, Peer>) -> Option<Rule> {
+    if matches!(line.comment, Some(Field::List(_))) {
+        return None;
+    }
+    let (Field::Word(name), Field::List(_)) = (line.name?, line.ports?) else { return None };
+    value::check_name(name).ok()?;
+    let peers = |field: Field<'_>| -> Option<Few<Peer>> {
+        if let Field::Word(word) = field {
+            return Some(Few::One(*known.get(word)?));
+        }
+        let mut peers = Vec::new();
+        for word in field.words() {
+            let peer = known.get(word)?;
+            if !peers.contains(peer) {
+                peers.push(*peer);
+            }
+        }
+        Some(peers.into())
+    };
+    let (from, to) = (peers(line.from?)?, peers(line.to?)?);
+    if !from.iter().chain(&to).any(|peer| matches!(peer, Peer::Service(_))) {
+        return None;
+    }
+    let mut ports = line.ports?.words().map(|word| value::parse_ports(word).ok());
+    let ports = match (ports.next()?, ports.next()) {
+        (only, None) => Few::One(only?),
+        (first, second) => {
+            let listed: Option<Vec<PortRange>> = [first].into_iter().chain(second).chain(ports).collect();
+            listed?.into()
+        }
+    };
+    let location = Location { file: tree.file(), line: line.line, column: line.column };
+    Some(Rule { name: name.into(), from, to, ports: Ports::Listed(ports), location })
 }
 
 /// Ports that a service reserves: of protocols whose `bind` the kernel shows to programs.

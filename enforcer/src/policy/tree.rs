@@ -4,6 +4,8 @@
 //! with its place, and serde stops at the first of them and hides tags and repeated keys from the receiver.
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span};
 
@@ -12,6 +14,8 @@ use super::finding::{Finding, Findings, Severity, quoted};
 use super::source::Document;
 
 mod plain;
+
+pub(crate) use plain::{Field, Line, Lines, Unusual};
 
 /// Nested lists and mappings: the format itself needs six.
 const MAX_DEPTH: usize = 32;
@@ -32,6 +36,8 @@ pub(crate) struct Tree<'a> {
     pub(crate) roots: Vec<NodeId>,
     /// Whether the file could be read to its end.
     pub(crate) complete: bool,
+    /// Rules of the last document, of which no nodes were made.
+    pub(crate) lines: Option<Lines<'a>>,
 }
 
 /// A node of one tree.
@@ -86,23 +92,40 @@ impl<'a> Tree<'a> {
         Self::parse_tail(document).unwrap_or_else(|| Self::parse_slowly(document, findings))
     }
 
-    /// Parses a file that ends with a long list of simple rules; `None` if it does not, or if anything is to be reported
-    /// of what stands before them.
-    fn parse_tail(document: &'a Document) -> Option<Self> {
-        let tail = plain::tail(&document.text)?;
+    /// Parses a file as [`parse`](Self::parse) does, but for a long list of simple rules at its end: that is left in `lines`,
+    /// and may turn out to be something else.
+    pub(crate) fn parse_head(document: &'a Document, findings: &mut Findings) -> Self {
+        let head = Lines::find(&document.text).and_then(|lines| {
+            let tree = Self::parse_before(document, lines.start())?;
+            Some(Self { lines: Some(lines), ..tree })
+        });
+        head.unwrap_or_else(|| Self::parse_slowly(document, findings))
+    }
+
+    /// Parses what stands before a list of rules; `None` if anything is to be reported of it, or if a list is not what
+    /// belongs there. The node of the list, which is empty, is the last.
+    fn parse_before(document: &'a Document, start: usize) -> Option<Self> {
         let mut findings = Findings::default();
-        let mut tree = Self::parse_text(document, document.text.get(..tail.start)?, &mut findings);
+        let tree = Self::parse_text(document, document.text.get(..start)?, &mut findings);
         if !findings.into_sorted().is_empty() {
             return None;
         }
         // The key of the list is the last thing of a mapping, and nothing has been found below it.
+        let root = tree.nodes.get(tree.roots.last()?.0 as usize)?;
+        let is_whole = root.kind == Kind::Mapping && root.column == 1;
+        let (value, before) =
+            tree.nodes.split_last().filter(|(node, _)| is_whole && node.kind == Kind::Null)?;
+        let key = before.last().filter(|key| tree.source(key) == "allow" && key.column == 1)?;
+        (key.kind == Kind::Plain && value.line >= key.line).then_some(tree)
+    }
+
+    /// Parses a file that ends with a long list of simple rules; `None` if it does not, or if anything is to be reported
+    /// of what stands before them.
+    fn parse_tail(document: &'a Document) -> Option<Self> {
+        let tail = plain::tail(&document.text)?;
+        let mut tree = Self::parse_before(document, tail.start)?;
+        tree.nodes.pop();
         let root = tree.roots.last()?.0 as usize;
-        let is_whole = tree.nodes.get(root)?.kind == Kind::Mapping && tree.nodes[root].column == 1;
-        let value = tree.nodes.pop().filter(|node| is_whole && node.kind == Kind::Null)?;
-        let key = tree.nodes.last().filter(|key| tree.source(key) == "allow" && key.column == 1)?;
-        if key.kind != Kind::Plain || value.line < key.line {
-            return None;
-        }
         let before = narrow(tree.nodes.len());
         tree.nodes.extend(tail.nodes.into_iter().map(|node| Node { next: node.next + before, ..node }));
         let next = narrow(tree.nodes.len());
@@ -126,6 +149,7 @@ impl<'a> Tree<'a> {
                 rewritten: Vec::new(),
                 roots: Vec::new(),
                 complete: true,
+                lines: None,
             },
             open: Vec::new(),
             anchors: HashMap::new(),
@@ -175,6 +199,11 @@ impl<'a> Tree<'a> {
     /// Whether a scalar stands without quotes.
     pub(crate) fn is_plain(&self, id: NodeId) -> bool {
         self.nodes[id.0 as usize].kind == Kind::Plain
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> Arc<Path> {
+        self.document.file.clone()
     }
 
     /// Where the node begins.

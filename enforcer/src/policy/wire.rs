@@ -18,8 +18,8 @@ use thiserror::Error;
 
 use super::finding::{CODES, Excerpt, Finding, Severity};
 use super::{
-    Cidr, Document, Existing, Location, Meaning, Network, OnAuditLoss, OnUnsupported, Peer, Policy,
-    PortRange, Ports, Rule, Selector, Service,
+    Cidr, Document, Existing, Few, Location, Meaning, Network, OnAuditLoss, OnUnsupported, Peer, Policy,
+    PortRange, Ports, Rule, Rules, Selector, Service,
 };
 
 /// Stands at the end, so that what was cut short is not taken for a whole.
@@ -73,7 +73,7 @@ type Place = (u32, u32, u32);
 
 type ServiceOnWire = (String, Vec<Selector>, Vec<PortRange>, Moded, Place);
 type NetworkOnWire = (String, Vec<Cidr>, Vec<Cidr>, Place);
-type RuleOnWire = (String, Vec<Peer>, Vec<Peer>, Ports, Place);
+type RuleOnWire = (Box<str>, Few<Peer>, Few<Peer>, Ports, Place);
 type FindingOnWire =
     (Severity, String, String, Place, String, Option<String>, Vec<(Place, String)>, Option<Excerpt>);
 
@@ -176,19 +176,21 @@ pub fn read_answer(bytes: &[u8]) -> Result<Meaning, WireError> {
         check(cidrs.iter().chain(&except).all(is_cidr), "a prefix that is longer than its address")?;
         Ok(Network { name, cidrs, except, location: reader.place(place)? })
     })?;
+    let is_below = |index: u32, end| usize::try_from(index).is_ok_and(|index| index < end);
     let is_peer = |peer: &Peer| match *peer {
-        Peer::Service(index) => index < head.services,
-        Peer::Network(index) => index < head.networks,
+        Peer::Service(index) => is_below(index, head.services),
+        Peer::Network(index) => is_below(index, head.networks),
         Peer::Unmanaged | Peer::World => true,
     };
-    let rules = reader.list(head.rules, |reader| {
+    let rules = (0..head.rules).map(|_| {
         let (name, from, to, ports, place): RuleOnWire = reader.value()?;
         check(from.iter().chain(&to).all(is_peer), "a rule about what is not declared")?;
         if let Ports::Listed(ranges) = &ports {
             check(ranges.iter().all(is_range), "a port range that ends before it begins")?;
         }
         Ok(Rule { name, from, to, ports, location: reader.place(place)? })
-    })?;
+    });
+    let rules: Rules = rules.collect::<Result<_, WireError>>()?;
     let findings = reader.list(head.findings, Reader::finding)?;
     reader.end()?;
     let has_error = findings.iter().any(|finding| finding.severity == Severity::Error);
@@ -443,14 +445,24 @@ allow:
 
     #[test]
     fn what_no_policy_says_is_not_taken() {
-        use crate::policy::{Peer, PortRange, Ports};
+        use crate::policy::{Peer, Policy, PortRange, Ports, Rule};
         use enforcer_common::Protocol;
         let meaning = meanings().swap_remove(0);
         let policy = meaning.policy.expect("valid");
-        let (mut stranger, mut reversed, mut prefix) = (policy.clone(), policy.clone(), policy.clone());
-        stranger.rules[0].from = vec![Peer::Service(policy.services.len())];
-        reversed.rules[0].ports =
-            Ports::Listed(vec![PortRange::Ports { protocol: Protocol::TCP, low: 2, high: 1 }]);
+        let mut prefix = policy.clone();
+        let bend = |bend: fn(&mut Rule, u32)| {
+            let services = u32::try_from(policy.services.len()).expect("few");
+            let rules = policy.rules.iter().cloned().map(|mut rule| {
+                bend(&mut rule, services);
+                rule
+            });
+            Policy { rules: rules.collect(), ..policy.clone() }
+        };
+        let stranger = bend(|rule, services| rule.from = [Peer::Service(services)].into());
+        let reversed = bend(|rule, _| {
+            let range = PortRange::Ports { protocol: Protocol::TCP, low: 2, high: 1 };
+            rule.ports = Ports::Listed([range].into());
+        });
         prefix.networks[0].cidrs[0].prefix = 129;
         for bent in [stranger, reversed, prefix] {
             let bytes = answer(&Meaning { policy: Some(bent), findings: Vec::new() });

@@ -370,7 +370,7 @@ networks:
                 .rules
                 .iter()
                 .filter_map(|rule| tables.rules.get(usize::try_from(rule.0).ok()?))
-                .map(|rule| rule.name.as_str())
+                .map(|rule| &*rule.name)
                 .collect();
             let end = |end: &super::End| {
                 if end.before == end.after {

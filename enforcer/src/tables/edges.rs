@@ -66,8 +66,8 @@ impl Ends<'_> {
         into.clear();
         for peer in peers {
             match peer {
-                Peer::Service(number) => into.extend(self.services.get(*number)),
-                Peer::Network(number) => into.extend(self.networks.get(*number).into_iter().flatten()),
+                Peer::Service(number) => into.extend(self.services.get(place(*number))),
+                Peer::Network(number) => into.extend(self.networks.get(place(*number)).into_iter().flatten()),
                 Peer::Unmanaged => into.push(Identity::UNMANAGED),
                 Peer::World => into.extend(self.world),
             }
@@ -130,6 +130,10 @@ pub(super) fn compile(
     edges.keys.shrink_to_fit();
     edges.values.shrink_to_fit();
     Ok(edges)
+}
+
+fn place(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// One rule's word on one pair.

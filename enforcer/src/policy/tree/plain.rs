@@ -1,7 +1,8 @@
 //! The lines that generators write by the million: one rule each, in the simplest form that YAML has for it.
 //!
-//! They are read here at the speed of memory, into the very nodes that the parser would make of them; what has any other
-//! form is left to the parser, and then the whole file is. A property holds the two against each other.
+//! [`Lines`] reads them without making nodes, as long as nothing is to be said of any of them. Otherwise they are read
+//! into the very nodes that the parser would make of them; what has any other form is left to the parser, and then the
+//! whole file is. Properties hold the three against each other.
 
 use super::{IN_SOURCE, Kind, Node, narrow};
 
@@ -16,24 +17,143 @@ pub(super) struct Tail {
     pub(super) nodes: Vec<Node>,
 }
 
+/// The lines at the end of a file, which may yet turn out to have another form.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<'a> {
+    text: &'a str,
+    at: usize,
+    line: u32,
+    indent: usize,
+}
+
+/// A rule as one line has it. Its words mean themselves, and nothing to YAML.
+pub(crate) struct Line<'a> {
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    pub(crate) name: Option<Field<'a>>,
+    pub(crate) from: Option<Field<'a>>,
+    pub(crate) to: Option<Field<'a>>,
+    pub(crate) ports: Option<Field<'a>>,
+    pub(crate) comment: Option<Field<'a>>,
+}
+
+/// What stands behind a key: at least one word.
+#[derive(Clone, Copy)]
+pub(crate) enum Field<'a> {
+    Word(&'a str),
+    /// What stands between the brackets.
+    List(&'a str),
+}
+
+impl<'a> Field<'a> {
+    /// The words, of which a field without brackets has one.
+    pub(crate) fn words(self) -> impl Iterator<Item = &'a str> {
+        let (Self::Word(words) | Self::List(words)) = self;
+        words.split(", ")
+    }
+}
+
+/// A line has a form that is left to the parser.
+pub(crate) struct Unusual;
+
+impl<'a> Lines<'a> {
+    /// Where such lines would begin: behind the first line that is `allow:`.
+    pub(super) fn find(text: &'a str) -> Option<Self> {
+        let at = if text.starts_with(KEY) { KEY.len() } else { text.find("\nallow:\n")? + 1 + KEY.len() };
+        let lines = text.get(..at)?.bytes().filter(|byte| *byte == b'\n').count();
+        let indent = text.as_bytes().get(at..)?.iter().take_while(|byte| **byte == b' ').count();
+        // Without, the parser lets such a list begin elsewhere.
+        (indent > 0).then_some(Self { text, at, line: narrow(lines + 1), indent })
+    }
+
+    /// Where the first of them begins; everything before it is the parser's.
+    pub(super) fn start(&self) -> usize {
+        self.at
+    }
+
+    fn read(&mut self) -> Option<Line<'a>> {
+        let mut line = Line {
+            line: self.line,
+            // Of the bracket behind the dash and a space.
+            column: narrow(self.indent + 3),
+            name: None,
+            from: None,
+            to: None,
+            ports: None,
+            comment: None,
+        };
+        let spaces = self.text.as_bytes().get(self.at..self.at + self.indent)?;
+        if spaces.iter().any(|byte| *byte != b' ') {
+            return None;
+        }
+        self.at += self.indent;
+        self.skip(b"- { ")?;
+        loop {
+            let field = match self.word()? {
+                "name" => &mut line.name,
+                "from" => &mut line.from,
+                "to" => &mut line.to,
+                "ports" => &mut line.ports,
+                "comment" => &mut line.comment,
+                _ => return None,
+            };
+            self.skip(b": ")?;
+            let value = if self.skip(b"[").is_some() {
+                let start = self.at;
+                self.word()?;
+                while self.skip(b"]").is_none() {
+                    self.skip(b", ")?;
+                    self.word()?;
+                }
+                Field::List(self.text.get(start..self.at - 1)?)
+            } else {
+                Field::Word(self.word()?)
+            };
+            if field.replace(value).is_some() {
+                return None;
+            }
+            if self.skip(b" }\n").is_some() {
+                self.line += 1;
+                return Some(line);
+            }
+            self.skip(b", ")?;
+        }
+    }
+
+    /// Goes on behind `words`, which must be next.
+    fn skip(&mut self, words: &[u8]) -> Option<()> {
+        let rest = self.text.as_bytes().get(self.at..)?;
+        rest.starts_with(words).then(|| self.at += words.len())
+    }
+
+    fn word(&mut self) -> Option<&'a str> {
+        let word = word(self.text.as_bytes().get(self.at..)?)?;
+        let start = self.at;
+        self.at += word;
+        self.text.get(start..self.at)
+    }
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Result<Line<'a>, Unusual>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        (self.at < self.text.len()).then(|| self.read().ok_or(Unusual))
+    }
+}
+
+/// The bytes of a word that means itself, and nothing to YAML.
+fn word(text: &[u8]) -> Option<usize> {
+    let length = text.iter().take_while(|byte| is_plain(**byte)).count();
+    let word = text.get(..length)?;
+    (word.first()?.is_ascii_alphanumeric() && !word.eq_ignore_ascii_case(b"null")).then_some(length)
+}
+
 /// Reads the end of a file; nothing if it has another form.
 pub(super) fn tail(text: &str) -> Option<Tail> {
-    let start = if text.starts_with(KEY) { KEY.len() } else { text.find("\nallow:\n")? + 1 + KEY.len() };
-    let head = text.get(..start)?;
-    let lines = head.bytes().filter(|byte| *byte == b'\n').count();
-    let indent = text.as_bytes().get(start..)?.iter().take_while(|byte| **byte == b' ').count();
-    if indent == 0 {
-        // The parser lets such a list begin elsewhere.
-        return None;
-    }
+    let Lines { at: start, line, indent, .. } = Lines::find(text)?;
     // Lines are about 60 bytes, and have ten nodes.
-    let mut reader = Reader {
-        bytes: text.as_bytes(),
-        at: start,
-        line: narrow(lines + 1),
-        begin: start,
-        nodes: Vec::new(),
-    };
+    let mut reader = Reader { bytes: text.as_bytes(), at: start, line, begin: start, nodes: Vec::new() };
     reader.nodes.reserve((text.len() - start) / 6);
     let list = reader.push(Kind::List, start + indent, 0);
     while reader.at < text.len() {
@@ -126,14 +246,8 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// A word that means itself, and nothing to YAML.
     fn scalar(&mut self) -> Option<()> {
-        let rest = self.bytes.get(self.at..)?;
-        let length = rest.iter().take_while(|byte| is_plain(**byte)).count();
-        let word = rest.get(..length)?;
-        if !word.first()?.is_ascii_alphanumeric() || word.eq_ignore_ascii_case(b"null") {
-            return None;
-        }
+        let length = word(self.bytes.get(self.at..)?)?;
         self.push(Kind::Plain, self.at, length);
         self.at += length;
         Some(())
