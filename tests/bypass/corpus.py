@@ -8,7 +8,6 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ NOTICES = 7300
 
 NEAR, NEAR6, FAR, FAR6 = "100.64.0.1", "fd00:7::1", "100.64.0.2", "fd00:7::2"
 LINK_LOCAL, TUN = "fe80::7", "tun0"
+VRF, IN_VRF = "red", "100.67.0.1"
 MULTICAST, MULTICAST6, BROADCAST = "239.1.2.3", "ff05::7", "100.64.0.3"
 
 NOBODY = 65534
@@ -71,15 +71,12 @@ def raw_in(host, port, family=socket.AF_INET):
     return struct.pack("=H", family) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
 
 
-def make_vrf(address):
-    """Makes the VRF `red` with an address, if it is not there, where sockets of every device take what comes in by it."""
-    made = subprocess.run(["ip", "link", "add", "red", "type", "vrf", "table", "10"], capture_output=True, check=False)
-    if made.returncode and b"exists" not in made.stderr:
-        raise Absent("no VRF")
-    script = f"link set red up\naddress replace {address}/32 dev red\n"
-    subprocess.run(["ip", "-batch", "-"], input=script, text=True, check=True)
-    for transport in ("tcp", "udp"):
-        pathlib.Path(f"/proc/sys/net/ipv4/{transport}_l3mdev_accept").write_text("1")
+def need_vrf():
+    """Says that there is no VRF where this kernel has none; the stage makes it before the enforcer is there."""
+    try:
+        socket.if_nametoindex(VRF)
+    except OSError as error:
+        raise Absent("no VRF") from error
 
 
 def raw_in6(host, port):

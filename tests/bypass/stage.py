@@ -138,6 +138,15 @@ link set {corpus.TUN} up
 address add 100.66.0.1/24 dev {corpus.TUN}
 address add fd00:66::1/64 dev {corpus.TUN} nodad
 """)
+    vrf = subprocess.run(["ip", "-batch", "-"], text=True, capture_output=True, check=False, input=f"""
+link add {corpus.VRF} type vrf table 10
+link set {corpus.VRF} up
+address add {corpus.IN_VRF}/32 dev {corpus.VRF}
+""")
+    if not vrf.returncode:
+        # A socket that is bound to no device takes what comes in by a VRF only if it is told to.
+        for transport in ("tcp", "udp"):
+            pathlib.Path(f"/proc/sys/net/ipv4/{transport}_l3mdev_accept").write_text("1")
     run(["nsenter", f"--net=/proc/{annex.pid}/ns/net", "ip", "-batch", "-"], f"""
 link set lo up
 link set far up

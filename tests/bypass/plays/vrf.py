@@ -2,17 +2,13 @@
 
 import socket
 
-from corpus import make_vrf
+from corpus import IN_VRF, VRF, need_vrf
 
 PATHS = ["v4/tcp"]
-HERE = "100.67.0.1"
-
-
-def stage(scene):
-    make_vrf(HERE)
 
 
 def attempt(scene):
+    need_vrf()
     sock = scene.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"red")
-    return scene.talk(sock, (HERE, scene.port))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, VRF.encode())
+    return scene.talk(sock, (IN_VRF, scene.port))

@@ -2,18 +2,13 @@
 
 import socket
 
-from corpus import make_vrf
+from corpus import IN_VRF, VRF, need_vrf
 
 PATHS = ["v4/udp"]
-HERE = "100.67.0.1"
-CONTROL = "a call to a socket that is bound to a device is refused: README names it"
-
-
-def stage(scene):
-    make_vrf(HERE)
 
 
 def attempt(scene):
+    need_vrf()
     sock = scene.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"red")
-    return scene.send(sock, (HERE, scene.port))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, VRF.encode())
+    return scene.send(sock, (IN_VRF, scene.port))
