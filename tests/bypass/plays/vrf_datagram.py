@@ -5,6 +5,7 @@ import socket
 from corpus import IN_VRF, VRF, need_vrf
 
 PATHS = ["v4/udp"]
+ONEWAY = "not every kernel leads the answer back into the VRF"
 
 
 def attempt(scene):
