@@ -273,6 +273,8 @@ struct Daemon {
     survey_again: bool,
     /// Whether a caller has met a socket of which the programs do not know whose it is.
     met_unknown: bool,
+    /// Executables of the processes in the events that are being written.
+    executables: Executables,
     sweeper: Sweeper,
     connections_closed: u64,
     log: Log,
@@ -431,6 +433,7 @@ impl Daemon {
             cgroups_repaired: 0,
             survey_again: false,
             met_unknown: false,
+            executables: Executables::default(),
             sweeper,
             connections_closed: 0,
             log,
@@ -1276,6 +1279,7 @@ impl Daemon {
             return Ok(());
         }
         let clock = Clock::now()?;
+        self.executables.forget();
         self.more_events = true;
         for _ in 0..EVENTS_AT_ONCE {
             match self.enforcement.next_message() {
@@ -1439,7 +1443,13 @@ impl Daemon {
         })
     }
 
-    fn attempt(&self, event: &Event) -> Attempt {
+    fn attempt(&mut self, event: &Event) -> Attempt {
+        let process = event.process().map(|(pid, uid, comm)| Process {
+            pid,
+            uid,
+            comm: String::from_utf8_lossy(comm).into_owned(),
+            exe: self.executables.of(pid, comm),
+        });
         let rule = self.rule(event.revision, event.rule());
         Attempt {
             verdict: event.verdict().map_or("unknown", audit::verdict),
@@ -1452,7 +1462,7 @@ impl Daemon {
             protocol: audit::protocol(event.protocol()),
             source: self.end(event.caller(), event.caller_cgroup(), event.caller_endpoint()),
             destination: self.end(event.answerer(), event.answerer_cgroup(), event.answerer_endpoint()),
-            process: event.process().map(|(pid, uid, comm)| process(pid, uid, comm)),
+            process,
         }
     }
 
@@ -1688,13 +1698,34 @@ fn audited(tables: &Tables) -> Vec<String> {
     audited.map(|service| service.name.clone()).collect()
 }
 
-fn process(pid: u32, uid: u32, comm: &[u8]) -> Process {
-    let exe = i32::try_from(pid)
-        .ok()
-        .filter(|_| *IN_INITIAL_PID_NAMESPACE)
-        .and_then(|pid| procfs::process::Process::new(pid).ok())
-        .and_then(|process| process.exe().ok());
-    Process { pid, uid, comm: String::from_utf8_lossy(comm).into_owned(), exe }
+/// Executables of processes, each asked for once among events that are written together: a process makes many calls.
+#[derive(Default)]
+struct Executables {
+    /// By process and command name, since a process may become another program between two calls.
+    known: HashMap<u32, (Vec<u8>, Option<PathBuf>)>,
+}
+
+impl Executables {
+    /// Forgets all: numbers of processes are given again.
+    fn forget(&mut self) {
+        self.known.clear();
+    }
+
+    /// Path of the executable, if the process is still there to ask.
+    fn of(&mut self, pid: u32, comm: &[u8]) -> Option<PathBuf> {
+        if let Some((known, exe)) = self.known.get(&pid)
+            && known == comm
+        {
+            return exe.clone();
+        }
+        let exe = i32::try_from(pid)
+            .ok()
+            .filter(|_| *IN_INITIAL_PID_NAMESPACE)
+            .and_then(|pid| procfs::process::Process::new(pid).ok())
+            .and_then(|process| process.exe().ok());
+        self.known.insert(pid, (comm.to_vec(), exe.clone()));
+        exe
+    }
 }
 
 /// Whether this process numbers processes as programs do. In a container a number is somebody else's.

@@ -37,6 +37,9 @@ pub struct Environment {
 const LOOK: Duration = Duration::from_secs(2);
 const GLANCE: Duration = Duration::from_millis(500);
 
+/// How long what was measured may take to go away.
+const CLEARING: Duration = Duration::from_secs(20);
+
 /// CPUs that others may keep busy.
 const QUIET: f64 = 0.2;
 
@@ -63,13 +66,19 @@ impl Environment {
         })
     }
 
-    /// Looks again, while nothing of this process's is under way.
+    /// Looks again, while nothing of this process's is under way. What the kernel does after it, as freeing a million rules,
+    /// is waited for.
     ///
     /// # Errors
     ///
     /// `/proc` cannot be read.
     pub fn look_again(&mut self) -> anyhow::Result<()> {
-        self.busiest = self.busiest.max(watch(GLANCE)?);
+        let begin = Instant::now();
+        let mut least = watch(GLANCE)?;
+        while least > QUIET && begin.elapsed() < CLEARING {
+            least = least.min(watch(GLANCE)?);
+        }
+        self.busiest = self.busiest.max(least);
         Ok(())
     }
 

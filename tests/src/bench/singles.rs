@@ -251,7 +251,8 @@ fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
 fn wakeups(pid: u32) -> anyhow::Result<f64> {
     let mut all = 0.0;
     for task in fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task"))? {
-        let status = fs::read_to_string(task?.path().join("status"))?;
+        // A thread that has ended meanwhile wakes up no more.
+        let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
         let found = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
         all += found.context("how often a process woke up")?.trim().parse::<f64>()?;
     }
