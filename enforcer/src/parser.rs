@@ -125,16 +125,17 @@ impl Parser {
                     Ok(result) => break result,
                     Err(RecvTimeoutError::Timeout) if Instant::now() < by => meanwhile(),
                     Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                        running.end();
+                        running.end()?;
                         return Err(ParserError::TooLong(self.patience));
                     }
                 }
             };
             if result.as_ref().is_ok_and(|bytes| exceeds(bytes)) {
-                running.end();
+                running.end()?;
                 return Err(ParserError::Io(io::Error::other(format!("more than {MAX_ANSWER} bytes"))));
             }
-            let status = running.child.wait()?;
+            // Its output is closed by its end; who closes it and goes on is not waited for.
+            let status = running.end()?;
             if status.success() { Ok(result?) } else { Err(ParserError::Ended(status)) }
         })?;
         Ok(wire::read_answer(&bytes)?)
@@ -166,16 +167,17 @@ impl Running {
         pipes.ok_or_else(|| io::Error::other("there is no pipe"))
     }
 
-    fn end(&mut self) {
-        // It may have ended already.
-        drop(self.child.kill());
-        drop(self.child.wait());
+    /// Ends it, unless it has ended, and tells how it did.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        self.child.kill()?;
+        self.child.wait()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.end();
+        // Whoever gives up waiting tells why already.
+        drop(self.end());
     }
 }
 
