@@ -39,7 +39,7 @@ impl Rules {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> + Clone {
-        self.pieces.iter().flat_map(|piece| piece.iter())
+        self.into_iter()
     }
 
     /// Adds one behind the others.

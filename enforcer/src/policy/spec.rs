@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
-use std::ops::Range;
 
 use enforcer_common::{Mode, Protocol, limits};
 
@@ -486,13 +485,16 @@ impl<'t> Compiler<'t, '_> {
         // Of names that stand in lines, and of all others if there are lines.
         let (state, mut hashes) = (RandomState::new(), Vec::new());
         let mut start = 0;
-        for (end, tree) in lines {
-            rules_of(entries, start..*end).for_each(|entry| {
-                if let Some(rule) = self.rule(entry, &mut names, peers) {
+        // Behind the last lines is the rest.
+        let parts = lines.iter().map(|(end, tree)| (*end, Some(*tree))).chain([(entries.len(), None)]);
+        for (end, tree) in parts {
+            for entry in entries.get(start..end).into_iter().flatten() {
+                if let Some(rule) = self.rule(*entry, &mut names, peers) {
                     rules.push(rule);
                 }
-            });
-            start = *end;
+            }
+            start = end;
+            let Some(tree) = tree else { continue };
             for line in tree.lines.into_iter().flatten() {
                 let rule = plain_rule(tree, &line?, peers).ok_or(Unusual)?;
                 hashes.push(state.hash_one(&rule.name));
@@ -502,11 +504,6 @@ impl<'t> Compiler<'t, '_> {
                 }
             }
         }
-        rules_of(entries, start..entries.len()).for_each(|entry| {
-            if let Some(rule) = self.rule(entry, &mut names, peers) {
-                rules.push(rule);
-            }
-        });
         if !hashes.is_empty() {
             // Who shares a number may share the name.
             hashes.extend(names.keys().map(|name| state.hash_one(name)));
@@ -927,10 +924,6 @@ impl<'t> Compiler<'t, '_> {
         finding.hint = hint;
         self.findings.add(finding);
     }
-}
-
-fn rules_of<'t>(entries: &[At<'t>], range: Range<usize>) -> impl Iterator<Item = At<'t>> {
-    entries.get(range).into_iter().flatten().copied()
 }
 
 /// The rule that a line means; nothing if a finding is to be made of it.
