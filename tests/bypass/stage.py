@@ -132,13 +132,13 @@ route add local fd00:9::/64 dev lo
 route add default via {corpus.FAR}
 """)
     # A device that leads to other hosts, where the kernel has such; the enforcer has taken it in when it is used.
-    subprocess.run(["ip", "-batch", "-"], text=True, capture_output=True, check=False, input=f"""
+    tried(["ip", "-batch", "-"], f"""
 tuntap add mode tun name {corpus.TUN}
 link set {corpus.TUN} up
 address add 100.66.0.1/24 dev {corpus.TUN}
 address add fd00:66::1/64 dev {corpus.TUN} nodad
 """)
-    vrf = subprocess.run(["ip", "-batch", "-"], text=True, capture_output=True, check=False, input=f"""
+    vrf = tried(["ip", "-batch", "-"], f"""
 link add {corpus.VRF} type vrf table 10
 link set {corpus.VRF} up
 address add {corpus.IN_VRF}/32 dev {corpus.VRF}
@@ -174,8 +174,13 @@ table ip door {{
     return annex
 
 
+def tried(command, script):
+    """Runs a command of which this kernel may not have all."""
+    return subprocess.run(command, input=script, text=True, capture_output=True, check=False)
+
+
 def run(command, script):
-    done = subprocess.run(command, input=script, text=True, capture_output=True, check=False)
+    done = tried(command, script)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: {done.stderr}of:{script}")
 

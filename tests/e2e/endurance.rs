@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -11,31 +10,18 @@ use enforcer_tests::load::{Expected, Load, Sum};
 use enforcer_tests::run::Run;
 use enforcer_tests::sandbox::{Actor, Sandbox};
 use enforcer_tests::slowness::patience;
+use enforcer_tests::{amount, fdinfo};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const SERVICES: &str = "version: 1
-services:
-  web: { match: [{ cgroup: ROOT/web }] }
-  orders: { match: [{ cgroup: ROOT/orders }] }
-allow:
-";
+use crate::shop::{SERVICES, address};
 
 /// Revisions 1, 3, 5 and so on permit the first port and not the second, the others the reverse.
 const PORTS: [u16; 2] = [8080, 8081];
 
-fn address(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
-}
-
 fn policy(revision: u64) -> String {
     let port = if revision % 2 == 1 { PORTS[0] } else { PORTS[1] };
-    format!("{SERVICES}  - {{ name: 'of-{port}', from: web, to: orders, ports: [{port}/tcp] }}\n")
-}
-
-/// How often or how long, in the short form or as the variable says.
-fn amount(variable: &str, usual: u64) -> u64 {
-    std::env::var(variable).map_or(usual, |told| told.parse().expect("a number"))
+    format!("{SERVICES}allow:\n  - {{ name: 'of-{port}', from: web, to: orders, ports: [{port}/tcp] }}\n")
 }
 
 struct Scene {
@@ -139,7 +125,7 @@ fn check_books(books: &Books, sum: &Sum, by_hand: u64) -> anyhow::Result<()> {
 #[test]
 #[expect(clippy::print_stdout, reason = "the figures of a run are what its reader wants")]
 fn between_two_policies_no_decision_is_of_both() -> anyhow::Result<()> {
-    let reloads = amount("ENFORCER_TEST_RELOADS", 25);
+    let reloads = amount::of("ENFORCER_TEST_RELOADS", 25);
     let mut scene = Scene::new("mixture")?;
     for revision in 2..reloads + 2 {
         scene.reload(revision)?;
@@ -177,16 +163,12 @@ impl Holding {
         let status = fs::read_to_string(format!("/proc/{process}/status"))?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
         let resident = resident.context("no VmRSS")?.trim().parse()?;
-        let (mut descriptors, mut maps) = (0, 0);
-        for entry in fs::read_dir(format!("/proc/{process}/fdinfo"))? {
-            // A descriptor that was closed meanwhile holds nothing.
-            let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
-            descriptors += 1;
-            if info.contains("map_type:") {
-                let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:"));
-                maps += bytes.context("a map without memlock")?.trim().parse::<u64>()?;
-            }
+        let infos = fdinfo::of_process(process)?;
+        let mut maps = 0;
+        for info in infos.iter().filter(|info| info.contains("map_type:")) {
+            maps += fdinfo::field::<u64>(info, "memlock").context("a map without memlock")?;
         }
+        let descriptors = infos.len();
         Ok(Self { resident, descriptors, maps })
     }
 
@@ -210,12 +192,12 @@ impl Holding {
 fn under_full_load_and_reloads_nothing_grows() -> anyhow::Result<()> {
     /// Between two looks at the holding, reloads.
     const ROUND: u64 = 4;
-    let (time, pause) = match amount("ENFORCER_TEST_SOAK", 0) {
+    let (time, pause) = match amount::of("ENFORCER_TEST_SOAK", 0) {
         0 => (Duration::from_secs(6), Duration::ZERO),
         seconds => (Duration::from_secs(seconds), Duration::from_secs(5)),
     };
     let mut scene = Scene::new("soak")?;
-    let process = scene.daemon.child.id();
+    let process = scene.daemon.child.0.id();
     let mut revision = 1;
     let mut round = |scene: &mut Scene| -> anyhow::Result<Holding> {
         for _ in 0..ROUND {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, ensure};
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::sandbox::{Sandbox, binary};
 use enforcer_tests::slowness::patience;
+use enforcer_tests::{amount, fdinfo};
 
 const POLICY: &str = "version: 1
 services:
@@ -19,11 +20,6 @@ services:
 allow:
   - { name: checkout, from: short, to: orders, ports: [8080/tcp] }
 ";
-
-/// How many cgroups come and go; the environment may ask for more than the short form.
-fn cycles() -> usize {
-    std::env::var("ENFORCER_TEST_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
-}
 
 /// Makes a cgroup, connects as the first act of a new process in it, and removes it.
 fn cycle(sandbox: &Sandbox, name: &str) -> anyhow::Result<Reply> {
@@ -45,7 +41,7 @@ fn no_process_runs_unidentified_however_short_its_cgroup_lives() -> anyhow::Resu
     let at = "127.0.0.1:8080".parse()?;
     assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
 
-    let (cycles, next) = (cycles(), AtomicUsize::new(0));
+    let (cycles, next) = (usize::try_from(amount::of("ENFORCER_TEST_CYCLES", 1000))?, AtomicUsize::new(0));
     let work = || -> anyhow::Result<()> {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -182,18 +178,16 @@ fn listeners_older_than_the_enforcer_have_an_owner() -> anyhow::Result<()> {
 fn forget(daemon: u32, cgroup: u64) -> anyhow::Result<u64> {
     let key: Vec<String> = cgroup.to_ne_bytes().iter().map(u8::to_string).collect();
     let mut found = 0;
-    for entry in fs::read_dir(format!("/proc/{daemon}/fdinfo"))? {
-        // A descriptor that was closed meanwhile is none of the maps.
-        let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
-        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+    for info in fdinfo::of_process(daemon)? {
+        let field = |name| fdinfo::field::<u32>(&info, name);
         // A hash map from u64 to what a cgroup is.
-        let (Some("1"), Some("8"), Some("12"), Some(id)) =
+        let (Some(1), Some(8), Some(12), Some(id)) =
             (field("map_type"), field("key_size"), field("value_size"), field("map_id"))
         else {
             continue;
         };
         let mut bpftool = Command::new("bpftool");
-        bpftool.args(["map", "delete", "id", id, "key"]).args(&key).stderr(Stdio::null());
+        bpftool.args(["map", "delete", "id", &id.to_string(), "key"]).args(&key).stderr(Stdio::null());
         found += u64::from(bpftool.status()?.success());
     }
     ensure!(found > 0, "no map of process {daemon} has cgroup {cgroup}");

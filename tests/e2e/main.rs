@@ -24,6 +24,7 @@ mod privileges;
 mod reload;
 mod runtimes;
 mod servers;
+mod shop;
 mod software;
 mod start;
 mod systemd;

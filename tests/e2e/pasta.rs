@@ -4,11 +4,11 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
 use enforcer_tests::actor::{Reply, Request, Transport};
-use enforcer_tests::sandbox::{Actor, Neighbour, Sandbox};
+use enforcer_tests::sandbox::{Actor, Killed, Neighbour, Sandbox};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::Value;
 
@@ -27,7 +27,7 @@ allow:
 
 /// A namespace that pasta has made, and pasta.
 struct Pasta {
-    child: Child,
+    _child: Killed,
     inside: u32,
 }
 
@@ -46,23 +46,15 @@ impl Pasta {
         );
         let mut command = sandbox.command(cgroup, "unshare")?;
         command.args(["-m", "sh", "-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = sandbox.spawn(command)?;
+        let mut child = Killed(sandbox.spawn(command)?);
         let mut line = String::new();
-        BufReader::new(child.stdout.take().context("pasta without stdout")?).read_line(&mut line)?;
+        BufReader::new(child.0.stdout.take().context("pasta without stdout")?).read_line(&mut line)?;
         ensure!(line.ends_with(" up\n"), "start pasta: it said {line:?}");
         // What it starts may be in a namespace of processes of its own, where it has another number.
-        let path = format!("/proc/{0}/task/{0}/children", child.id());
+        let path = format!("/proc/{0}/task/{0}/children", child.0.id());
         let children = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
         let inside = children.split_whitespace().next().context("pasta has no child")?.parse()?;
-        Ok(Self { child, inside })
-    }
-}
-
-impl Drop for Pasta {
-    fn drop(&mut self) {
-        if let Err(err) = self.child.kill().and_then(|()| self.child.wait()) {
-            tracing::error!("end pasta: {err}");
-        }
+        Ok(Self { _child: child, inside })
     }
 }
 

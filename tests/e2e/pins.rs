@@ -15,6 +15,7 @@ use enforcer::failpoint;
 use enforcer_common::layout::ABI_VERSION;
 use enforcer_common::{Hook, names};
 use enforcer_tests::actor::{Reply, Request, Transport};
+use enforcer_tests::amount;
 use enforcer_tests::bpftool;
 use enforcer_tests::load::{Expected, Load};
 use enforcer_tests::run::Run;
@@ -23,14 +24,10 @@ use enforcer_tests::slowness::patience;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::shop::{SERVICES, address};
+
 /// How long a daemon may take to get ready or to end. Reached only when a test fails.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-const SERVICES: &str = "version: 1
-services:
-  web: { match: [{ cgroup: ROOT/web }] }
-  orders: { match: [{ cgroup: ROOT/orders }] }
-";
 
 /// Permits the one of two ports that [`EVEN`] does not.
 const ODD: &str = "allow:
@@ -43,10 +40,6 @@ const EVEN: &str = "allow:
 
 fn policy(rules: &str) -> String {
     format!("{SERVICES}{rules}")
-}
-
-fn address(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// A sandbox with a caller and an answerer on two ports, and one audit log for all daemons that run in it.
@@ -173,16 +166,11 @@ impl Dice {
     }
 }
 
-/// How often something is done: `usual`, or what the variable says.
-fn times(variable: &str, usual: u64) -> u64 {
-    std::env::var(variable).map_or(usual, |told| told.parse().expect("a number of times"))
-}
-
 #[test]
 #[expect(clippy::print_stdout, reason = "the figures of a run are what its reader wants")]
 fn killed_at_random_moments_under_load_it_admits_and_refuses_as_before_and_loses_no_event_unseen()
 -> anyhow::Result<()> {
-    let kills = times("ENFORCER_TEST_KILLS", 10);
+    let kills = amount::of("ENFORCER_TEST_KILLS", 10);
     let Scene { sandbox, web, _orders } = Scene::new("killed", EVEN)?;
     let policy = sandbox.directory().join("policy");
     let log = sandbox.directory().join("audit.jsonl");
@@ -330,7 +318,7 @@ fn a_policy_that_changed_meanwhile_is_put_in_force_and_one_that_is_invalid_is_no
 fn a_second_daemon_and_a_detach_are_refused_while_one_runs() -> anyhow::Result<()> {
     let mut scene = Scene::new("second", EVEN)?;
     let run = scene.start()?;
-    let holder = format!("process {} holds it", run.child.id());
+    let holder = format!("process {} holds it", run.child.0.id());
     let second = scene.sandbox.output(scene.command()?)?;
     let mut elsewhere = scene.sandbox.staying_command(&scene.sandbox.directory().join("policy"))?;
     elsewhere.arg("--audit").arg(scene.log());
@@ -432,7 +420,7 @@ impl Lookout {
 #[test]
 #[expect(clippy::print_stdout, reason = "the figures of a run are what its reader wants")]
 fn a_newer_layout_takes_over_under_load_without_a_gap_and_an_older_one_refuses() -> anyhow::Result<()> {
-    let upgrades = times("ENFORCER_TEST_UPGRADES", 4);
+    let upgrades = amount::of("ENFORCER_TEST_UPGRADES", 4);
     let scene = Scene::new("upgraded", EVEN)?;
     assert!(scene.start()?.end(Signal::SIGTERM)?);
     let before = fs::read_to_string(scene.sandbox.state().join("state.json"))?;
@@ -563,7 +551,7 @@ fn crashes(scene: &Scene, point: &str, next: &str) -> anyhow::Result<bool> {
         scene.sandbox.write_policy(&policy(next))?;
         // It may end at any moment now; then there is nobody to be told.
         for (signal, words) in [(Signal::SIGHUP, "policy reloaded"), (Signal::SIGTERM, "stopped: ")] {
-            if run.child.try_wait()?.is_none() {
+            if run.child.0.try_wait()?.is_none() {
                 run.signal(signal)?;
                 if run.read_until(words).is_err() {
                     break;
@@ -705,7 +693,7 @@ fn what_is_taken_away_is_noticed_put_back_and_recorded() -> anyhow::Result<()> {
     let run = scene.start()?;
     let pins = scene.sandbox.pins();
     let links = bpftool::links(scene.sandbox.cgroup())?;
-    for round in 0..times("ENFORCER_TEST_TAMPERINGS", 2) {
+    for round in 0..amount::of("ENFORCER_TEST_TAMPERINGS", 2) {
         for (deed, object) in
             [("link-detached", "connect4"), ("link-detached", "ingress"), ("pin-removed", "connect4")]
         {
@@ -769,12 +757,12 @@ fn the_file_system_is_mounted_where_it_is_missing_and_again_when_it_is_unmounted
     command.arg(staying.get_program()).args(staying.get_args());
     let run = Run::spawn(&scene.sandbox, command)?.ready()?;
     assert_eq!(scene.in_force()?, "even");
-    let inside = Path::new("/proc").join(run.child.id().to_string()).join("root");
+    let inside = Path::new("/proc").join(run.child.0.id().to_string()).join("root");
     let pin = inside.join(scene.sandbox.pins().strip_prefix("/")?).join("links/connect4");
     assert!(pin.exists());
 
     let seen = scene.records()?.len();
-    let pid = run.child.id().to_string();
+    let pid = run.child.0.id().to_string();
     let unmounted = Command::new("nsenter")
         .args(["--mount", "--target", &pid, "umount", "-l", "/sys/fs/bpf"])
         .status()?;

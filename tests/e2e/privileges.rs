@@ -15,15 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
-const SERVICES: &str = "version: 1
-services:
-  web: { match: [{ cgroup: ROOT/web }] }
-  orders: { match: [{ cgroup: ROOT/orders }] }
-";
-
-const RULE: &str = "allow:
-  - { name: checkout, from: web, to: orders, ports: [8080/tcp] }
-";
+use crate::shop::{RULE, SERVICES};
 
 /// How long a process may take to appear or to go.
 const DEADLINE: Duration = Duration::from_secs(20);

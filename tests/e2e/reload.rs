@@ -1,20 +1,11 @@
 //! SIGHUP: a new policy is in force as a whole, or the one before stays as a whole.
 
 use std::fs;
-use std::net::SocketAddr;
 
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::sandbox::{Actor, Sandbox};
 
-const SERVICES: &str = "version: 1
-services:
-  web: { match: [{ cgroup: ROOT/web }] }
-  orders: { match: [{ cgroup: ROOT/orders }] }
-";
-
-const RULE: &str = "allow:
-  - { name: checkout, from: web, to: orders, ports: [8080/tcp] }
-";
+use crate::shop::{RULE, SERVICES, address};
 
 const SECOND_RULE: &str = "allow:
   - { name: renamed, from: web, to: orders, ports: [8080/tcp, 8081/tcp] }
@@ -43,10 +34,6 @@ impl Pair {
     fn call(&mut self, port: u16) -> anyhow::Result<Reply> {
         self.web.ask(&Request::Connect { to: address(port), transport: Transport::Tcp, mapped: false })
     }
-}
-
-fn address(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use enforcer_tests::actor::{Request, Transport};
-use enforcer_tests::sandbox::{Finished, Neighbour, Sandbox};
+use enforcer_tests::sandbox::{Finished, Killed, Neighbour, Sandbox};
 use enforcer_tests::slowness::patience;
 use serde_json::Value;
+
+use crate::shop::address;
 
 const REVERSE_PROXY: &str = include_str!("../../policies/reverse-proxy/policy.yaml");
 const WEB_APP_DATABASE: &str = include_str!("../../policies/web-app-database/policy.yaml");
@@ -231,10 +232,6 @@ fn in_sandbox(policy: &str) -> String {
     text.replace("systemd: ", "cgroup: ROOT/system.slice/")
 }
 
-fn address(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -301,11 +298,11 @@ impl<'a> Servers<'a> {
     }
 
     /// Starts the application in a cgroup, and returns when it listens.
-    fn application(&self, cgroup: &str, port: u16) -> anyhow::Result<Application> {
+    fn application(&self, cgroup: &str, port: u16) -> anyhow::Result<Killed> {
         let mut command = self.sandbox.command(cgroup, "python3")?;
         command.args(["-c", APPLICATION, &port.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut application = Application(self.sandbox.spawn(command)?);
+        let mut application = Killed(self.sandbox.spawn(command)?);
         let mut line = String::new();
         let stdout = application.0.stdout.take().context("application without stdout")?;
         BufReader::new(stdout).read_line(&mut line)?;
@@ -426,17 +423,6 @@ http {{
         let ended = self.output(pg_ctl)?;
         let log = fs::read_to_string(self.file("postgres.log")).unwrap_or_default();
         succeed(&ended).with_context(|| format!("pg_ctl {arguments:?}; its log:\n{log}"))
-    }
-}
-
-/// The running application, which is killed when this is dropped.
-struct Application(Child);
-
-impl Drop for Application {
-    fn drop(&mut self) {
-        let ended = self.0.kill().and_then(|()| self.0.wait());
-        // A panic in here would hide the failure that is being unwound; the cgroup's end takes the process with it.
-        drop(ended);
     }
 }
 

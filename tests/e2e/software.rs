@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use enforcer_tests::sandbox::{Daemon, Finished, Sandbox};
+use enforcer_tests::sandbox::{Daemon, Finished, Killed, Sandbox};
 use enforcer_tests::slowness::patience;
 use serde_json::Value;
 
@@ -114,15 +114,16 @@ impl std::fmt::Display for Ran {
 
 /// A running server, which is killed when this is dropped.
 struct Server {
-    child: Child,
+    _child: Killed,
     lines: Receiver<String>,
 }
 
 impl Server {
-    fn new(mut child: Child) -> anyhow::Result<Self> {
+    fn new(child: Child) -> anyhow::Result<Self> {
+        let mut child = Killed(child);
         let (sender, lines) = mpsc::channel();
-        let stdout = child.stdout.take().context("server without stdout")?;
-        let stderr = child.stderr.take().context("server without stderr")?;
+        let stdout = child.0.stdout.take().context("server without stdout")?;
+        let stderr = child.0.stderr.take().context("server without stderr")?;
         let streams: [Box<dyn Read + Send>; 2] = [Box::new(stdout), Box::new(stderr)];
         for stream in streams {
             let sender = sender.clone();
@@ -135,7 +136,7 @@ impl Server {
                 }
             });
         }
-        Ok(Self { child, lines })
+        Ok(Self { _child: child, lines })
     }
 
     /// Waits until it has said something that contains `words`.
@@ -152,14 +153,6 @@ impl Server {
             said += &line;
             said.push('\n');
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let ended = self.child.kill().and_then(|()| self.child.wait());
-        // A panic in here would hide the failure that is being unwound; the cgroup's end takes the process with it.
-        drop(ended);
     }
 }
 

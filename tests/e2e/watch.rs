@@ -11,15 +11,7 @@ use enforcer_tests::slowness::patience;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const SERVICES: &str = "version: 1
-services:
-  web: { match: [{ cgroup: ROOT/web }] }
-  orders: { match: [{ cgroup: ROOT/orders }] }
-";
-
-const RULE: &str = "allow:
-  - { name: checkout, from: web, to: orders, ports: [8080/tcp] }
-";
+use crate::shop::{RULE, SERVICES};
 
 struct Scene {
     sandbox: Sandbox,

@@ -7,12 +7,13 @@
 //!
 //! On a real kernel a [`sandbox`] is a cgroup subtree and a network namespace of a test's own, with a daemon over the
 //! one (its log in a file: [`mod@run`]) and [`actor`] processes in both, which can keep connections ([`kept`]) or call
-//! without end ([`load`]); [`bpftool`] tells what is attached to it, and [`slowness`] lets all of it run
+//! without end ([`load`]); [`bpftool`] tells what is attached to it, [`fdinfo`] what a process holds, and [`amount`] says how much of something a test does, and [`slowness`] lets all of it run
 //! where every step takes longer; [`mod@bench`] measures in such sandboxes, and [`budget`] says what programs may cost the verifier. A [`machine`] is a whole
 //! Debian with systemd, whose services run a [`mod@unit`] each.
 #![forbid(unsafe_code)]
 
 pub mod actor;
+pub mod amount;
 pub mod bench;
 pub mod bpftool;
 pub mod budget;
@@ -25,6 +26,7 @@ pub mod cri;
 pub mod datagrams;
 pub mod demo;
 pub mod engine;
+pub mod fdinfo;
 pub mod hostile;
 pub mod kept;
 pub mod kernel;

@@ -1,7 +1,7 @@
 //! A daemon whose audit log is a file, so that it can be killed, outlived and followed by another one.
 
 use std::io::{self, BufRead as _, BufReader};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Killed, Sandbox};
 use crate::slowness::patience;
 
 /// How long a daemon may take to get ready or to end. Reached only when a test fails.
@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// A daemon whose audit log is a file; killed when it is dropped.
 pub struct Run {
     /// The process.
-    pub child: Child,
+    pub child: Killed,
     stderr: Option<BufReader<ChildStderr>>,
     /// What it has said so far.
     pub words: String,
@@ -38,7 +38,7 @@ impl Run {
         let started = Instant::now();
         let mut child = sandbox.spawn(command)?;
         let stderr = child.stderr.take().map(BufReader::new);
-        Ok(Self { child, stderr, words: String::new(), started, ready_in: Duration::ZERO })
+        Ok(Self { child: Killed(child), stderr, words: String::new(), started, ready_in: Duration::ZERO })
     }
 
     /// Waits until it enforces.
@@ -85,7 +85,7 @@ impl Run {
     ///
     /// It has ended.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.0.id())?), signal)?)
     }
 
     /// Ends it by a signal, and returns whether it ended well.
@@ -106,7 +106,7 @@ impl Run {
     pub fn wait(mut self) -> anyhow::Result<ExitStatus> {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.child.0.try_wait()? {
                 return Ok(status);
             }
             ensure!(
@@ -115,16 +115,6 @@ impl Run {
                 self.words
             );
             thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        // It may have ended, which is as good.
-        let ended = self.child.kill().and_then(|()| self.child.wait());
-        if let Err(err) = ended {
-            tracing::error!("end process {}: {err}", self.child.id());
         }
     }
 }

@@ -613,7 +613,7 @@ fn remove_directories(cgroup: &Path) -> std::io::Result<()> {
 }
 
 /// A process that is killed when it is dropped.
-pub(crate) struct Killed(pub(crate) Child);
+pub struct Killed(pub Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {

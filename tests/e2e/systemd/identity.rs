@@ -5,6 +5,7 @@ use std::fs;
 
 use anyhow::{Context as _, ensure};
 use enforcer_tests::actor::Reply;
+use enforcer_tests::amount;
 use enforcer_tests::machine::{ACTOR, Machine};
 use serde_json::Value;
 
@@ -313,11 +314,6 @@ fn who_is_outside_of_the_container_is_nobody_that_a_policy_in_it_can_name() -> a
     Ok(())
 }
 
-/// How many units start at once; the environment may ask for more than the short form.
-fn units() -> usize {
-    std::env::var("ENFORCER_TEST_UNITS").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
-}
-
 #[test]
 fn many_units_that_start_at_once_under_load_are_all_who_they_are() -> anyhow::Result<()> {
     let machine = enforcing("storm", POLICY)?;
@@ -333,7 +329,7 @@ fn many_units_that_start_at_once_under_load_are_all_who_they_are() -> anyhow::Re
     }
     machine.run("mkdir", &["/run/replies"])?;
     machine.systemctl(&["start", "load@1.service", "load@2.service"])?;
-    let half = units() / 2;
+    let half = amount::of("ENFORCER_TEST_UNITS", 200) / 2;
     let names: Vec<String> =
         (0..half).flat_map(|number| [format!("shop@{number}"), format!("stray@{number}")]).collect();
     let mut arguments = vec!["start"];

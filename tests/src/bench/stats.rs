@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::str::FromStr;
 
 use anyhow::{Context as _, ensure};
 
 use crate::bpftool;
+use crate::fdinfo::{self, field};
 
 /// Runs of a program since it was loaded, as far as statistics were enabled.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -53,7 +52,7 @@ impl Drop for Counting {
 /// The process has ended, or the kernel does not tell.
 pub fn of_process(pid: u32) -> anyhow::Result<BTreeMap<String, Runs>> {
     of_programs(pid, |text| {
-        Some(Runs { times: field(text, "run_cnt:")?, nanoseconds: field(text, "run_time_ns:")? })
+        Some(Runs { times: field(text, "run_cnt")?, nanoseconds: field(text, "run_time_ns")? })
     })
 }
 
@@ -63,26 +62,18 @@ pub fn of_process(pid: u32) -> anyhow::Result<BTreeMap<String, Runs>> {
 ///
 /// The process has ended, or the kernel does not tell.
 pub fn verified(pid: u32) -> anyhow::Result<BTreeMap<String, u64>> {
-    of_programs(pid, |text| field(text, "verified_insns:"))
+    of_programs(pid, |text| field(text, "verified_insns"))
 }
 
 fn of_programs<T>(pid: u32, read: impl Fn(&str) -> Option<T>) -> anyhow::Result<BTreeMap<String, T>> {
-    let directory = Path::new("/proc").join(pid.to_string()).join("fdinfo");
     let mut found = BTreeMap::new();
-    for entry in fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))? {
-        // A descriptor may be closed meanwhile.
-        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-        if let (Some(id), Some(value)) = (field(&text, "prog_id:"), read(&text)) {
+    for text in fdinfo::of_process(pid)? {
+        if let (Some(id), Some(value)) = (field(&text, "prog_id"), read(&text)) {
             found.insert(bpftool::program_name(id)?, value);
         }
     }
     ensure!(!found.is_empty(), "process {pid} holds no programs");
     Ok(found)
-}
-
-/// A field of what the kernel tells of a program's descriptor (`bpf_prog_show_fdinfo`).
-fn field<T: FromStr>(text: &str, name: &str) -> Option<T> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 /// What was added to a count.
@@ -92,19 +83,4 @@ pub fn since(before: &BTreeMap<String, Runs>, after: &BTreeMap<String, Runs>) ->
         Runs { times: after.times - before.times, nanoseconds: after.nanoseconds - before.nanoseconds }
     };
     after.iter().map(|(name, runs)| (name.clone(), added(name, runs))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::field;
-
-    #[test]
-    fn programs_are_told_from_other_descriptors() {
-        let text =
-            "pos:\t0\nflags:\t02000002\nprog_type:\t18\nprog_id:\t42\nrun_time_ns:\t900\nrun_cnt:\t9\n";
-        assert_eq!((field(text, "prog_id:"), field(text, "run_cnt:")), (Some(42), Some(9.0)));
-        // That of a link, which tells its program's id too.
-        let text = "link_type:\tcgroup\nlink_id:\t3\nprog_tag:\t0\nprog_id:\t42\n";
-        assert_eq!(field::<f64>(text, "run_cnt:"), None);
-    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Cell, Fault, Run, Technique, Techniques};
 use crate::bpftool;
-use crate::sandbox::{Daemon, Finished, Sandbox};
+use crate::sandbox::{Daemon, Finished, Killed, Sandbox};
 use crate::slowness::patience;
 
 /// Who may call whom. `thief` may not call `vault`, but somebody who may; `bell` may call nobody, and does.
@@ -207,7 +207,8 @@ impl Scene<'_> {
             daemon.wait_for(|record| record["process"]["comm"] == bell.as_str())?;
             let new = daemon.records().iter().skip(before);
             // The servers may be answering somebody who has not asked, or is gone.
-            let servers = [&self.older, &self.vault, &self.proxy].map(|server| u64::from(server.child.id()));
+            let servers =
+                [&self.older, &self.vault, &self.proxy].map(|server| u64::from(server.child.0.id()));
             let is_its = |record: &&Value| {
                 let answers = record["process"]["pid"].as_u64().is_some_and(|pid| servers.contains(&pid));
                 record["source"]["service"] != "bell" && !answers
@@ -318,7 +319,7 @@ impl Outcome {
 
 /// A Python program that is spoken to in lines.
 struct Program {
-    child: Child,
+    child: Killed,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
 }
@@ -329,9 +330,9 @@ impl Program {
         let mut command = sandbox.command(cgroup, PYTHON)?;
         // -B: no compiled files beside the sources.
         command.arg("-B").arg(script).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = sandbox.spawn(command)?;
-        let stdin = child.stdin.take().context("program without stdin")?;
-        let stdout = child.stdout.take().context("program without stdout")?;
+        let mut child = Killed(sandbox.spawn(command)?);
+        let stdin = child.0.stdin.take().context("program without stdin")?;
+        let stdout = child.0.stdout.take().context("program without stdout")?;
         Ok(Self { child, stdin, stdout: BufReader::new(stdout) })
     }
 
@@ -361,15 +362,6 @@ impl Program {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
         Ok(line)
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let ended = self.child.kill().and_then(|()| self.child.wait());
-        if let Err(err) = ended {
-            tracing::error!("end process {}: {err}", self.child.id());
-        }
     }
 }
 
