@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ KEPT_PORTS = pathlib.Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 PROXY, DOOR, BEHIND = 7100, 7150, 7055
 # Where the vault and a caller cross each other, at the one's port and the other's.
 CROSSING, CROSSING_BACK = 7060, 7310
+# Where the vault answers who has called while a policy was in force that permits more.
+QUEUED, KEPT = 7062, 7063
 # Where the vault itself may call whoever has this port.
 NOTICES = 7300
 
@@ -158,9 +161,10 @@ class Scene:
     def __init__(self, order, cgroups, namespaces):
         self.family, self.proto = order["path"].split("/")
         self.caller, self.helper, self.client = order["caller"], order["helper"], order["client"]
-        self.patience = order["patience"] / 1000
+        self.patience, self.deadline = order["patience"] / 1000, order["deadline"] / 1000
         self.token = order["token"].encode()
         self.cgroups, self.namespaces = cgroups, namespaces
+        self.apply = order["apply"]
         self.port = PORT
         self.pids = [os.getpid()]
         self.judged = None
@@ -366,6 +370,30 @@ class Scene:
         ours.settimeout(20)
         self.pids.append(pid)
         return ours
+
+    def appoint(self):
+        """Starts a process that stays root, to put policies in force for an attempt that does not."""
+        def govern(channel):
+            while name := channel.recv(64).decode():
+                done = subprocess.run(self.apply[name], capture_output=True, check=False)
+                channel.send(done.stderr if done.returncode else b"done")
+
+        self.governor = self.role("bell", govern)
+
+    def put_in_force(self, name):
+        """Has everybody judged by another policy from here on, if anybody judges."""
+        if not self.apply:
+            return
+        self.governor.send(name.encode())
+        told = self.governor.recv(4096)
+        if told != b"done":
+            raise RuntimeError(f"apply policy {name}: {told.decode()}")
+
+    def revoke(self, sock):
+        """Puts the usual policy in force; it closes the live connections that it forbids, and this one's end is waited for."""
+        self.put_in_force("usual")
+        if self.apply and self.caller == "thief":
+            self.ready(sock, select.POLLERR | select.POLLHUP, self.deadline / 3)
 
     def leave(self, pid):
         """Ends a role, and waits until it has ended."""

@@ -183,14 +183,21 @@ pub struct Selection {
     pub only: Option<String>,
     /// Only these techniques, if any are named.
     pub named: BTreeSet<String>,
-    /// Leave the pairs and the broken hooks out.
-    pub singly: bool,
+    /// Leave the pairs out.
+    pub without_pairs: bool,
+    /// Leave out what is broken on purpose.
+    pub without_faults: bool,
 }
 
 impl Selection {
-    /// Whether all there is is to be tried, so that something is wrong with a fault of which nothing tells.
+    /// Whether all there is is to be tried.
     pub fn is_whole(&self) -> bool {
-        self.has_all() && !self.singly
+        self.has_faults() && !self.without_pairs
+    }
+
+    /// Whether every technique is to be tried with every fault, so that something is wrong with one of which nothing tells.
+    pub fn has_faults(&self) -> bool {
+        self.has_all() && !self.without_faults
     }
 
     /// Whether every technique is to be tried, so that the table of what blocks them can be compared.
@@ -221,7 +228,7 @@ pub fn run(selection: &Selection) -> anyhow::Result<Report> {
     let stages = stages.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let techniques = stages.first().context("no stage")?.techniques().clone();
     let singles = singles(&techniques, selection);
-    let pairs = if selection.singly { Vec::new() } else { pairs(&techniques, selection) };
+    let pairs = if selection.without_pairs { Vec::new() } else { pairs(&techniques, selection) };
     let mut theatre = Theatre { stages, techniques: &techniques, known: Known::default() };
 
     let mut done = theatre.play([shares(Run::Bare, &singles), shares(Run::Bare, &pairs)].concat())?;
@@ -240,7 +247,7 @@ pub fn run(selection: &Selection) -> anyhow::Result<Report> {
         theatre.known.whole.entry(one.cell.clone()).or_default().take(one);
     }
     done.extend(judged);
-    if !selection.singly {
+    if !selection.without_faults {
         let whole = &theatre.known.whole;
         let job = |fault| Job { run: Run::Broken(fault), cells: tell(fault, &techniques, whole) };
         let jobs: Vec<Job> = Fault::all().map(job).collect();
@@ -248,13 +255,14 @@ pub fn run(selection: &Selection) -> anyhow::Result<Report> {
     }
     let whole = theatre.known.whole;
     let mut report = report(techniques, &whole, &done);
-    if selection.is_whole() {
+    if selection.has_faults() {
         report.wrong.extend(untold(&report.changed));
     }
     Ok(report)
 }
 
-/// The cells in which a fault is looked for: not where it is the kernel that blocks, or that draws lots. A mapped
+/// The cells in which a fault is looked for: not where it is the kernel that blocks, or that draws lots, nor where the
+/// daemon closes what is open, by decisions that are made outside of the kernel's programs. A mapped
 /// address is judged by a hook of one of the other two families, and a decision does not ask for the family at all, so that
 /// one path, of the one transport for one technique and of the other for the next, tells of a check.
 fn tell(fault: Fault, techniques: &Techniques, whole: &BTreeMap<Cell, Ends>) -> Vec<Cell> {
@@ -282,7 +290,7 @@ fn tell(fault: Fault, techniques: &Techniques, whole: &BTreeMap<Cell, Ends>) -> 
         for path in paths {
             let cell = Cell { techniques: vec![name.clone()], path: path.clone() };
             let forbidden = whole.get(&cell).and_then(|ends| ends.forbidden.as_ref());
-            if forbidden.is_some_and(Outcome::is_judged) {
+            if forbidden.is_some_and(|outcome| outcome.is_judged() && !outcome.told.is_closed()) {
                 cells.push(cell);
             }
         }

@@ -107,7 +107,16 @@ impl Sandbox {
     ///
     /// The file cannot be written.
     pub fn write_policy(&self, text: &str) -> anyhow::Result<PathBuf> {
-        let directory = self.directory().join("policy");
+        self.write_other_policy("policy", text)
+    }
+
+    /// The same, to a directory of this name.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn write_other_policy(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let directory = self.directory().join(name);
         fs::create_dir_all(&directory)?;
         // A reload must never see half a file.
         let fresh = directory.join(".policy.yaml");

@@ -18,9 +18,12 @@ pub(crate) struct Args {
     /// Only techniques whose name contains this; compared with nothing
     #[arg(long, value_name = "NAME", conflicts_with = "write")]
     only: Option<String>,
-    /// Leave out the pairs and all that is broken on purpose; only what blocks is compared
+    /// Leave out the pairs of techniques
     #[arg(long, conflicts_with = "write")]
-    singly: bool,
+    without_pairs: bool,
+    /// Leave out all that is broken on purpose, and compare only what blocks
+    #[arg(long, conflicts_with = "write")]
+    without_faults: bool,
 }
 
 /// The form of the output.
@@ -47,7 +50,8 @@ pub(crate) fn run(workspace: &Path, args: &Args) -> Result<()> {
     let mut words = Vec::new();
     words.extend((args.output == Output::Json).then_some("--json"));
     words.extend(args.write.then_some("--write"));
-    words.extend(args.singly.then_some("--singly"));
+    words.extend(args.without_pairs.then_some("--without-pairs"));
+    words.extend(args.without_faults.then_some("--without-faults"));
     words.extend(args.only.iter().flat_map(|only| ["--only", only]));
     demo::become_program(workspace, Profile::KernelTests, "enforcer-bypass", &words)
 }

@@ -14,14 +14,15 @@ fn main() -> anyhow::Result<ExitCode> {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--only" => selection.only = Some(arguments.next().context("--only: no name was given")?),
-            "--singly" => selection.singly = true,
+            "--without-pairs" => selection.without_pairs = true,
+            "--without-faults" => selection.without_faults = true,
             "--json" => json = true,
             "--write" => write = true,
             other => bail!("unknown argument {other}"),
         }
     }
     if write && !selection.is_whole() {
-        bail!("write the table: only a whole run can\nhint: leave --only and --singly out");
+        bail!("write the table: only a whole run can\nhint: leave out `--only` and `--without-…`");
     }
     let report = bypass::run(&selection)?;
     if write && report.wrong.is_empty() {
@@ -29,7 +30,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let mut differences = if selection.has_all() { table::differences(&report)? } else { Vec::new() };
     // What was not tried is not otherwise.
-    differences.retain(|one| selection.is_whole() || !one.is_of_fault());
+    differences.retain(|one| selection.has_faults() || !one.is_of_fault());
     let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", table::to_json(&report, &differences))?;

@@ -41,8 +41,9 @@ impl Judgement {
         if is_drawn {
             return Self { by: String::from("call or ingress"), how: String::from("EPERM or dropped") };
         }
-        let mut hooks: Vec<&str> =
-            outcome.records.iter().filter_map(|record| record["hook"].as_str()).collect();
+        // A connection that is open already is closed by no hook, but for a cause.
+        let blockers = outcome.records.iter().flat_map(|record| [&record["hook"], &record["cause"]]);
+        let mut hooks: Vec<&str> = blockers.filter_map(|blocker| blocker.as_str()).collect();
         hooks.sort_unstable();
         hooks.dedup();
         let by = if hooks.is_empty() { String::from("kernel") } else { hooks.join(", ") };
@@ -117,7 +118,7 @@ fn records(techniques: &[&Technique], outcome: &Outcome, open: bool) -> Vec<Stri
     }
     let many = techniques.iter().any(|technique| technique.records.is_some());
     let by_kernel = techniques.iter().any(|technique| technique.bare.is_some())
-        || outcome.told.errno.as_deref().is_some_and(|errno| errno != "EPERM");
+        || (outcome.told.errno.as_deref().is_some_and(|errno| errno != "EPERM") && !outcome.told.is_closed());
     // A call is judged once, and each of its datagrams where it arrives.
     let datagrams = techniques.iter().filter_map(|technique| technique.datagrams).max().unwrap_or(1);
     let arrived = outcome.records.iter().filter(|record| record["hook"] == "ingress").count();

@@ -1,5 +1,6 @@
 //! Where the corpus is played: a sandbox with the service that must not be reached, and those that try.
 
+use std::cell::Cell as Latch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{Cell, Fault, Run, Technique, Techniques};
 use crate::bpftool;
-use crate::sandbox::{Daemon, Finished, Killed, Sandbox};
+use crate::sandbox::{Daemon, Finished, Killed, Sandbox, binary};
 use crate::slowness::patience;
 
 /// Who may call whom. `thief` may not call `vault`, but somebody who may; `bell` may call nobody, and does.
@@ -42,6 +43,9 @@ allow:
   - { name: crossing, from: vault, to: clerk, ports: [7310/tcp] }
   - { name: notice, from: vault, to: [thief, clerk], ports: [7300/tcp, 7300/udp] }
 ";
+
+/// What else is permitted while a technique has another policy in force.
+const AMNESTY: &str = "  - { name: amnesty, from: thief, to: vault }\n";
 
 /// The cgroup of a container of which no runtime has told.
 const PENDING: &str = "docker/0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f";
@@ -72,6 +76,7 @@ pub struct Stage {
     sandbox: Sandbox,
     director: Program,
     techniques: Techniques,
+    policies: Value,
     attempts: u64,
 }
 
@@ -90,7 +95,8 @@ impl Stage {
         // It is of the service `bell`, since it rings when an attempt has ended.
         let mut director = Program::start(&sandbox, "bell", "stage.py", &[root])?;
         let techniques = director.read().context("read what the techniques say of themselves")?;
-        Ok(Self { sandbox, director, techniques, attempts: 0 })
+        let policies = policies(&sandbox)?;
+        Ok(Self { sandbox, director, techniques, policies, attempts: 0 })
     }
 
     /// What the techniques say of themselves.
@@ -151,6 +157,17 @@ impl Stage {
     }
 }
 
+/// The commands that put the usual policy in force, and the one that permits more.
+fn policies(sandbox: &Sandbox) -> anyhow::Result<Value> {
+    let (enforcer, control) = (binary("enforcer")?, sandbox.control());
+    let mut commands = BTreeMap::new();
+    for (name, text) in [("usual", POLICY.to_owned()), ("amnesty", format!("{POLICY}{AMNESTY}"))] {
+        let policy = sandbox.write_other_policy(name, &text)?;
+        commands.insert(name, json!([enforcer, "policy", "apply", policy, "--control", control]));
+    }
+    Ok(json!(commands))
+}
+
 /// A scene that is set.
 pub struct Scene<'a> {
     stage: &'a mut Stage,
@@ -197,6 +214,7 @@ impl Scene<'_> {
             "deadline": u64::try_from(patience(DEADLINE).as_millis())?,
             "token": format!("token-{}", self.stage.attempts),
             "bell": self.daemon.is_some().then_some(&bell),
+            "apply": self.daemon.is_some().then_some(&self.stage.policies),
         });
         self.stage.director.write(&order)?;
         let told: Told = self.stage.director.read()?;
@@ -204,14 +222,20 @@ impl Scene<'_> {
         got.extend(self.older.ask::<Vec<Value>>()?);
         let mut records = Vec::new();
         if let Some(daemon) = &mut self.daemon {
-            daemon.wait_for(|record| record["process"]["comm"] == bell.as_str())?;
+            // What closes live connections tells of them when it has done so.
+            let (rung, heard) = (Latch::new(false), Latch::new(!told.is_closed()));
+            daemon.wait_for(|record| {
+                rung.set(rung.get() || record["process"]["comm"] == bell.as_str());
+                heard.set(heard.get() || record["kind"] == "connection");
+                rung.get() && heard.get()
+            })?;
             let new = daemon.records().iter().skip(before);
             // The servers may be answering somebody who has not asked, or is gone.
             let servers =
                 [&self.older, &self.vault, &self.proxy].map(|server| u64::from(server.child.0.id()));
             let is_its = |record: &&Value| {
                 let answers = record["process"]["pid"].as_u64().is_some_and(|pid| servers.contains(&pid));
-                record["source"]["service"] != "bell" && !answers
+                record["verdict"].is_string() && record["source"]["service"] != "bell" && !answers
             };
             records.extend(new.filter(is_its).cloned());
         }
@@ -275,6 +299,13 @@ pub struct Told {
     pub errno: Option<String>,
     /// More on what went wrong.
     pub text: Option<String>,
+}
+
+impl Told {
+    /// Whether a stream or a connected datagram socket was closed under it.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.errno.as_deref(), Some("ECONNABORTED" | "EDESTADDRREQ"))
+    }
 }
 
 /// How an attempt ended, for everybody.
