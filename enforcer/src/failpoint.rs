@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// The variable that names the place; `NAME:N` ends it when the place is passed for the N-th time.
+/// The variable that names the place; `NAME:N` ends it when the place is passed for the N-th time, and `NAME!` by a panic.
 pub const VARIABLE: &str = "ENFORCER_FAILPOINT";
 
 /// The variable that, set to anything, has each policy that this process installs after the first fail one map later than the
@@ -173,19 +173,24 @@ mod armed {
     struct Armed {
         name: String,
         left: AtomicU32,
+        panics: bool,
     }
 
     static ARMED: LazyLock<Option<Armed>> = LazyLock::new(|| {
         let told = std::env::var(super::VARIABLE).ok()?;
-        let (name, times) = told.split_once(':').unwrap_or((&told, "1"));
+        let (told, panics) = told.strip_suffix('!').map_or((told.as_str(), false), |told| (told, true));
+        let (name, times) = told.split_once(':').unwrap_or((told, "1"));
         let left = AtomicU32::new(times.parse().ok()?);
-        Some(Armed { name: name.to_owned(), left })
+        Some(Armed { name: name.to_owned(), left, panics })
     });
 
     pub(super) fn pass(name: &'static str) {
         debug_assert!(super::ALL.contains(&name), "{name} is not in the list");
         let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name) else { return };
         if armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            if armed.panics {
+                std::panic::panic_any("a test wanted it");
+            }
             // Like a kill: nothing is unwound, flushed or removed.
             std::process::abort();
         }

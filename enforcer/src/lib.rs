@@ -32,4 +32,5 @@ pub mod staying;
 pub mod tables;
 pub mod timer;
 pub mod validate;
+pub mod vital;
 pub mod watch;

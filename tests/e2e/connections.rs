@@ -273,7 +273,8 @@ fn what_a_killed_daemon_had_not_closed_yet_is_closed_by_the_next_and_nothing_tha
     let services = SERVICES.replacen("services:", "defaults: { existing: keep }\nservices:", 1);
     let directory = three.sandbox.write_policy(&format!("{services}{BOTH}"))?;
     let mut command = three.sandbox.staying_command(&directory)?;
-    command.env(failpoint::VARIABLE, "connections-closed");
+    // By a panic of the thread that closes: the daemon does not go on without it.
+    command.env(failpoint::VARIABLE, "connections-closed!");
     let mut daemon = three.sandbox.start_daemon(command)?;
     for _ in 0..3 {
         let record = daemon.wait_for(|record| record["kind"] == "connection")?;

@@ -4,6 +4,7 @@
 mod audit;
 mod budgets;
 mod cases;
+mod clock;
 mod connect;
 mod connections;
 mod containers;

@@ -540,6 +540,12 @@ fn a_policy_in_force_that_this_version_cannot_read_gives_way_to_that_on_the_disk
 const FIRST_START: [&str; 6] =
     ["maps-staged", "maps-emptied", "maps-complete", "link-attached", "link-pinned", "link-renamed"];
 
+/// How a process ends by a panic of its first thread.
+const PANICKED: i32 = 101;
+
+/// And by [`std::process::abort`].
+const ABORTED: i32 = nix::libc::SIGABRT;
+
 /// Runs a daemon that is to crash at `point`, through a reload and an end if it gets there. Returns whether it crashed.
 fn crashes(scene: &Scene, point: &str, next: &str) -> anyhow::Result<bool> {
     let mut command = scene.command()?;
@@ -560,8 +566,39 @@ fn crashes(scene: &Scene, point: &str, next: &str) -> anyhow::Result<bool> {
         }
     }
     let status = run.wait()?;
-    ensure!(status.success() || status.signal() == Some(nix::libc::SIGABRT), "{point}: {status}");
-    Ok(!status.success())
+    let crashed =
+        if point.ends_with('!') { status.code() == Some(PANICKED) } else { status.signal() == Some(ABORTED) };
+    ensure!(status.success() || crashed, "{point}: {status}");
+    Ok(crashed)
+}
+
+#[test]
+fn after_a_panic_the_kernel_goes_on_and_the_next_one_takes_over_as_after_a_kill() -> anyhow::Result<()> {
+    let mut scene = Scene::new("panics", ODD)?;
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    for (point, in_force) in [
+        ("links-updated!", "odd"),
+        ("events-written!", "even"),
+        ("reload-begun!", "even"),
+        ("reload-state-written!", "odd"),
+        ("flipped:2!", "even"),
+        ("stop-begun!", "odd"),
+    ] {
+        scene.sandbox.write_policy(&policy(EVEN))?;
+        ensure!(crashes(&scene, point, ODD)?, "{point} is not passed");
+        let now = scene.in_force().with_context(|| format!("after a panic at {point}"))?;
+        ensure!(now == in_force, "after a panic at {point} {now} is in force");
+        ensure!(scene.attached()? == hooks(), "after a panic at {point}: {:?}", scene.attached()?);
+        scene.sandbox.write_policy(&policy(ODD))?;
+        let mut run = scene.start().with_context(|| format!("start after a panic at {point}"))?;
+        run.read_until("took over")?;
+        assert!(run.end(Signal::SIGTERM)?);
+        let now = scene.in_force().with_context(|| format!("after a panic at {point} and a start"))?;
+        ensure!(now == "odd", "after a panic at {point} and a start");
+    }
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    check_books(&scene.records()?, 12)?;
+    Ok(())
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub const PATIENCE: Duration = Duration::from_millis(500);
 /// (`TCP_TIMEOUT_INIT` of include/net/tcp.h), and that is judged and told as an attempt of its own.
 const CONNECT_PATIENCE: Duration = PATIENCE;
 
+/// How long a connected caller waits for the answer. It comes, so that this only bounds what a busy machine may take.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long an answer to a call of a volley may take, of which there are many, and a machine under all that load.
 const VOLLEY_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -504,7 +507,11 @@ impl Steps {
         if transport == Transport::Udp {
             socket.set_broadcast(true)?;
         }
-        socket.set_read_timeout(Some(patience(self.patience)))?;
+        let waits = match transport {
+            Transport::Tcp => self.patience.max(ANSWER_PATIENCE),
+            Transport::Udp => self.patience,
+        };
+        socket.set_read_timeout(Some(patience(waits)))?;
         Ok(socket)
     }
 }

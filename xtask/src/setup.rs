@@ -23,7 +23,7 @@ const DENY_VERSION: &str = "0.20.2";
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// What the tests run as real servers and clients, each with the reason for it.
-const FOR_TESTS: [(&str, &str); 32] = [
+const FOR_TESTS: [(&str, &str); 33] = [
     ("nginx", "a server that the tests protect"),
     ("postgresql", "a server that the tests protect"),
     ("postgresql-client", "psql, a caller in the tests"),
@@ -52,6 +52,7 @@ const FOR_TESTS: [(&str, &str); 32] = [
     ("podman", "another engine whose containers the tests identify"),
     ("passt", "pasta, the network of rootless Podman's containers"),
     ("runc", "what both start containers with"),
+    ("libfaketime", "has the daemon's clock jump, and nobody else's"),
     ("busybox-static", "the image that the tests make for them"),
     ("bpftool", "what is attached where, told by somebody else than the product"),
     ("mmdebstrap", "makes the machine with systemd that the tests boot"),

@@ -9,10 +9,9 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
 
 use super::{Line, Waiting};
-use crate::privileges;
+use crate::{privileges, vital};
 
 /// Lines that are handed over at once (`UIO_MAXIOV` of include/uapi/linux/uio.h).
 const LINES_AT_ONCE: usize = 1024;
@@ -38,7 +37,7 @@ impl Writer {
     pub(super) fn start() -> io::Result<Self> {
         let (orders, ordered) = sync_channel::<Order>(1);
         let (finished, done) = sync_channel::<Done>(1);
-        thread::Builder::new().name(String::from("log")).spawn(move || {
+        vital::spawn("log", move || {
             let given_up = privileges::drop_all();
             let can_go_on = given_up.is_ok();
             if finished.send((Waiting::default(), given_up)).is_err() || !can_go_on {

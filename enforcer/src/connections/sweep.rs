@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use enforcer_common::layout::Owner;
@@ -25,6 +24,7 @@ use crate::kernel::{CgroupOwners, MapError};
 use crate::policy::Existing;
 use crate::privileges;
 use crate::revision::Revision;
+use crate::vital;
 
 /// Looks at most that one order takes: each finds what the one before could not see yet.
 const MAX_LOOKS: u32 = 16;
@@ -186,7 +186,7 @@ impl Sweeper {
         let ending = Arc::new(AtomicBool::new(false));
         let worker =
             Worker { subtree, incoming, outgoing, ending: ending.clone(), older, unreadable: HashSet::new() };
-        thread::Builder::new().name(String::from("connections")).spawn(move || {
+        vital::spawn("connections", move || {
             // It was made before the daemon gave up what only starting takes.
             match privileges::keep_only(privileges::SERVING) {
                 Ok(()) => worker.run(),

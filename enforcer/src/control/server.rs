@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -38,8 +37,8 @@ use super::{Applied, Refusal, Request, Snapshot, api};
 use crate::audit;
 use crate::kernel::feature;
 use crate::parser::Parser;
-use crate::privileges;
 use crate::revision::{InvalidPolicy, Revision};
+use crate::{privileges, vital};
 
 /// The description of what is offered here.
 const OPENAPI: &str = include_str!("../../openapi.yaml");
@@ -164,7 +163,7 @@ impl Socket {
             follower_slots: Arc::new(Semaphore::new(FOLLOWERS)),
             looking: Mutex::new(()),
         });
-        thread::Builder::new().name(String::from("control")).spawn(move || {
+        vital::spawn("control", move || {
             // Clients are spoken with by who cannot change a map; its workers are made by it and have no more.
             if let Err(err) = privileges::keep_only(privileges::LOOKING) {
                 error!("serve control socket: give up capabilities: {err}");
