@@ -41,7 +41,7 @@ allow:
   - { name: ask, from: [thief, clerk, teller, vault], to: proxy, ports: [7100-7199/tcp, 7100-7199/udp] }
   - { name: announce, from: [thief, clerk], to: groups, ports: [7001/udp] }
   - { name: crossing, from: vault, to: clerk, ports: [7310/tcp] }
-  - { name: notice, from: vault, to: [thief, clerk], ports: [7300/tcp, 7300/udp] }
+  - { name: notice, from: vault, to: [thief, clerk, teller], ports: [7300/tcp, 7300/udp] }
 ";
 
 /// What else is permitted while a technique has another policy in force.
