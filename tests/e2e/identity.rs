@@ -92,6 +92,21 @@ fn no_process_runs_unidentified_however_short_its_cgroup_lives() -> anyhow::Resu
 }
 
 #[test]
+fn a_cgroup_cannot_be_moved_to_where_it_would_be_another_service() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("moved")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let (mut orders, mut stranger) = (sandbox.actor("orders")?, sandbox.actor("stranger")?);
+    let at = "127.0.0.1:8080".parse()?;
+    assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let [from, to] = ["stranger", "short-1"].map(|name| sandbox.cgroup().join(name));
+    let err = fs::rename(&from, &to).err().context("it was moved")?;
+    assert_eq!(err.raw_os_error(), Some(nix::libc::EPERM), "{err}");
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    assert!(stranger.ask(&connect)?.is_refused());
+    daemon.stop()?.check_totals()
+}
+
+#[test]
 fn what_lies_below_a_service_is_the_service() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("nested")?;
     let daemon = sandbox.daemon(POLICY)?;
