@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::AddAssign;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -176,14 +177,14 @@ pub struct Process {
 /// Written as soon as a loss is noticed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Lost {
-    /// `ring-full`, `unreadable` or `write-failed`; [`CONNECTIONS_LOST`] of records of live connections, which are no events.
+    /// `ring-full`, `unreadable` or `write-failed`; [`OWN_LOST`] of records of what the daemon itself did, which are no events.
     pub cause: &'static str,
     /// How many since the last such record.
     pub count: u64,
 }
 
-/// The cause of the loss of records of live connections.
-pub const CONNECTIONS_LOST: &str = "connection-write-failed";
+/// The cause of the loss of [records of what the daemon itself did](Body::is_own).
+pub const OWN_LOST: &str = "record-write-failed";
 
 /// Written once a container's runtime has told of it, for every cgroup that is a container's own.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -282,6 +283,8 @@ pub struct Resume {
     pub events_written: u64,
     /// Events lost, whatever the cause and whoever told of it.
     pub events_lost: u64,
+    /// [Records of what earlier daemons themselves did](Body::is_own) that went with them, and that no `lost` record tells of.
+    pub records_newly_lost: u64,
 }
 
 /// Written instead of [`Start`] where `on_unsupported: open` lets the daemon run without enforcing anything.
@@ -291,7 +294,8 @@ pub struct Unprotected {
     pub cause: String,
 }
 
-/// Written last. `events_produced` = attempts written + `events_lost` + `events_waiting`.
+/// Written last. `events_produced` = attempts written + `events_lost` + `events_waiting`, and `records_made` =
+/// `records_written` + `records_lost`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Stop {
     /// Decisions that permitted.
@@ -318,8 +322,12 @@ pub struct Stop {
     pub cgroups_repaired: u64,
     /// Live connections that were closed because the policy denies them.
     pub connections_closed: u64,
-    /// Records of live connections that could not be written.
-    pub connections_untold: u64,
+    /// [Records of what this daemon itself did](Body::is_own).
+    pub records_made: u64,
+    /// Those that are in this log.
+    pub records_written: u64,
+    /// Those that could not be written.
+    pub records_lost: u64,
 }
 
 /// Bytes that wait before the file is given them unasked.
@@ -342,7 +350,8 @@ pub struct Log {
     attempts: u64,
     losses: u64,
     unwritten: u64,
-    connections_untold: u64,
+    own: Own,
+    own_unwritten: u64,
     followed: broadcast::Sender<Arc<[u8]>>,
 }
 
@@ -356,6 +365,8 @@ struct Waiting {
     attempts: u64,
     /// Losses that it tells of since then.
     losses: u64,
+    /// Likewise, of what the daemon itself did.
+    own: Own,
 }
 
 /// A line that the file has not taken, or not whole.
@@ -363,9 +374,32 @@ struct Line {
     bytes: Vec<u8>,
     taken: usize,
     is_attempt: bool,
-    is_connection: bool,
     /// Losses that it is the first to tell of.
     losses: u64,
+    own: Own,
+}
+
+/// [Records of what daemons themselves did](Body::is_own), as a log tells of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Own {
+    /// Those that are there.
+    pub written: u64,
+    /// Those of which it says that they are lost.
+    pub lost: u64,
+}
+
+impl Own {
+    /// All that it tells of.
+    pub fn told(self) -> u64 {
+        self.written + self.lost
+    }
+}
+
+impl AddAssign for Own {
+    fn add_assign(&mut self, other: Self) {
+        self.written += other.written;
+        self.lost += other.lost;
+    }
 }
 
 /// A log that is a file, and how far it has been written.
@@ -386,12 +420,37 @@ pub struct Tail {
     pub attempts: u64,
     /// Losses that were told.
     pub losses: u64,
+    /// What was told of what daemons themselves did.
+    pub own: Own,
 }
 
 impl Body {
+    /// Whether it tells of what the daemon itself did or noticed, and so is no event that a program has counted. Such records
+    /// are counted [when they are made](crate::kernel::Tally). Those that are left out tell of the log itself.
+    pub fn is_own(&self) -> bool {
+        match self {
+            Self::Container(_) | Self::Policy(_) | Self::Connection(_) | Self::Tamper(_) => true,
+            Self::Start(_)
+            | Self::Attempt(_)
+            | Self::Lost(_)
+            | Self::Resume(_)
+            | Self::Unprotected(_)
+            | Self::Stop(_) => false,
+        }
+    }
+
+    fn own(&self) -> Own {
+        let lost = match self {
+            Self::Lost(lost) if lost.cause == OWN_LOST => lost.count,
+            Self::Resume(resume) => resume.records_newly_lost,
+            _ => 0,
+        };
+        Own { written: u64::from(self.is_own()), lost }
+    }
+
     fn losses(&self) -> u64 {
         match self {
-            Self::Lost(lost) if lost.cause == CONNECTIONS_LOST => 0,
+            Self::Lost(lost) if lost.cause == OWN_LOST => 0,
             Self::Lost(lost) => lost.count,
             Self::Resume(resume) => resume.events_newly_lost,
             Self::Start(_)
@@ -426,7 +485,8 @@ impl Log {
             attempts: 0,
             losses: 0,
             unwritten: 0,
-            connections_untold: 0,
+            own: Own::default(),
+            own_unwritten: 0,
             followed: broadcast::Sender::new(FOLLOWED),
         })
     }
@@ -463,6 +523,11 @@ impl Log {
     /// Losses that the file tells of.
     pub fn losses(&self) -> u64 {
         self.losses
+    }
+
+    /// What the file tells of what daemons themselves did.
+    pub fn own(&self) -> Own {
+        self.own
     }
 
     /// How far the file is written; all zeros if the log is no file.
@@ -507,18 +572,23 @@ impl Log {
             cause: Option<String>,
             count: Option<u64>,
             events_newly_lost: Option<u64>,
+            records_newly_lost: Option<u64>,
         }
         let beyond = if counted > from { bytes.get(1..).unwrap_or_default() } else { &bytes };
         for line in beyond.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
             // What is no record was cut by an earlier end.
             let Ok(told) = serde_json::from_slice::<Told>(line) else { continue };
-            tail.attempts += u64::from(told.kind == "attempt");
-            tail.losses += match told.kind.as_str() {
-                "lost" if told.cause.as_deref() == Some(CONNECTIONS_LOST) => 0,
-                "lost" => told.count.unwrap_or(0),
-                "resume" => told.events_newly_lost.unwrap_or(0),
-                _ => 0,
-            };
+            match told.kind.as_str() {
+                "attempt" => tail.attempts += 1,
+                "container" | "policy" | "connection" | "tamper" => tail.own.written += 1,
+                "lost" if told.cause.as_deref() == Some(OWN_LOST) => tail.own.lost += told.count.unwrap_or(0),
+                "lost" => tail.losses += told.count.unwrap_or(0),
+                "resume" => {
+                    tail.losses += told.events_newly_lost.unwrap_or(0);
+                    tail.own.lost += told.records_newly_lost.unwrap_or(0);
+                }
+                _ => {}
+            }
         }
         Ok(tail)
     }
@@ -528,9 +598,9 @@ impl Log {
         self.unwritten
     }
 
-    /// Records of live connections that could not be written.
-    pub fn connections_untold(&self) -> u64 {
-        self.connections_untold
+    /// Records of what the daemon itself did that could not be written.
+    pub fn own_unwritten(&self) -> u64 {
+        self.own_unwritten
     }
 
     /// Whether the file has taken everything.
@@ -542,16 +612,15 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// The file takes nothing, and too much waits for it already. An attempt and a live connection are counted then.
+    /// The file takes nothing, and too much waits for it already. An attempt, or what the daemon itself did, is counted then.
     pub fn write(&mut self, time: SystemTime, body: Body) -> io::Result<()> {
-        let (is_attempt, losses) = (matches!(body, Body::Attempt(_)), body.losses());
-        let is_connection = matches!(body, Body::Connection(_));
+        let (is_attempt, losses, own) = (matches!(body, Body::Attempt(_)), body.losses(), body.own());
         if self.waiting.size >= BATCH
             && let Err(err) = self.flush()
             && self.waiting.size >= MOST_WAITING
         {
             self.unwritten += u64::from(is_attempt);
-            self.connections_untold += u64::from(is_connection);
+            self.own_unwritten += own.written;
             return Err(err);
         }
         let time = humantime::format_rfc3339_nanos(time).to_string();
@@ -570,7 +639,7 @@ impl Log {
         }
         self.is_cut = false;
         self.waiting.size += bytes.len();
-        self.waiting.lines.push_back(Line { bytes, taken: 0, is_attempt, is_connection, losses });
+        self.waiting.lines.push_back(Line { bytes, taken: 0, is_attempt, losses, own });
         self.sequence += 1;
         Ok(())
     }
@@ -585,18 +654,17 @@ impl Log {
             return Ok(());
         }
         let waiting = std::mem::take(&mut self.waiting);
-        let number = |is_one: fn(&Line) -> bool| {
-            u64::try_from(waiting.lines.iter().filter(|line| is_one(line)).count()).unwrap_or(u64::MAX)
-        };
-        let (attempts, connections) = (number(|line| line.is_attempt), number(|line| line.is_connection));
+        let number = |of: fn(&Line) -> u64| waiting.lines.iter().map(of).sum::<u64>();
+        let (attempts, own) = (number(|line| u64::from(line.is_attempt)), number(|line| line.own.written));
         let Some((waiting, written)) = self.writer.write(self.sink.clone(), waiting) else {
             self.unwritten += attempts;
-            self.connections_untold += connections;
+            self.own_unwritten += own;
             return Err(io::Error::other("the thread that writes has ended"));
         };
         self.waiting = waiting;
         self.attempts += std::mem::take(&mut self.waiting.attempts);
         self.losses += std::mem::take(&mut self.waiting.losses);
+        self.own += std::mem::take(&mut self.waiting.own);
         written
     }
 
@@ -605,7 +673,7 @@ impl Log {
         self.is_cut |= self.waiting.lines.front().is_some_and(|line| line.taken > 0);
         for line in self.waiting.lines.drain(..) {
             self.unwritten += u64::from(line.is_attempt);
-            self.connections_untold += u64::from(line.is_connection);
+            self.own_unwritten += line.own.written;
             self.sequence -= 1;
         }
         self.waiting.size = 0;
@@ -679,7 +747,9 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::{Attempt, Body, CONNECTIONS_LOST, Connection, End, Log, Lost, MOST_WAITING, Place, Tail};
+    use super::{
+        Attempt, Body, Connection, End, Log, Lost, MOST_WAITING, OWN_LOST, Own, Place, Resume, Tail,
+    };
 
     fn attempt() -> Body {
         Body::Attempt(Box::new(Attempt {
@@ -734,21 +804,25 @@ mod tests {
         let place = log.place()?;
         log.write(SystemTime::UNIX_EPOCH, attempt())?;
         log.write(SystemTime::UNIX_EPOCH, Body::Lost(Lost { cause: "ring-full", count: 7 }))?;
+        log.write(SystemTime::UNIX_EPOCH, Body::Lost(Lost { cause: OWN_LOST, count: 11 }))?;
+        log.write(SystemTime::UNIX_EPOCH, Body::Resume(resume()))?;
+        log.write(SystemTime::UNIX_EPOCH, connection())?;
         log.write(SystemTime::UNIX_EPOCH, attempt())?;
         log.flush()?;
         let whole = std::fs::metadata(&path)?.len();
-        for (length, attempts, losses, is_cut) in [
-            (whole, 2, 7, false),
+        let own = Own { written: 1, lost: 11 + 13 };
+        for (length, attempts, losses, own, is_cut) in [
+            (whole, 2, 7 + 5, own, false),
             // The last line is there and not its end: it does not count.
-            (whole - 1, 1, 7, true),
-            (place.length, 0, 0, false),
+            (whole - 1, 1, 7 + 5, own, true),
+            (place.length, 0, 0, Own::default(), false),
             // Somebody has cut the file short.
-            (place.length - 1, 0, 0, true),
+            (place.length - 1, 0, 0, Own::default(), true),
         ] {
             std::fs::OpenOptions::new().write(true).open(&path)?.set_len(length)?;
             let mut next = Log::open(&path)?;
             let tail = next.tail(&path, place)?;
-            assert_eq!((tail.attempts, tail.losses, next.is_cut), (attempts, losses, is_cut), "{length}");
+            assert_eq!((tail, next.is_cut), (Tail { attempts, losses, own }, is_cut), "{length}");
         }
         // Of a file that is another one nothing is known.
         let other = Place { inode: place.inode + 1, ..place };
@@ -796,6 +870,19 @@ mod tests {
         }))
     }
 
+    fn resume() -> Resume {
+        Resume {
+            unattended_ms: None,
+            revision: 1,
+            events_recovered: 0,
+            events_newly_lost: 5,
+            events_produced: 5,
+            events_written: 0,
+            events_lost: 5,
+            records_newly_lost: 13,
+        }
+    }
+
     #[test]
     fn a_live_connection_that_is_not_written_is_counted_and_is_no_event() -> io::Result<()> {
         let (mut log, mut far) = narrow()?;
@@ -803,16 +890,17 @@ mod tests {
         while log.write(SystemTime::UNIX_EPOCH, connection()).is_ok() {
             asked += 1;
         }
-        assert_eq!((log.connections_untold(), log.unwritten()), (1, 0));
+        assert_eq!((log.own_unwritten(), log.unwritten()), (1, 0));
         log.give_up();
         let mut text = Vec::new();
         read(&mut far, &mut text)?;
         let whole = records(&text).iter().flatten().filter(|record| record["kind"] == "connection").count();
-        assert_eq!(u64::try_from(whole).map_err(io::Error::other)? + log.connections_untold(), asked);
+        let whole = u64::try_from(whole).map_err(io::Error::other)?;
+        assert_eq!(whole + log.own_unwritten(), asked);
         // The books are of events alone.
-        log.write(SystemTime::UNIX_EPOCH, Body::Lost(Lost { cause: CONNECTIONS_LOST, count: 7 }))?;
+        log.write(SystemTime::UNIX_EPOCH, Body::Lost(Lost { cause: OWN_LOST, count: log.own_unwritten() }))?;
         log.flush()?;
-        assert_eq!(log.losses(), 0);
+        assert_eq!((log.losses(), log.own()), (0, Own { written: whole, lost: asked - whole }));
         Ok(())
     }
 

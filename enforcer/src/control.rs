@@ -110,6 +110,8 @@ pub struct Snapshot {
     pub containers: HashMap<u64, Container>,
     /// How the audit log stands.
     pub log: LogState,
+    /// What became of the records of what the daemon itself did.
+    pub records: api::Records,
 }
 
 /// How the audit log stands.
@@ -123,6 +125,4 @@ pub struct LogState {
     pub lost: u64,
     /// Whether it takes nothing at present.
     pub stuck: bool,
-    /// Records of live connections that could not be written.
-    pub connections_untold: u64,
 }

@@ -33,6 +33,7 @@ use crate::connections::{self, Action, Cause, Sweeper};
 use crate::containers::cgroup;
 use crate::containers::lookup::{Answer, Lookups, Question, Sockets, Word};
 use crate::containers::{Container, Containers};
+use crate::control::api::Records;
 use crate::control::server::Socket;
 use crate::control::{Applied, LogState, Proposal, Refusal, Request, Snapshot};
 use crate::ephemeral::Ephemeral;
@@ -41,7 +42,7 @@ use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::watch::{Deed, Tampering};
-use crate::kernel::{self, Enforcement, LoadError, Options};
+use crate::kernel::{self, Enforcement, LoadError, Options, Tally};
 use crate::namespaces::Views;
 use crate::namespaces::news::News;
 use crate::namespaces::survey::Surveyor;
@@ -277,6 +278,8 @@ struct Daemon {
     executables: Executables,
     sweeper: Sweeper,
     connections_closed: u64,
+    /// Counts the records of what this daemon itself does.
+    tally: Tally,
     log: Log,
     kept: Option<Kept>,
     /// What was found by the last look and could not be put back.
@@ -284,7 +287,7 @@ struct Daemon {
     /// Losses that were already told of.
     lost_in_ring: u64,
     lost_in_writing: u64,
-    connections_untold: u64,
+    own_unwritten: u64,
     unreadable: u64,
     /// Losses of all kinds when the log was last looked at.
     lost_before: u64,
@@ -379,7 +382,9 @@ impl Daemon {
         let tail = log.tail(&settings.audit, staying::place(&ledger)).context("read audit log")?;
         let swept = left.swept().filter(|_| is_adopted);
         let older = swept.as_ref().map(|swept| swept.older.clone()).unwrap_or_default();
-        let sweeper = Sweeper::start(path.clone(), older).context("start the thread for connections")?;
+        let tally = enforcement.tally()?;
+        let sweeper =
+            Sweeper::start(path.clone(), older, tally.clone()).context("start the thread for connections")?;
         let start = Start {
             version: env!("CARGO_PKG_VERSION"),
             revision: tables.revision,
@@ -400,7 +405,7 @@ impl Daemon {
         // What is attached is not loaded again, and what was made is not given away.
         give_up_all_but(privileges::SERVING)?;
         let rules = left.rules().collect();
-        let kept = left.keep(&ledger, tail, tables.revision);
+        let kept = left.keep(&ledger, tail, &tally, tables.revision);
         let (sender, requests) = mpsc::channel(REQUESTS_WAITING);
         if let Some(control) = &control {
             control
@@ -436,12 +441,13 @@ impl Daemon {
             executables: Executables::default(),
             sweeper,
             connections_closed: 0,
+            tally,
             log,
             kept,
             tampering: Vec::new(),
             lost_in_ring: 0,
             lost_in_writing: 0,
-            connections_untold: 0,
+            own_unwritten: 0,
             unreadable: 0,
             lost_before: 0,
             more_events: false,
@@ -496,7 +502,7 @@ impl Daemon {
             return Ok(true);
         }
         let clock = Clock::now()?;
-        let (mut is_one, mut recovered, mut newly_lost) = (false, 0, 0);
+        let (mut is_one, mut recovered, mut newly_lost, mut records_lost) = (false, 0, 0, 0);
         while self.enforcement.open_left_book()? {
             is_one = true;
             while let Some(message) = self.enforcement.next_left_message() {
@@ -514,6 +520,7 @@ impl Daemon {
             let Some(resume) = self.kept.as_ref().map(|kept| kept.resume(&self.log, left)) else { break };
             recovered += resume.events_recovered;
             newly_lost += resume.events_newly_lost;
+            records_lost += resume.records_newly_lost;
             self.write(SystemTime::now(), Body::Resume(resume));
             self.flush();
             failpoint::pass("resume-written");
@@ -528,7 +535,7 @@ impl Daemon {
             kept.catch_up();
             if is_one {
                 let unattended_ms = kept.unattended_ms();
-                info!(unattended_ms, recovered, newly_lost, "took over from an earlier daemon");
+                info!(unattended_ms, recovered, newly_lost, records_lost, "took over from an earlier daemon");
             }
         }
         Ok(true)
@@ -550,6 +557,7 @@ impl Daemon {
                 "somebody tampers with enforcement"
             );
             let (deed, objects, error) = (deed.code(), objects.clone(), error.clone());
+            self.tally.add(1);
             self.write(SystemTime::now(), Body::Tamper(Tamper { deed, objects, repaired, error }));
         }
         self.tampering = found.into_iter().filter(|tampering| tampering.error.is_some()).collect();
@@ -877,7 +885,7 @@ impl Daemon {
         }
     }
 
-    /// Puts what was read from the policy directory in force, and tells what came of it.
+    /// Puts what was read from the policy directory in force, and tells what came of it, in one record.
     fn take_over(
         &mut self,
         next: u32,
@@ -885,6 +893,7 @@ impl Daemon {
         cause: Prompt,
         by: Option<Peer>,
     ) -> Result<u32, String> {
+        self.tally.add(1);
         let put = read
             .and_then(|read| {
                 let top = cgroups::bytes(&self.subtree.path);
@@ -912,6 +921,7 @@ impl Daemon {
         result
     }
 
+    /// Writes a record of a change that was counted before it was made.
     fn record_change(
         &mut self,
         result: &'static str,
@@ -969,6 +979,7 @@ impl Daemon {
 
     fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let (started, started_at) = self.started;
+        let own_lost = self.kept.as_ref().map_or(0, Kept::own_lost);
         Ok(Snapshot {
             started,
             started_at,
@@ -987,7 +998,11 @@ impl Daemon {
                 written: self.log.attempts(),
                 lost: self.unreadable + self.log.unwritten(),
                 stuck: self.complained,
-                connections_untold: self.log.connections_untold(),
+            },
+            records: Records {
+                made: self.tally.since() + own_lost,
+                written: self.log.own().written,
+                lost: self.log.own_unwritten() + own_lost,
             },
         })
     }
@@ -1001,7 +1016,9 @@ impl Daemon {
         if self.unconfirmed.is_some() {
             return Err(Refusal::Unconfirmed(before.tables.revision));
         }
+        self.tally.add(1);
         self.put_in_force(proposal.revision).map_err(|err| {
+            self.tally.take_back(1);
             error!("apply refused, the policy in force stays: {err:#}");
             Refusal::Failed(format!("put policy in force: {err:#}"))
         })?;
@@ -1025,6 +1042,7 @@ impl Daemon {
         self.unconfirmed.take().ok_or(Refusal::NothingToConfirm)?;
         let revision = self.revision.tables.revision;
         info!(revision, "policy confirmed");
+        self.tally.add(1);
         self.record_change("confirmed", Prompt::Control, by, None);
         sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
         Ok(revision)
@@ -1041,6 +1059,7 @@ impl Daemon {
         // Numbers that were given out meanwhile stay given.
         revision.identities = self.revision.identities.clone();
         revision.since = SystemTime::now();
+        self.tally.add(1);
         match self.put_in_force(revision) {
             Ok(()) => {
                 let revision = self.revision.tables.revision;
@@ -1049,6 +1068,7 @@ impl Daemon {
                 sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
             }
             Err(err) => {
+                self.tally.take_back(1);
                 error!("roll back the policy: {err:#}");
                 self.unconfirmed = Some(Unconfirmed { before, by: Instant::now() + ROLL_BACK_AGAIN });
             }
@@ -1135,6 +1155,7 @@ impl Daemon {
             return Ok(());
         }
         let was = self.enforcement.cgroup(id).map(|cgroup| cgroup.owner);
+        self.tally.add(1);
         if let Err(err) = self.identify(&path) {
             error!("identify container {}: {err:#}", container.id);
         }
@@ -1347,11 +1368,11 @@ impl Daemon {
                 self.lost_in_writing = in_writing;
             }
         }
-        let untold = self.log.connections_untold();
-        if untold > self.connections_untold {
-            let lost = Lost { cause: audit::CONNECTIONS_LOST, count: untold - self.connections_untold };
+        let own = self.log.own_unwritten();
+        if own > self.own_unwritten {
+            let lost = Lost { cause: audit::OWN_LOST, count: own - self.own_unwritten };
             if self.write(SystemTime::now(), Body::Lost(lost)) {
-                self.connections_untold = untold;
+                self.own_unwritten = own;
             }
         }
         Ok(())
@@ -1520,7 +1541,9 @@ impl Daemon {
             cgroups_failed: counts.get(Counter::CGROUPS_FAILED),
             cgroups_repaired: self.cgroups_repaired,
             connections_closed: self.connections_closed,
-            connections_untold: self.log.connections_untold(),
+            records_made: self.tally.since(),
+            records_written: self.log.own().written,
+            records_lost: self.log.own_unwritten(),
         };
         info!(
             allowed = stop.allowed,

@@ -20,6 +20,8 @@ pub struct Answer {
     pub pins: usize,
     /// Events that waited for a daemon, and that no record tells of.
     pub events_untold: u64,
+    /// Records of what daemons themselves did that went with them, and that no record tells of.
+    pub records_untold: u64,
     /// What is in the directory of pins and not of enforcer: it is still there.
     pub left_alone: Vec<PathBuf>,
     /// Whether a state was there and is removed.
@@ -46,6 +48,7 @@ pub fn run(pin_dir: &Path, state_dir: &Path) -> anyhow::Result<Answer> {
         programs: removed.links,
         pins: removed.pins,
         events_untold: removed.untold,
+        records_untold: removed.untold_records,
         left_alone: removed.foreign,
         state: had_state,
     })
@@ -60,6 +63,9 @@ impl fmt::Display for Answer {
         }
         if self.events_untold > 0 {
             write!(f, "\nlost {} events that no record tells of", self.events_untold)?;
+        }
+        if self.records_untold > 0 {
+            write!(f, "\nlost {} records of what the daemon did", self.records_untold)?;
         }
         for path in &self.left_alone {
             write!(f, "\nleft alone {}: not of enforcer", path.display())?;
@@ -79,6 +85,7 @@ mod tests {
             programs: vec!["bind4".to_owned(), "connect4".to_owned()],
             pins: 15,
             events_untold: 3,
+            records_untold: 2,
             left_alone: vec!["/sys/fs/bpf/enforcer/theirs".into()],
             state: true,
         };
@@ -86,11 +93,12 @@ mod tests {
             answer.to_string(),
             "detached 2 programs: nothing is enforced any longer\n\
              lost 3 events that no record tells of\n\
+             lost 2 records of what the daemon did\n\
              left alone /sys/fs/bpf/enforcer/theirs: not of enforcer"
         );
         answer.detached = false;
         answer.left_alone.clear();
-        answer.events_untold = 0;
+        (answer.events_untold, answer.records_untold) = (0, 0);
         assert_eq!(answer.to_string(), "nothing was attached");
     }
 }

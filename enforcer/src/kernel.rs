@@ -6,6 +6,7 @@
 
 pub mod btf;
 pub mod feature;
+mod ledger;
 pub mod leftovers;
 pub mod load;
 pub mod maps;
@@ -14,9 +15,10 @@ mod sys;
 pub mod watch;
 
 pub use feature::Unsupported;
+pub use ledger::{Ledger, Tally};
 pub use load::{Enforcement, LoadError, OBJECT, Options};
 pub use maps::{CgroupOwners, Counts, MapError};
-pub use pins::{Ledger, PinError, Pins, Removed};
+pub use pins::{PinError, Pins, Removed};
 pub use watch::Tampering;
 
 /// Gives memory that was freed back to the system.

@@ -13,7 +13,7 @@ use crate::connections::Older;
 use crate::containers::{Containers, cgroup};
 use crate::failpoint;
 use crate::identities::Identities;
-use crate::kernel::{Enforcement, Ledger, Pins};
+use crate::kernel::{Enforcement, Ledger, Pins, Tally};
 use crate::policy::{Document, Loaded, Policy, Rules};
 use crate::state::{self, KnownContainer, KnownContainers, State, StateError, Swept};
 use crate::tables::{RuleName, Tables};
@@ -172,14 +172,21 @@ impl Left {
             .filter_map(move |revision| Some((revision, rules(self.state.rules(revision)?))))
     }
 
-    /// What the daemon keeps from now on, given what the last one had told of its events; `None` where nothing outlives it.
-    pub(crate) fn keep(self, ledger: &Ledger, tail: Tail, revision: u32) -> Option<Kept> {
+    /// What the daemon keeps from now on, given what the last one had told of its events and of what it did; `None` where
+    /// nothing outlives it.
+    pub(crate) fn keep(self, ledger: &Ledger, tail: Tail, tally: &Tally, revision: u32) -> Option<Kept> {
         let heard_at = (ledger.heard_at > 0).then(|| Duration::from_nanos(ledger.heard_at));
+        let made = tally.before();
+        // The lines of a version that did not count its records yet are more than were counted.
+        let own_told = made.min(ledger.own_told + tail.own.told());
         Some(Kept {
             directory: self.directory?,
             state: self.state,
             told_before: (ledger.written + tail.attempts, ledger.lost + tail.losses),
             told_at_closing: (0, 0),
+            own_told,
+            own_lost: made - own_told,
+            own_untold: made - own_told,
             is_behind: true,
             recovered: 0,
             unattended: heard_at.and_then(|heard_at| since_boot().ok()?.checked_sub(heard_at)),
@@ -201,6 +208,12 @@ pub(crate) struct Kept {
     told_before: (u64, u64),
     /// Attempts and losses that this daemon had written when the books of earlier ones were closed.
     told_at_closing: (u64, u64),
+    /// Records of what daemons themselves did that were told of before this daemon began to write, or told to be lost.
+    own_told: u64,
+    /// Those that are lost with earlier daemons.
+    own_lost: u64,
+    /// How many of them are to be told yet.
+    own_untold: u64,
     /// Whether books of earlier daemons are open.
     is_behind: bool,
     recovered: u64,
@@ -224,6 +237,11 @@ impl Kept {
     /// Attempts of this daemon's log that are of earlier daemons' events.
     pub(crate) fn recovered_attempts(&self) -> u64 {
         self.told_at_closing.0
+    }
+
+    /// Records of what earlier daemons themselves did that went with them.
+    pub(crate) fn own_lost(&self) -> u64 {
+        self.own_lost
     }
 
     /// Whether this is the text of that revision.
@@ -281,6 +299,7 @@ impl Kept {
             events_produced,
             events_written,
             events_lost: told + events_newly_lost,
+            records_newly_lost: self.own_untold,
         }
     }
 
@@ -304,6 +323,7 @@ impl Kept {
         self.told_before = (0, 0);
         self.told_at_closing = (log.attempts(), log.losses());
         self.recovered = 0;
+        self.own_untold = 0;
     }
 
     /// Says that no book of an earlier daemon is open any longer.
@@ -327,6 +347,7 @@ impl Kept {
             device: place.device,
             inode: place.inode,
             length: place.length,
+            own_told: self.own_told + log.own().told(),
         })
     }
 }

@@ -338,10 +338,10 @@ fn with_deny_new_nothing_new_is_permitted_once_the_ring_is_full_until_it_is_read
 }
 
 /// A small file system in memory, unmounted when it is dropped.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(pub(crate) PathBuf);
 
 impl SmallDisk {
-    fn mount(at: PathBuf, options: &str) -> anyhow::Result<Self> {
+    pub(crate) fn mount(at: PathBuf, options: &str) -> anyhow::Result<Self> {
         fs::create_dir(&at)?;
         mount(Some("tmpfs"), &at, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))?;
         Ok(Self(at))

@@ -609,7 +609,8 @@ fn after_a_crash_at_any_point_the_old_policy_or_the_new_one_is_in_force() -> any
     let mut refused = 0;
     for point in failpoint::ALL {
         if point.starts_with("detach")
-            || ["maps-emptied", "link-attached", "connections-closed"].contains(point)
+            || ["maps-emptied", "ledger-pinned", "link-attached", "connections-ended", "connections-closed"]
+                .contains(point)
         {
             continue;
         }
@@ -631,6 +632,80 @@ fn after_a_crash_at_any_point_the_old_policy_or_the_new_one_is_in_force() -> any
     }
     assert!(scene.start()?.end(Signal::SIGTERM)?);
     check_books(&scene.records()?, refused)?;
+    // A daemon that crashed between a change and its record has counted that.
+    let lost = check_own(&scene)?;
+    ensure!((1..=20).contains(&lost), "{lost} records lost");
+    Ok(())
+}
+
+/// Fails unless each record of what daemons themselves did is there or told to be lost. Returns how many are lost.
+fn check_own(scene: &Scene) -> anyhow::Result<u64> {
+    let (mut written, mut lost) = (0, 0);
+    for record in scene.records()? {
+        match record["kind"].as_str() {
+            Some("policy" | "connection" | "tamper" | "container") => written += 1,
+            Some("resume") => lost += record["records_newly_lost"].as_u64().context("no number")?,
+            _ => {}
+        }
+    }
+    let ledger = bpftool::rows(&scene.sandbox.pins().join(names::LEDGER))?;
+    let made = *ledger.get(1).and_then(|row| row.first()).context("no such row")?;
+    ensure!(made == written + lost, "{made} made, {written} written, {lost} lost");
+    Ok(lost)
+}
+
+#[test]
+fn the_ledger_of_the_version_before_is_taken_over_with_what_it_says() -> anyhow::Result<()> {
+    /// What the version before had of it, and its layout.
+    const NUMBERS: usize = 7;
+    const ABI: u32 = 4;
+    let mut scene = Scene::new("ledger", EVEN)?;
+    let pins = scene.sandbox.pins();
+    let ledger = pins.join(names::LEDGER);
+    let run = scene.start()?;
+    for _ in 0..3 {
+        assert!(scene.call(8081)?.is_refused());
+    }
+    assert!(run.end(Signal::SIGTERM)?);
+    let told = bpftool::rows(&ledger)?;
+    let before: Vec<u64> = told[0][..NUMBERS].to_vec();
+    assert_eq!(before[1], 3, "three are written: {told:?}");
+    fs::remove_file(&ledger)?;
+    bpftool::pin_rows(&ledger, names::LEDGER, std::slice::from_ref(&before))?;
+    for maps in fs::read_dir(&pins)? {
+        let name = maps?.file_name().to_string_lossy().into_owned();
+        if let Some(number) = name.strip_prefix(&format!("maps-{ABI_VERSION}-")) {
+            fs::rename(pins.join(&name), pins.join(format!("maps-{ABI}-{number}")))?;
+        }
+    }
+    // These wait.
+    for _ in 0..2 {
+        assert!(scene.call(8081)?.is_refused());
+    }
+    // A start that ends before anything of it is attached leaves the ledger to the version that made it.
+    let crash = |point: &str| -> anyhow::Result<()> {
+        let mut command = scene.command()?;
+        command.env(failpoint::VARIABLE, point);
+        let status = Run::spawn(&scene.sandbox, command)?.wait()?;
+        ensure!(status.signal() == Some(nix::libc::SIGABRT), "{point}: {status}");
+        Ok(())
+    };
+    for point in ["installed", "ledger-pinned"] {
+        crash(point)?;
+        assert_eq!(bpftool::rows(&ledger)?, std::slice::from_ref(&before), "{point}");
+    }
+    let mut run = scene.start()?;
+    run.read_until("took over")?;
+    assert!(run.words.contains("adopted=true"), "{}", run.words);
+    assert_eq!(scene.in_force()?, "even");
+    let resume = scene.last("resume")?;
+    let counts = ["events_recovered", "events_newly_lost", "events_written", "records_newly_lost"];
+    assert_eq!(counts.map(|name| resume[name].as_u64()), [Some(2), Some(0), Some(5), Some(0)], "{resume}");
+    assert!(run.end(Signal::SIGTERM)?);
+    let rows = bpftool::rows(&ledger)?;
+    assert_eq!(rows.iter().map(Vec::len).collect::<Vec<_>>(), [NUMBERS + 1; 2], "{rows:?}");
+    check_books(&scene.records()?, 6)?;
+    check_own(&scene)?;
     Ok(())
 }
 

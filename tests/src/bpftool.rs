@@ -107,6 +107,54 @@ pub fn pin_new_map(at: &Path) -> anyhow::Result<()> {
         .map(drop)
 }
 
+/// Makes an array of rows of numbers with this name, which may be one of the product's, and pins it.
+///
+/// # Errors
+///
+/// `bpftool` says why.
+pub fn pin_rows(at: &Path, name: &str, rows: &[Vec<u64>]) -> anyhow::Result<()> {
+    let path = at.to_str().context("a pin without a printable path")?;
+    let bytes = rows.first().map_or(0, |row| row.len() * size_of::<u64>()).to_string();
+    let (value, entries) = (bytes.as_str(), rows.len().to_string());
+    let shape = ["type", "array", "key", "4", "value", value, "entries", &entries, "name", name];
+    ask(&[&["map", "create", path][..], &shape].concat())?;
+    for (key, row) in (0_u32..).zip(rows) {
+        let text = |bytes: &[u8]| bytes.iter().map(u8::to_string).collect::<Vec<_>>();
+        let (key, value) = (
+            text(&key.to_ne_bytes()),
+            text(&row.iter().flat_map(|number| number.to_ne_bytes()).collect::<Vec<_>>()),
+        );
+        let words = [
+            &["map", "update", "pinned", path, "key"].map(str::to_owned)[..],
+            &key,
+            &["value".to_owned()],
+            &value,
+        ];
+        let words = words.concat();
+        ask(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+/// The rows of numbers of the array that is pinned at a path.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or there is none.
+pub fn rows(at: &Path) -> anyhow::Result<Vec<Vec<u64>>> {
+    let path = at.to_str().context("a pin without a printable path")?;
+    let mut rows = Vec::new();
+    for element in list(&ask(&["map", "dump", "pinned", path])?) {
+        let mut bytes = Vec::new();
+        for byte in list(&element["value"]) {
+            let text = byte.as_str().unwrap_or_default().trim_start_matches("0x").to_owned();
+            bytes.push(u8::from_str_radix(&text, 16).with_context(|| format!("{path}: {byte}"))?);
+        }
+        rows.push(bytes.as_chunks().0.iter().map(|number| u64::from_ne_bytes(*number)).collect());
+    }
+    Ok(rows)
+}
+
 /// The id of the link that is pinned at a path.
 ///
 /// # Errors

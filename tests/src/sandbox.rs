@@ -805,6 +805,17 @@ impl Finished {
         }
         let closed = self.connections().filter(|record| record["action"] == "closed").count();
         ensure!(total("connections_closed")? == u64::try_from(closed)?, "{closed} closed, but {}", self.stop);
+        let is_own = |record: &&Value| {
+            ["container", "policy", "connection", "tamper"]
+                .contains(&record["kind"].as_str().unwrap_or_default())
+        };
+        let own = u64::try_from(self.records.iter().filter(is_own).count())?;
+        ensure!(total("records_written")? == own, "{own} of the daemon's own, but {}", self.stop);
+        ensure!(
+            total("records_made")? == own + total("records_lost")?,
+            "made is not written plus lost: {}",
+            self.stop
+        );
         for (number, record) in (1_u64..).zip(&self.records) {
             ensure!(record["sequence"].as_u64() == Some(number), "sequence {number} is not {record}");
         }

@@ -96,6 +96,7 @@ impl Waiting {
             self.size -= line.bytes.len();
             self.attempts += u64::from(line.is_attempt);
             self.losses += line.losses;
+            self.own += line.own;
             self.lines.pop_front();
         }
     }

@@ -20,7 +20,7 @@ use super::in_force::InForce;
 use super::survey::Survey;
 use super::{Connection, Judgement, Snapshot, judge};
 use crate::failpoint;
-use crate::kernel::{CgroupOwners, MapError};
+use crate::kernel::{CgroupOwners, MapError, Tally};
 use crate::policy::Existing;
 use crate::privileges;
 use crate::revision::Revision;
@@ -175,17 +175,25 @@ struct Sentence {
 
 impl Sweeper {
     /// Starts the thread. It judges connections of the cgroups in the subtree at `subtree`, the path from the top of the
-    /// cgroup tree. `older` is what an earlier daemon knew of sockets that are older than the enforcer.
+    /// cgroup tree. `older` is what an earlier daemon knew of sockets that are older than the enforcer; in `tally` each
+    /// record is counted that is to be written of them.
     ///
     /// # Errors
     ///
     /// There is no room for a thread.
-    pub fn start(subtree: PathBuf, older: Older) -> io::Result<Self> {
+    pub fn start(subtree: PathBuf, older: Older, tally: Tally) -> io::Result<Self> {
         let (orders, incoming) = mpsc::channel();
         let (outgoing, reports) = reports::channel(MAX_WAITING);
         let ending = Arc::new(AtomicBool::new(false));
-        let worker =
-            Worker { subtree, incoming, outgoing, ending: ending.clone(), older, unreadable: HashSet::new() };
+        let worker = Worker {
+            subtree,
+            incoming,
+            outgoing,
+            ending: ending.clone(),
+            older,
+            tally,
+            unreadable: HashSet::new(),
+        };
         vital::spawn("connections", move || {
             // It was made before the daemon gave up what only starting takes.
             match privileges::keep_only(privileges::SERVING) {
@@ -237,6 +245,7 @@ struct Worker {
     outgoing: reports::Sender<Report>,
     ending: Arc<AtomicBool>,
     older: Older,
+    tally: Tally,
     /// What was said already of namespaces that cannot be read.
     unreadable: HashSet<String>,
 }
@@ -383,12 +392,18 @@ impl Worker {
                 told.push(Told { connection, action, error: None });
             }
         }
+        self.tally.add(number(told.len()));
         self.tell_all(order, &mut told)?;
         for batch in closing.chunks(BATCH) {
             if self.ending.load(Ordering::Relaxed) {
                 return Err(Ended);
             }
+            // Before the first is closed: if the daemon is killed meanwhile, the next one counts them all as lost.
+            let announced = number(batch.iter().filter(|(_, is_new)| *is_new).count());
+            self.tally.add(announced);
             let mut told = close(&mut survey, batch);
+            self.tally.take_back(announced.saturating_sub(number(told.len())));
+            failpoint::pass("connections-ended");
             self.tell_all(order, &mut told)?;
             failpoint::pass("connections-closed");
         }
@@ -422,6 +437,10 @@ impl Progress {
         let since = cookies.iter().map(|cookie| *self.doubted.entry(*cookie).or_insert(now)).min();
         since.is_some_and(|since| now.duration_since(since) >= SETTLING)
     }
+}
+
+fn number(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 /// Closes connections; those that are new are to be told of, except where they have ended by themselves meanwhile.

@@ -53,6 +53,8 @@ pub struct Status {
     pub events: Events,
     /// The kernel's table of cgroups.
     pub cgroups: Cgroups,
+    /// What became of the records of what daemons themselves did.
+    pub records: Records,
     /// What is not as it should be.
     pub degraded: Vec<Degradation>,
     /// What is not under control.
@@ -125,6 +127,17 @@ pub struct Events {
     pub ring_bytes: u32,
     /// Where the audit log is; `-` is the daemon's standard output.
     pub audit: String,
+}
+
+/// What became of the records of what daemons themselves did or noticed: live connections, policies, containers, tampering.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Records {
+    /// How many this daemon had to write, with those that are lost with earlier ones.
+    pub made: u64,
+    /// How many are in the audit log; those that wait for it are on neither side.
+    pub written: u64,
+    /// How many are lost, with an earlier daemon or since the log took nothing.
+    pub lost: u64,
 }
 
 /// The kernel's table of cgroups.

@@ -255,6 +255,7 @@ pub fn status(snapshot: &Snapshot, host: &Host) -> api::Status {
             ring_bytes: limits::RING_BYTES,
             audit: text(&snapshot.log.path),
         },
+        records: snapshot.records,
         cgroups: api::Cgroups {
             known: u64::try_from(snapshot.owners.len()).unwrap_or(u64::MAX),
             failed: count(Counter::CGROUPS_FAILED),
@@ -322,9 +323,10 @@ fn degraded(status: &api::Status, snapshot: &Snapshot) -> Vec<api::Degradation> 
         let lost = status.events.lost;
         tell("events-lost", format!("{lost} decisions are counted and not in the audit log"));
     }
-    if snapshot.log.connections_untold > 0 {
-        let untold = snapshot.log.connections_untold;
-        tell("connections-untold", format!("{untold} records of live connections are not in the audit log"));
+    if status.records.lost > 0 {
+        let lost = status.records.lost;
+        let text = format!("{lost} records of what the daemon did are counted and not in the audit log");
+        tell("records-lost", text);
     }
     if snapshot.log.stuck {
         tell("audit-log", format!("the audit log {} takes nothing", status.events.audit));

@@ -21,8 +21,9 @@ use thiserror::Error;
 use super::btf;
 use super::chain;
 use super::feature::{self, Unsupported};
+use super::ledger::{Ledger, LedgerMap, Tally};
 use super::maps::{self, CgroupOwners, Counts, MapError, Maps};
-use super::pins::{Book, Ledger, LedgerMap, PinError, Pins};
+use super::pins::{Book, PinError, Pins};
 use super::sys;
 use super::watch::Held;
 use crate::failpoint;
@@ -235,6 +236,7 @@ impl Enforcement {
         let (id, cgroup) = opened.map_err(|cause| LoadError::Cgroup { cgroup: path.clone(), cause })?;
         if let Some(pinned) = &mut self.pinned {
             pinned.pins.complete()?;
+            pinned.pins.place_ledger(&mut pinned.ledger)?;
             // Beside those of the earlier daemon, which go on filling its maps while its hooks read these.
             for (name, link) in pinned.tracepoints.drain(..) {
                 pinned.held.links.insert(name, pinned.pins.stage_link(name, link)?);
@@ -331,6 +333,15 @@ impl Enforcement {
     /// The map is gone.
     pub fn ledger(&self) -> Result<Option<Ledger>, PinError> {
         self.pinned.as_ref().map(|pinned| pinned.ledger.get()).transpose()
+    }
+
+    /// Counts records of what the daemon itself does.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn tally(&self) -> Result<Tally, PinError> {
+        self.pinned.as_ref().map_or(Ok(Tally::default()), |pinned| pinned.ledger.tally())
     }
 
     /// Writes down what has been told.

@@ -6,7 +6,7 @@
 //! DIR/events-LAYOUT-N/MAP  ring and counters of daemon number N alone, so that its books can be closed for good
 //! DIR/links/HOOK           what is attached
 //! DIR/links/HOOK-new       a link that is about to take the place of HOOK
-//! DIR/LEDGER               which events of the open books have been told of
+//! DIR/LEDGER               which events of the open books have been told of, and which records daemons had to write of their own
 //! ```
 //!
 //! Names have no dots, which the file system keeps for itself (`bpf_lookup` in kernel/bpf/inode.c).
@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, Map, MapData, MapInfo, MapType, PerCpuArray, RingBuf};
+use aya::maps::{Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::FdLink;
 use aya_obj::generated::bpf_map_type;
 use enforcer_common::counter::Counter;
@@ -26,6 +26,7 @@ use enforcer_common::layout::ABI_VERSION;
 use enforcer_common::names;
 use thiserror::Error;
 
+use super::ledger::LedgerMap;
 use super::{OBJECT, chain, leftovers, sys};
 use crate::failpoint;
 use crate::lock::{Lock, LockError};
@@ -158,7 +159,12 @@ impl Pins {
         }
         pins.number = made.iter().map(|(made, _)| made.number).max().unwrap_or(0) + 1;
         for name in entries.iter().filter(|name| name.ends_with(NEW)) {
-            remove_directory(&pins.directory.join(name))?;
+            let path = pins.directory.join(name);
+            if path.is_dir() {
+                remove_directory(&path)?;
+            } else {
+                fs::remove_file(&path).map_err(|err| PinError::io("remove", &path, &err))?;
+            }
         }
         let in_force = made.iter().filter(|(_, name)| name.starts_with(MAPS)).max();
         if let Some((made, name)) = in_force
@@ -371,41 +377,53 @@ impl Pins {
         Ok(())
     }
 
-    /// Events of open books that no daemon has told of.
-    fn untold(&self) -> Result<u64, PinError> {
+    /// Events of open books that no daemon has told of, and records of what daemons themselves did.
+    fn untold(&self) -> Result<(u64, u64), PinError> {
         if !self.directory.join(names::LEDGER).exists() {
-            return Ok(0);
+            return Ok((0, 0));
         }
-        let ledger = self.ledger()?.get()?;
+        let map = self.ledger()?;
+        let (ledger, made) = (map.get()?, map.made()?);
         let (mut produced, mut first_open) = (0, ledger.first_open);
         while let Some(book) = self.oldest_book(first_open)? {
             let (written, lost) = book.produced()?;
             produced += written + lost;
             first_open = book.number() + 1;
         }
-        Ok(produced.saturating_sub(ledger.written + ledger.lost))
+        let events = produced.saturating_sub(ledger.written + ledger.lost);
+        Ok((events, made.saturating_sub(ledger.own_told)))
     }
 
     fn entries(&self) -> Result<Vec<String>, PinError> {
         list(&self.directory)
     }
 
-    /// The ledger, made if it is not there.
+    /// The ledger, made if it is not there. One of an earlier layout is copied, and stays where it is until the copy is
+    /// [placed](Self::place_ledger), so that the version that made it can use it if this start fails.
     pub(super) fn ledger(&self) -> Result<LedgerMap, PinError> {
         let path = self.directory.join(names::LEDGER);
-        let failed = |err: aya::maps::MapError| PinError::io("use pin", &path, &chain(&err));
-        let data = if path.exists() {
-            MapData::from_pin(&path).map_err(failed)?
-        } else {
-            let bytes = u32::try_from(size_of::<[u64; Ledger::FIELDS]>()).unwrap_or(u32::MAX);
-            let shape =
-                aya_obj::Map::new_from_params(bpf_map_type::BPF_MAP_TYPE_ARRAY as u32, 4, bytes, 1, 0);
-            let data = MapData::create(shape, names::LEDGER, None).map_err(failed)?;
-            data.pin(&path).map_err(|err| PinError::io("pin", &path, &chain(&err)))?;
-            data
-        };
-        let map = Array::try_from(Map::Array(data)).map_err(failed)?;
-        Ok(LedgerMap { map, path })
+        let failed = |err: MapError| PinError::io("use pin", &path, &chain(&err));
+        if !path.exists() {
+            let ledger = LedgerMap::create(path.clone()).map_err(failed)?;
+            ledger.pin(&path)?;
+            return Ok(ledger);
+        }
+        let found = MapData::from_pin(&path).map_err(failed)?;
+        LedgerMap::open(found, path.clone()).map_err(failed)
+    }
+
+    /// Puts the ledger where the next daemon looks for it, if it is not there yet.
+    pub(super) fn place_ledger(&self, ledger: &mut LedgerMap) -> Result<(), PinError> {
+        if !ledger.is_copy() {
+            return Ok(());
+        }
+        let (path, new) =
+            (self.directory.join(names::LEDGER), self.directory.join(format!("{}{NEW}", names::LEDGER)));
+        ledger.pin(&new)?;
+        failpoint::pass("ledger-pinned");
+        fs::rename(&new, &path).map_err(|err| PinError::io("rename", &path, &err))?;
+        ledger.placed();
+        Ok(())
     }
 }
 
@@ -418,6 +436,8 @@ pub struct Removed {
     pub pins: usize,
     /// Events that no daemon has told of.
     pub untold: u64,
+    /// Records of what daemons themselves did that went with them.
+    pub untold_records: u64,
     /// What is in the directory and not of enforcer, and so is still there.
     pub foreign: Vec<PathBuf>,
 }
@@ -450,7 +470,7 @@ impl Pins {
             remove_if_empty(&links)?;
         }
         failpoint::pass("detach-links-removed");
-        removed.untold = pins.untold()?;
+        (removed.untold, removed.untold_records) = pins.untold()?;
         // Links first: without its maps a policy would be none, and not the one that is in force.
         for name in pins.entries()? {
             let path = directory.join(&name);
@@ -524,7 +544,7 @@ impl Book {
             let pin = path.join(name);
             MapData::from_pin(&pin).map_err(|err| PinError::io("open pin", &pin, &chain(&err)))
         };
-        let failed = |err: aya::maps::MapError| PinError::io("use pins", &path, &chain(&err));
+        let failed = |err: MapError| PinError::io("use pins", &path, &chain(&err));
         let ring = RingBuf::try_from(Map::RingBuf(open(names::EVENTS)?)).map_err(failed)?;
         let counters = PerCpuArray::try_from(Map::PerCpuArray(open(names::COUNTERS)?)).map_err(failed)?;
         Ok(Self { path, number: made.number, is_readable: made.layout == EVENT_LAYOUT, ring, counters })
@@ -558,55 +578,6 @@ impl Book {
 
     pub(super) fn remove(self) -> Result<(), PinError> {
         remove_directory(&self.path)
-    }
-}
-
-/// What has been told of the events in the open books, so that the next daemon can tell of the rest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Ledger {
-    /// Books of daemons with a lower number are closed.
-    pub first_open: u64,
-    /// Attempts in the audit log.
-    pub written: u64,
-    /// Losses that the audit log tells of.
-    pub lost: u64,
-    /// Nanoseconds of `CLOCK_BOOTTIME` when a daemon last looked.
-    pub heard_at: u64,
-    /// Device and inode of the audit log that these numbers are of, and its length then; 0 if it is no file.
-    pub device: u64,
-    /// Likewise.
-    pub inode: u64,
-    /// Likewise.
-    pub length: u64,
-}
-
-impl Ledger {
-    const FIELDS: usize = 7;
-
-    fn fields(self) -> [u64; Self::FIELDS] {
-        [self.first_open, self.written, self.lost, self.heard_at, self.device, self.inode, self.length]
-    }
-
-    fn of(fields: [u64; Self::FIELDS]) -> Self {
-        let [first_open, written, lost, heard_at, device, inode, length] = fields;
-        Self { first_open, written, lost, heard_at, device, inode, length }
-    }
-}
-
-/// The ledger in the kernel, which neither a kill nor a crash can leave half written.
-pub(super) struct LedgerMap {
-    map: Array<MapData, [u64; Ledger::FIELDS]>,
-    path: PathBuf,
-}
-
-impl LedgerMap {
-    pub(super) fn get(&self) -> Result<Ledger, PinError> {
-        let fields = self.map.get(&0, 0);
-        Ok(Ledger::of(fields.map_err(|err| PinError::io("read pin", &self.path, &chain(&err)))?))
-    }
-
-    pub(super) fn set(&mut self, ledger: Ledger) -> Result<(), PinError> {
-        self.map.set(0, ledger.fields(), 0).map_err(|err| PinError::io("write pin", &self.path, &chain(&err)))
     }
 }
 
@@ -683,7 +654,7 @@ fn remove_directory(path: &Path) -> Result<(), PinError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{EVENTS, Ledger, MAPS, Made, kept_maps};
+    use super::{EVENTS, MAPS, Made, kept_maps};
     use enforcer_common::names;
 
     #[test]
@@ -717,12 +688,5 @@ mod tests {
         for name in [names::EVENTS, names::COUNTERS, names::SCRATCH, ".rodata"] {
             assert!(!kept.iter().any(|kept| kept == name), "{name}");
         }
-    }
-
-    #[test]
-    fn a_ledger_is_read_as_it_was_written() {
-        let ledger =
-            Ledger { first_open: 1, written: 2, lost: 3, heard_at: 4, device: 5, inode: 6, length: 7 };
-        assert_eq!(Ledger::of(ledger.fields()), ledger);
     }
 }
