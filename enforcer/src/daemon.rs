@@ -20,7 +20,7 @@ use rustix::thread::CapabilitySet;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use crate::audit::{
@@ -134,7 +134,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         .thread_keep_alive(2 * TICK)
         .build()
         .context("start the runtime")?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         // Before anybody can know of the daemon, so that no signal finds it unprepared.
         let mut signals = Signals::catch()?;
         let mut watchdog = Watchdog::from_environment();
@@ -154,7 +154,10 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
                 Err(err) => return Err(err),
             }
         }
-    })
+    });
+    // A parser or a survey that is still at work ends with the process, and is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 fn give_up_all_but(wanted: CapabilitySet) -> anyhow::Result<()> {
@@ -199,6 +202,7 @@ enum Input {
     Heartbeat,
     Connections(Report),
     Reload,
+    Parsed(Box<Parsed>),
     PolicyFiles,
     PolicySettled,
     Reopen,
@@ -225,6 +229,27 @@ struct TreeRead {
     tree: std::io::Result<Tree>,
 }
 
+/// What was read from the policy directory.
+struct Parsed {
+    seen: Fingerprint,
+    read: anyhow::Result<(Policy, Vec<Document>)>,
+}
+
+/// A reload that is under way, or waits until the one before has come to its end.
+struct Reload {
+    cause: Prompt,
+    /// Who asked for it through the control socket.
+    by: Option<Peer>,
+    /// The way to tell whoever did what came of it.
+    answer: Option<oneshot::Sender<Result<u32, String>>>,
+}
+
+impl Reload {
+    fn unasked(cause: Prompt) -> Self {
+        Self { cause, by: None, answer: None }
+    }
+}
+
 /// A policy that goes unless it is confirmed.
 struct Unconfirmed {
     before: Arc<Revision>,
@@ -246,6 +271,8 @@ struct Daemon {
     /// The policy in force.
     revision: Arc<Revision>,
     unconfirmed: Option<Unconfirmed>,
+    /// Reloads in the order in which they were asked for. The policy of the first one is being parsed.
+    reloads: VecDeque<Reload>,
     /// Why the last reload was refused.
     refused: Option<String>,
     /// Only if changed policy files are put in force unasked.
@@ -421,6 +448,7 @@ impl Daemon {
             enforcement,
             revision,
             unconfirmed: None,
+            reloads: VecDeque::new(),
             refused: None,
             files,
             unsettled: None,
@@ -626,7 +654,9 @@ impl Daemon {
         notify::ready(&self.status());
         loop {
             let confirm_by = self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.by);
-            let settled_at = self.unsettled.map(|unsettled| unsettled.until);
+            // What is being read already may be what has changed.
+            let is_reading = !self.reloads.is_empty();
+            let settled_at = self.unsettled.filter(|_| !is_reading).map(|unsettled| unsettled.until);
             inputs.heartbeat.run(self.wants_heartbeat())?;
             match inputs.next(self.more_events, confirm_by, settled_at, &mut self.sweeper).await? {
                 Input::Events => self.write_some_events()?,
@@ -663,11 +693,8 @@ impl Daemon {
                     self.keep_ledger();
                     self.keep_containers();
                 }
-                Input::Reload => {
-                    notify::reloading();
-                    drop(self.reload(Prompt::Signal, None));
-                    notify::ready(&self.status());
-                }
+                Input::Reload => self.reload(Reload::unasked(Prompt::Signal)),
+                Input::Parsed(parsed) => self.end_reload(*parsed),
                 Input::PolicyFiles => self.look_at_files(watch::Watch::drain),
                 Input::PolicySettled => self.reload_if_changed(),
                 Input::Reopen => self.reopen_log(),
@@ -857,31 +884,49 @@ impl Daemon {
         if Fingerprint::take(std::slice::from_ref(&self.settings.policy)) == self.seen {
             return;
         }
-        notify::reloading();
-        drop(self.reload(Prompt::Files, None));
-        notify::ready(&self.status());
+        self.reload(Reload::unasked(Prompt::Files));
     }
 
-    /// Reads the policy directory again; if that cannot be used, the policy in force stays. Returns the revision that
-    /// came into force, or why none did.
-    fn reload(&mut self, cause: Prompt, by: Option<Peer>) -> Result<u32, String> {
-        // What waits was decided by the policy before, and is written before the record of the change.
+    /// Has the policy directory read again, beside this loop, as soon as the reloads before have come to their ends.
+    fn reload(&mut self, reload: Reload) {
+        // One that waits will read what is there then, whoever asks for it.
+        let is_asked_already = self.reloads.iter().skip(1).any(|waiting| waiting.cause == reload.cause);
+        if reload.answer.is_none() && is_asked_already {
+            return;
+        }
+        self.reloads.push_back(reload);
+        if self.reloads.len() == 1 {
+            self.begin_reload();
+        }
+    }
+
+    fn begin_reload(&mut self) {
+        notify::reloading();
         self.reopen_log();
         failpoint::pass("reload-begun");
-        let next = self.revision.tables.revision + 1;
         let settings = self.settings.clone();
-        let (seen, read) = read_policy(&settings, || self.go_on());
-        self.seen = seen;
-        let result = self.take_over(next, read, cause, by);
-        failpoint::pass("reloaded");
-        result
+        self.beside(move || {
+            let (seen, read) = read_policy(&settings, || {});
+            Input::Parsed(Box::new(Parsed { seen, read }))
+        });
     }
 
-    /// Does what cannot wait until a policy is parsed.
-    fn go_on(&mut self) {
-        notify::alive();
-        if let Err(err) = self.write_some_events() {
+    /// Puts in force what was read; if that cannot be used, the policy in force stays. Goes on to the next reload that waits.
+    fn end_reload(&mut self, Parsed { seen, read }: Parsed) {
+        let Some(Reload { cause, by, answer }) = self.reloads.pop_front() else { return };
+        // What waits was decided by the policy before, and is written before the record of the change.
+        if let Err(err) = self.write_events() {
             error!("write audit log: {err:#}");
+        }
+        self.seen = seen;
+        let result = self.take_over(self.revision.tables.revision + 1, read, cause, by);
+        failpoint::pass("reloaded");
+        notify::ready(&self.status());
+        if answer.is_some_and(|answer| answer.send(result).is_err()) {
+            debug!("whoever asked through the control socket has gone");
+        }
+        if !self.reloads.is_empty() {
+            self.begin_reload();
         }
     }
 
@@ -962,7 +1007,10 @@ impl Daemon {
                     false
                 }
             },
-            Request::Reload(by, answer) => answer.send(self.reload(Prompt::Control, by)).is_ok(),
+            Request::Reload(by, answer) => {
+                self.reload(Reload { cause: Prompt::Control, by, answer: Some(answer) });
+                true
+            }
             Request::Apply(proposal, answer) => answer.send(self.apply(*proposal)).is_ok(),
             Request::Confirm(by, answer) => answer.send(self.confirm(by)).is_ok(),
         };

@@ -24,6 +24,10 @@ pub const BLIND: &str = "ENFORCER_BLIND";
 /// that a test can look at it, or have it take too long.
 pub const HELD: &str = "ENFORCER_HOLD_PARSER";
 
+/// The variable that names a file which, if it is there, has a process that parses a policy close its output once it has
+/// answered, and go on.
+pub const LINGERING: &str = "ENFORCER_LINGERING_PARSER";
+
 /// Every place, in the order in which a start, a reload and an end pass them.
 pub const ALL: &[&str] = &[
     "locked",
@@ -128,8 +132,9 @@ pub fn is_blind() -> bool {
 }
 
 /// What a test has told this process for those that parse policies.
-pub fn of_parser() -> Option<(&'static str, std::ffi::OsString)> {
-    if cfg!(debug_assertions) { Some((HELD, std::env::var_os(HELD)?)) } else { None }
+pub fn of_parser() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
+    let told = |name| Some((name, std::env::var_os(name)?));
+    [HELD, LINGERING].into_iter().filter(|_| cfg!(debug_assertions)).filter_map(told)
 }
 
 /// Waits, in a process that parses a policy, as long as a test wants it.
@@ -138,10 +143,27 @@ pub fn of_parser() -> Option<(&'static str, std::ffi::OsString)> {
 ///
 /// What the test has named cannot be read.
 pub fn hold_parser() -> std::io::Result<()> {
-    let Some((_, held)) = of_parser() else { return Ok(()) };
+    let Some((_, held)) = of_parser().find(|(name, _)| *name == HELD) else { return Ok(()) };
     match std::fs::read(held) {
         Err(err) if err.kind() != std::io::ErrorKind::NotFound => Err(err),
         Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether a process that parses a policy is to go on when it has answered.
+pub fn is_lingering() -> bool {
+    of_parser().any(|(name, file)| name == LINGERING && std::path::Path::new(&file).exists())
+}
+
+/// Closes the output and goes on until the process is ended.
+///
+/// # Errors
+///
+/// The output cannot be closed.
+pub fn linger() -> std::io::Result<std::convert::Infallible> {
+    nix::unistd::close(nix::libc::STDOUT_FILENO)?;
+    loop {
+        std::thread::park();
     }
 }
 

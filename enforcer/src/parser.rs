@@ -192,6 +192,7 @@ pub fn run() -> anyhow::Result<()> {
     drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
     set_parent_process_death_signal(Some(Signal::KILL))?;
     failpoint::hold_parser()?;
+    let is_lingering = failpoint::is_lingering();
     let mut question = Vec::new();
     io::stdin().lock().read_to_end(&mut question)?;
     confine(&question)?;
@@ -201,6 +202,10 @@ pub fn run() -> anyhow::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     wire::write_answer(&meaning, &mut out)?;
     out.flush()?;
+    if is_lingering {
+        drop(out);
+        failpoint::linger()?;
+    }
     Ok(())
 }
 

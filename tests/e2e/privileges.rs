@@ -3,17 +3,19 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use enforcer::failpoint;
 use enforcer_tests::actor::{Reply, Request, Transport};
-use enforcer_tests::sandbox::{Actor, Daemon, Sandbox};
+use enforcer_tests::sandbox::{Actor, Daemon, Sandbox, binary};
 use enforcer_tests::slowness::patience;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
+use serde_json::Value;
 
 use crate::shop::{RULE, SERVICES};
 
@@ -38,6 +40,8 @@ struct Scene {
     daemon: Daemon,
     /// While this pipe is there, whoever parses a policy waits.
     hold: PathBuf,
+    /// While this file is there, whoever has parsed a policy closes its output and goes on.
+    linger: PathBuf,
 }
 
 impl Scene {
@@ -47,9 +51,10 @@ impl Scene {
         assert!(orders.ask(&Request::Serve { at: at(), transport: Transport::Tcp })?.is_ok());
         let hold = sandbox.directory().join("hold");
         let mut command = sandbox.daemon_command(SERVICES)?;
-        command.args(arguments).env(failpoint::HELD, &hold);
+        let linger = sandbox.directory().join("linger");
+        command.args(arguments).env(failpoint::HELD, &hold).env(failpoint::LINGERING, &linger);
         let daemon = sandbox.start_daemon(command)?;
-        Ok(Self { sandbox, web, _orders: orders, daemon, hold })
+        Ok(Self { sandbox, web, _orders: orders, daemon, hold, linger })
     }
 
     fn call(&mut self) -> anyhow::Result<Reply> {
@@ -169,6 +174,81 @@ fn who_parses_too_long_is_ended_and_the_policy_in_force_stays() -> anyhow::Resul
     ensure!(!applied.status.success() && said.contains("parse policy: it took more than 5s"), "{said}");
     fs::remove_file(&scene.hold)?;
     assert!(scene.call()?.is_refused());
+    scene.daemon.stop()?.check_totals()
+}
+
+#[test]
+fn who_closes_its_output_and_goes_on_is_ended_and_what_it_said_refused() -> anyhow::Result<()> {
+    let mut scene = Scene::new("parser-lingers", &["--parse-timeout", "10m"])?;
+    fs::write(&scene.linger, "")?;
+    scene.sandbox.write_policy(&format!("{SERVICES}{RULE}"))?;
+    scene.daemon.signal(Signal::SIGHUP)?;
+    let policy = scene.daemon.wait_for(|record| record["kind"] == "policy")?;
+    assert_eq!((&policy["result"], &policy["revision"]), (&"refused".into(), &1.into()), "{policy}");
+    let error = policy["error"].as_str().context("no error")?;
+    ensure!(error.starts_with("parse policy: the process for it ended with signal: 9"), "{error}");
+    assert_eq!(scene.children()?, [0; 0], "it is still there");
+    let status = scene.sandbox.ask_daemon(&["status"])?;
+    let codes = status["degraded"].as_array().into_iter().flatten().map(|what| &what["code"]);
+    ensure!(codes.collect::<Vec<_>>().contains(&&"reload-refused".into()), "{status}");
+    assert_eq!(status["policy"]["revision"], 1, "{status}");
+    assert!(scene.call()?.is_refused());
+
+    fs::remove_file(&scene.linger)?;
+    scene.daemon.signal(Signal::SIGHUP)?;
+    let policy = scene.daemon.wait_for(|record| record["kind"] == "policy")?;
+    assert_eq!((&policy["result"], &policy["revision"]), (&"applied".into(), &2.into()), "{policy}");
+    assert_eq!(scene.call()?.text, "hello");
+    scene.daemon.stop()?.check_totals()
+}
+
+#[test]
+fn while_a_policy_is_parsed_whoever_asks_is_answered_and_a_stop_does_not_wait_for_it() -> anyhow::Result<()> {
+    let mut scene = Scene::new("parser-beside", &["--parse-timeout", "10m"])?;
+    let parser = scene.begin_reload()?;
+    let status = scene.sandbox.ask_daemon(&["status"])?;
+    assert_eq!((&status["policy"]["revision"], &status["degraded"]), (&1.into(), &Value::Array(Vec::new())));
+    // A policy through the socket has another process, which waits likewise; a question needs none.
+    let services = scene.sandbox.ask_daemon(&["services"])?;
+    ensure!(services.to_string().contains("orders"), "{services}");
+    assert!(scene.call()?.is_refused());
+    assert_eq!(scene.parser()?, parser, "it parses still");
+
+    let start = Instant::now();
+    let finished = scene.daemon.stop()?;
+    ensure!(start.elapsed() < patience(DEADLINE), "it ended after {:?}", start.elapsed());
+    while fs::exists(format!("/proc/{parser}"))? {
+        ensure!(start.elapsed() < patience(DEADLINE), "the process that parses is still there");
+        thread::yield_now();
+    }
+    ensure!(finished.records.iter().all(|record| record["kind"] != "policy"), "nothing came of it");
+    finished.check_totals()
+}
+
+#[test]
+fn reloads_that_are_asked_for_while_a_policy_is_parsed_follow_in_their_order() -> anyhow::Result<()> {
+    let mut scene = Scene::new("parser-order", &["--parse-timeout", "10m"])?;
+    scene.begin_reload()?;
+    let mut command = Command::new(binary("enforcer")?);
+    command.arg("reload").arg("--control").arg(scene.sandbox.control()).args(["-o", "json"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let asked = scene.sandbox.spawn(command)?;
+    // This one too, so that what was asked before has most likely come to the daemon.
+    scene.sandbox.ask_daemon(&["status"])?;
+    // Whoever parses goes on when a writer has come and gone, and the next one does not wait.
+    let writer = fs::OpenOptions::new().write(true).open(&scene.hold)?;
+    fs::remove_file(&scene.hold)?;
+    drop(writer);
+    for (cause, revision) in [("signal", 2), ("control", 3)] {
+        let policy = scene.daemon.wait_for(|record| record["kind"] == "policy")?;
+        let found = [&policy["result"], &policy["cause"], &policy["revision"]];
+        assert_eq!(found, [&"applied".into(), &Value::from(cause), &Value::from(revision)], "{policy}");
+    }
+    let told = asked.wait_with_output()?;
+    let answer: Value = serde_json::from_slice(&told.stdout)
+        .with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())?;
+    assert_eq!(answer["revision"], 3, "{answer}");
+    assert_eq!(scene.call()?.text, "hello");
     scene.daemon.stop()?.check_totals()
 }
 
