@@ -57,6 +57,7 @@ use crate::state::KnownContainer;
 use crate::staying::{self, First, Kept, Left, Staying};
 use crate::tables::Tables;
 use crate::timer::Timer;
+use crate::vital;
 use crate::watch;
 
 /// Revisions whose rules are remembered, so that an event that waited across a reload still names its rule.
@@ -751,7 +752,7 @@ impl Daemon {
         let reports = self.reports.clone();
         tokio::task::spawn_blocking(move || {
             // Nobody takes it any more when the daemon is about to end.
-            drop(reports.blocking_send(work()));
+            drop(reports.blocking_send(vital::done(work)));
         });
     }
 

@@ -1,4 +1,4 @@
-//! Threads without which the daemon would go on by halves.
+//! Work without which the daemon would go on by halves.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::{io, process, thread};
@@ -10,11 +10,12 @@ use std::{io, process, thread};
 ///
 /// There is no room for a thread.
 pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).spawn(move || {
-        // Nothing of what it leaves is looked at again.
-        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            process::abort();
-        }
-    })?;
+    thread::Builder::new().name(name.to_owned()).spawn(move || done(run))?;
     Ok(())
+}
+
+/// What the work comes to. If it panics the process ends at once, likewise.
+pub fn done<T>(work: impl FnOnce() -> T) -> T {
+    // Nothing of what it leaves is looked at again.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_panic| process::abort())
 }
