@@ -412,7 +412,7 @@ fn proposal(path: &PathBuf, confirm_within_seconds: Option<u64>) -> Result<api::
     let documents = loaded.documents.into_iter().map(|document| {
         // The daemon names files in records, and may run elsewhere than here.
         let file = std::path::absolute(&document.file).context("name the policy's files")?;
-        Ok(api::Document { file: file.to_string_lossy().into_owned(), text: document.text })
+        Ok(api::Document { file: file.to_string_lossy().into_owned(), text: document.text.to_string() })
     });
     Ok(api::Proposal { documents: documents.collect::<anyhow::Result<_>>()?, confirm_within_seconds })
 }

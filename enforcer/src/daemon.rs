@@ -173,7 +173,7 @@ fn may_run_open(settings: &Settings, err: &anyhow::Error) -> bool {
     if !host {
         return false;
     }
-    let (_, read) = settings.parser.load(std::slice::from_ref(&settings.policy), notify::alive);
+    let (_, read) = settings.parser.load(std::slice::from_ref(&settings.policy), None, notify::alive);
     let policy = read.ok().and_then(|loaded| loaded.policy);
     policy.is_some_and(|policy| policy.on_unsupported == OnUnsupported::Open)
 }
@@ -233,7 +233,9 @@ struct TreeRead {
 /// What was read from the policy directory.
 struct Parsed {
     seen: Fingerprint,
-    read: anyhow::Result<(Policy, Vec<Document>)>,
+    read: anyhow::Result<Loaded>,
+    /// What was known before.
+    known: Option<Loaded>,
 }
 
 /// A reload that is under way, or waits until the one before has come to its end.
@@ -281,6 +283,8 @@ struct Daemon {
     unsettled: Option<Unsettled>,
     /// What was found in the policy directory when it was last read.
     seen: Fingerprint,
+    /// The last policy that was read from there and could be used.
+    known: Option<Loaded>,
     rules: VecDeque<(u32, Rules)>,
     subtree: Subtree,
     names: Names,
@@ -338,7 +342,7 @@ impl Daemon {
         let reading = || format!("read policy {}", settings.policy.display());
         // What changes from now on is seen.
         let files = if settings.watch { watch_policy(&settings.policy) } else { None };
-        let (seen, on_disk) = read_policy(settings, notify::alive);
+        let (seen, on_disk) = read_policy(settings, None, notify::alive);
         let mount = feature::cgroup2()?;
         let root = settings.cgroup_root.clone().unwrap_or_else(|| mount.directory.clone());
         let path = feature::cgroup_path(&mount.directory, &root)?;
@@ -444,6 +448,8 @@ impl Daemon {
         let revision =
             Revision { origin, since, documents, policy, tables, identities, warnings: Vec::new() };
         let revision = Arc::new(revision);
+        // What an earlier daemon has put in force was read from somewhere else.
+        let (known, on_disk) = if is_adopted { (None, Some(on_disk)) } else { (on_disk.ok(), None) };
         let mut daemon = Self {
             settings: settings.clone(),
             enforcement,
@@ -454,6 +460,7 @@ impl Daemon {
             files,
             unsettled: None,
             seen,
+            known,
             rules,
             subtree,
             names,
@@ -495,7 +502,7 @@ impl Daemon {
         if swept.is_none() {
             sweep(&daemon.sweeper, Cause::Start, &daemon.revision, &daemon.enforcement);
         }
-        if is_adopted {
+        if let Some(on_disk) = on_disk {
             daemon.catch_up(on_disk);
         }
         // Otherwise they are being judged by the policy that has just come into force.
@@ -511,13 +518,13 @@ impl Daemon {
     }
 
     /// Puts the policy on the disk in force where it is another than the one that was adopted.
-    fn catch_up(&mut self, on_disk: anyhow::Result<(Policy, Vec<Document>)>) {
+    fn catch_up(&mut self, on_disk: anyhow::Result<Loaded>) {
         let revision = self.revision.tables.revision;
         let is_same = |documents: &[Document]| {
             self.kept.as_ref().is_some_and(|kept| kept.is_text_of(revision, documents))
         };
         match on_disk {
-            Ok((_, documents)) if is_same(&documents) => {}
+            Ok(loaded) if is_same(&loaded.documents) => {}
             on_disk => {
                 drop(self.take_over(revision + 1, on_disk, Prompt::Start, None));
             }
@@ -882,7 +889,7 @@ impl Daemon {
     /// Reloads if what is in the policy's files is not what was read last.
     fn reload_if_changed(&mut self) {
         self.unsettled = None;
-        if Fingerprint::take(std::slice::from_ref(&self.settings.policy)) == self.seen {
+        if self.seen.take(std::slice::from_ref(&self.settings.policy)) == self.seen {
             return;
         }
         self.reload(Reload::unasked(Prompt::Files));
@@ -905,21 +912,21 @@ impl Daemon {
         notify::reloading();
         self.reopen_log();
         failpoint::pass("reload-begun");
-        let settings = self.settings.clone();
+        let (settings, known) = (self.settings.clone(), self.known.take());
         self.beside(move || {
-            let (seen, read) = read_policy(&settings, || {});
-            Input::Parsed(Box::new(Parsed { seen, read }))
+            let (seen, read) = read_policy(&settings, known.as_ref(), || {});
+            Input::Parsed(Box::new(Parsed { seen, read, known }))
         });
     }
 
     /// Puts in force what was read; if that cannot be used, the policy in force stays. Goes on to the next reload that waits.
-    fn end_reload(&mut self, Parsed { seen, read }: Parsed) {
+    fn end_reload(&mut self, Parsed { seen, read, known }: Parsed) {
         let Some(Reload { cause, by, answer }) = self.reloads.pop_front() else { return };
         // What waits was decided by the policy before, and is written before the record of the change.
         if let Err(err) = self.write_events() {
             error!("write audit log: {err:#}");
         }
-        self.seen = seen;
+        (self.seen, self.known) = (seen, known);
         let result = self.take_over(self.revision.tables.revision + 1, read, cause, by);
         failpoint::pass("reloaded");
         notify::ready(&self.status());
@@ -935,15 +942,16 @@ impl Daemon {
     fn take_over(
         &mut self,
         next: u32,
-        read: anyhow::Result<(Policy, Vec<Document>)>,
+        read: anyhow::Result<Loaded>,
         cause: Prompt,
         by: Option<Peer>,
     ) -> Result<u32, String> {
         self.tally.add(1);
         let put = read
-            .and_then(|read| {
-                let top = cgroups::bytes(&self.subtree.path);
-                Ok(Revision::read(read, self.revision.identities.clone(), next, top)?)
+            .and_then(|loaded| {
+                let read = (loaded.policy.clone().unwrap_or_default(), loaded.documents.clone());
+                self.known = Some(loaded);
+                Ok(self.revision.next(read, next)?)
             })
             .and_then(|revision| self.put_in_force(revision));
         let result = match put {
@@ -1641,9 +1649,11 @@ fn watch_policy(policy: &Path) -> Option<watch::Watch> {
 /// Reads the policy; says every warning, and every error if there is one.
 fn read_policy(
     settings: &Settings,
+    known: Option<&Loaded>,
     meanwhile: impl FnMut(),
-) -> (Fingerprint, anyhow::Result<(Policy, Vec<Document>)>) {
-    let (fingerprint, loaded) = settings.parser.load(std::slice::from_ref(&settings.policy), meanwhile);
+) -> (Fingerprint, anyhow::Result<Loaded>) {
+    let (fingerprint, loaded) =
+        settings.parser.load(std::slice::from_ref(&settings.policy), known, meanwhile);
     (fingerprint, loaded.map_err(anyhow::Error::from).and_then(usable))
 }
 
@@ -1652,16 +1662,15 @@ fn parse(settings: &Settings, documents: Vec<Document>) -> anyhow::Result<Loaded
     Ok(settings.parser.compile_documents(documents, notify::alive)?)
 }
 
-fn usable(loaded: Loaded) -> anyhow::Result<(Policy, Vec<Document>)> {
+fn usable(loaded: Loaded) -> anyhow::Result<Loaded> {
     let findings: Vec<String> = loaded.findings.iter().map(policy::Finding::render).collect();
-    let policy: Policy = match loaded.policy {
-        Some(policy) => policy,
-        None => bail!(InvalidPolicy(findings.join("\n"))),
-    };
+    if loaded.policy.is_none() {
+        bail!(InvalidPolicy(findings.join("\n")));
+    }
     for finding in findings {
         warn!("{finding}");
     }
-    Ok((policy, loaded.documents))
+    Ok(loaded)
 }
 
 fn compile(

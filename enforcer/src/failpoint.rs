@@ -7,7 +7,8 @@ pub const VARIABLE: &str = "ENFORCER_FAILPOINT";
 
 /// The variable that, set to anything, has each policy that this process installs after the first fail one map later than the
 /// one before, as it would for want of memory: at its first write to the first map, to the second, and so on, until no map
-/// is left and it is installed. With `first` the first one fails too.
+/// is left and it is installed. With `first` the first one fails too; with the name of a map and a number, `EDGES:3`, that
+/// policy alone fails, when it has begun to write to that map.
 pub const WRITES: &str = "ENFORCER_FAIL_WRITES";
 
 /// The variable that names a file to load in the place of the object that this process was built with.
@@ -175,6 +176,12 @@ mod armed {
     static IS_SET: LazyLock<bool> = LazyLock::new(|| std::env::var_os(super::WRITES).is_some());
     static FROM_FIRST: LazyLock<bool> =
         LazyLock::new(|| std::env::var_os(super::WRITES).is_some_and(|told| told == "first"));
+    /// The one map, and the one policy that fails at it.
+    static ALONE: LazyLock<Option<(String, u32)>> = LazyLock::new(|| {
+        let told = std::env::var(super::WRITES).ok()?;
+        let (map, policy) = told.split_once(':')?;
+        Some((map.to_owned(), policy.parse().ok()?))
+    });
     /// Policies that were installed.
     static POLICIES: AtomicU32 = AtomicU32::new(0);
     /// Maps that the policy may yet write to, and the one that it writes to now.
@@ -186,6 +193,9 @@ mod armed {
     }
 
     pub(super) fn write_fails(map: &'static str) -> bool {
+        if let Some((alone, policy)) = &*ALONE {
+            return alone == map && POLICIES.load(Ordering::Relaxed) == *policy;
+        }
         let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
         if !*IS_SET || left.0 == 0 || left.1 == map {
             return false;

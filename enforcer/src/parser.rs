@@ -7,7 +7,7 @@
 use std::io::{self, BufWriter, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +16,8 @@ use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal,
 use thiserror::Error;
 
 use crate::failpoint;
-use crate::policy::{self, Document, Finding, Fingerprint, Loaded, Meaning, source, wire};
+use crate::policy::wire::Question;
+use crate::policy::{self, Document, Finding, Fingerprint, Loaded, Meaning, edit, source, wire};
 use crate::privileges;
 
 /// The verb by which this program is told to be that process.
@@ -65,7 +66,8 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// Reads the files and directories at `paths` as one policy. `meanwhile` is called again and again until it is parsed.
+    /// Reads the files and directories at `paths` as one policy. `meanwhile` is called again and again until it is parsed. Of
+    /// what is known, only lines that are other ones are parsed, if that is all that has changed.
     ///
     /// # Errors
     ///
@@ -73,13 +75,39 @@ impl Parser {
     pub fn load(
         &self,
         paths: &[PathBuf],
-        meanwhile: impl FnMut(),
+        known: Option<&Loaded>,
+        mut meanwhile: impl FnMut(),
     ) -> (Fingerprint, Result<Loaded, ParserError>) {
-        let mut sources = source::read(paths);
+        let documents = known.map(|known| known.documents.as_slice()).unwrap_or_default();
+        let mut sources = source::read_again(paths, documents);
         let fingerprint = Fingerprint::of(&sources);
         let found = std::mem::take(&mut sources.findings);
-        let meaning = self.parse(&sources.documents, &found, meanwhile);
-        (fingerprint, meaning.map(|meaning| Loaded::new(sources, fingerprint, meaning)))
+        let edited = known
+            .filter(|known| known.fingerprint.has_same_findings(&fingerprint))
+            .and_then(|known| self.edit(known, &sources.documents, &mut meanwhile).transpose());
+        let meaning = edited.unwrap_or_else(|| self.parse(&sources.documents, &found, meanwhile));
+        (fingerprint.clone(), meaning.map(|meaning| Loaded::new(sources, fingerprint, meaning)))
+    }
+
+    /// What documents mean that differ in some lines from what is known; nothing if they are to be parsed as a whole.
+    fn edit(
+        &self,
+        known: &Loaded,
+        documents: &[Document],
+        meanwhile: impl FnMut(),
+    ) -> Result<Option<Meaning>, ParserError> {
+        let Some(policy) = &known.policy else { return Ok(None) };
+        let Some(edits) = edit::edits(&known.documents, documents, &known.tails) else { return Ok(None) };
+        let meaning =
+            |(policy, tails)| Meaning { policy: Some(policy), findings: known.findings.clone(), tails };
+        if edits.iter().all(|edit| edit.lines == 0) {
+            // Lines that are gone, if anything at all: nothing is there to be parsed.
+            let nothing = vec![Vec::new(); edits.len()];
+            return Ok(edit::apply(policy, &known.tails, &edits, nothing).map(meaning));
+        }
+        let bytes = self.ask(|out| wire::write_lines(policy, documents, &edits, out), meanwhile)?;
+        let rules = wire::read_lines(&bytes, policy, documents, &edits)?;
+        Ok(rules.and_then(|rules| edit::apply(policy, &known.tails, &edits, rules)).map(meaning))
     }
 
     /// Parses documents that have been read already; the other arguments are as for [`load`](Self::load).
@@ -102,15 +130,25 @@ impl Parser {
         &self,
         documents: &[Document],
         found: &[Finding],
-        mut meanwhile: impl FnMut(),
+        meanwhile: impl FnMut(),
     ) -> Result<Meaning, ParserError> {
+        let bytes = self.ask(|out| wire::write_question(documents, found, out), meanwhile)?;
+        Ok(wire::read_answer(&bytes)?)
+    }
+
+    /// Starts a process, has `write` ask it, and returns its answer.
+    fn ask(
+        &self,
+        write: impl FnOnce(BufWriter<&mut ChildStdin>) -> io::Result<()> + Send,
+        mut meanwhile: impl FnMut(),
+    ) -> Result<Vec<u8>, ParserError> {
         let by = Instant::now() + self.patience;
         let mut running = Running::start()?;
         let (mut question, mut answer) = running.pipes()?;
         let (sender, receiver) = sync_channel(1);
-        let bytes = thread::scope(|scope| {
+        thread::scope(|scope| {
             scope.spawn(move || {
-                let asked = wire::write_question(documents, found, BufWriter::new(&mut question));
+                let asked = write(BufWriter::new(&mut question));
                 drop(question);
                 let mut bytes = Vec::new();
                 // One byte more tells what is too much from what is just enough.
@@ -137,8 +175,7 @@ impl Parser {
             // Its output is closed by its end; who closes it and goes on is not waited for.
             let status = running.end()?;
             if status.success() { Ok(result?) } else { Err(ParserError::Ended(status)) }
-        })?;
-        Ok(wire::read_answer(&bytes)?)
+        })
     }
 }
 
@@ -162,7 +199,7 @@ impl Running {
         Ok(Self { child: command.spawn().map_err(ParserError::NotStarted)? })
     }
 
-    fn pipes(&mut self) -> io::Result<(std::process::ChildStdin, std::process::ChildStdout)> {
+    fn pipes(&mut self) -> io::Result<(ChildStdin, ChildStdout)> {
         let pipes = self.child.stdin.take().zip(self.child.stdout.take());
         pipes.ok_or_else(|| io::Error::other("there is no pipe"))
     }
@@ -196,11 +233,15 @@ pub fn run() -> anyhow::Result<()> {
     let mut question = Vec::new();
     io::stdin().lock().read_to_end(&mut question)?;
     confine(&question)?;
-    let (documents, found) = wire::read_question(&question)?;
+    let asked = wire::read_question(&question)?;
     drop(question);
-    let meaning = policy::parse(&documents, found);
     let mut out = BufWriter::new(io::stdout().lock());
-    wire::write_answer(&meaning, &mut out)?;
+    match asked {
+        Question::Whole(documents, found) => {
+            wire::write_answer(&policy::parse(&documents, found), &mut out)?;
+        }
+        Question::Lines(lines) => wire::answer_lines(&lines, &mut out)?,
+    }
     out.flush()?;
     if is_lingering {
         drop(out);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use enforcer_common::{Mode, Protocol};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 pub use container::ContainerSelector;
+pub use edit::Tail;
 pub use finding::{Finding, Severity};
 pub use rules::{Few, Rules};
 pub use selector::Selector;
@@ -19,6 +19,7 @@ use tree::Tree;
 
 mod conflict;
 pub mod container;
+pub mod edit;
 pub mod finding;
 pub mod nearest;
 mod rules;
@@ -39,36 +40,36 @@ pub struct Loaded {
     pub files: Vec<Arc<Path>>,
     /// What is in them.
     pub documents: Vec<Document>,
-    /// What was found, in a word.
+    /// What was read, used or not.
     pub fingerprint: Fingerprint,
+    /// Which parts of the documents are lines with a rule on each.
+    pub tails: Vec<Tail>,
 }
 
 /// Tells whether a policy is still what it was when it was last read, whether that could be used or not.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fingerprint([u8; 32]);
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fingerprint {
+    documents: Vec<Document>,
+    findings: Vec<String>,
+}
 
 impl Fingerprint {
-    /// Of what is at `paths` now.
-    pub fn take(paths: &[PathBuf]) -> Self {
-        Self::of(&source::read(paths))
+    /// Of what is at `paths` now; what is as it was is not kept twice.
+    pub fn take(&self, paths: &[PathBuf]) -> Self {
+        Self::of(&source::read_again(paths, &self.documents))
+    }
+
+    /// Whether as much was wrong with the files themselves.
+    pub fn has_same_findings(&self, other: &Self) -> bool {
+        self.findings == other.findings
     }
 
     /// Of what was read.
     pub fn of(sources: &source::Sources) -> Self {
-        let mut hash = Sha256::new();
-        // The length of each part stands before it, so that no two policies run together to the same bytes.
-        let mut add = |part: &[u8]| {
-            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
-            hash.update(part);
-        };
-        for document in &sources.documents {
-            add(document.file.as_os_str().as_encoded_bytes());
-            add(document.text.as_bytes());
+        Self {
+            documents: sources.documents.clone(),
+            findings: sources.findings.iter().map(Finding::render).collect(),
         }
-        for finding in &sources.findings {
-            add(finding.render().as_bytes());
-        }
-        Self(hash.finalize().into())
     }
 }
 
@@ -79,13 +80,16 @@ pub struct Meaning {
     pub policy: Option<Policy>,
     /// In the order of the places.
     pub findings: Vec<Finding>,
+    /// Which parts of the documents are lines with a rule on each; none if all was read by the parser of YAML.
+    pub tails: Vec<Tail>,
 }
 
 impl Loaded {
     /// What was read, and what it means.
     pub fn new(sources: source::Sources, fingerprint: Fingerprint, meaning: Meaning) -> Self {
-        let Meaning { policy, findings } = meaning;
-        Self { policy, findings, files: sources.files, documents: sources.documents, fingerprint }
+        let Meaning { policy, findings, tails } = meaning;
+        let source::Sources { documents, files, .. } = sources;
+        Self { policy, findings, files, documents, fingerprint, tails }
     }
 }
 
@@ -113,16 +117,16 @@ pub fn parse(documents: &[Document], found: Vec<Finding>) -> Meaning {
     for finding in found {
         findings.add(finding);
     }
-    let policy = compile(documents, complete, &mut findings);
-    Meaning { policy, findings: findings.into_sorted() }
+    let (policy, tails) = compile(documents, complete, &mut findings).unzip();
+    Meaning { policy, findings: findings.into_sorted(), tails: tails.unwrap_or_default() }
 }
 
-fn compile(documents: &[Document], complete: bool, findings: &mut Findings) -> Option<Policy> {
+fn compile(documents: &[Document], complete: bool, findings: &mut Findings) -> Option<(Policy, Vec<Tail>)> {
     let mut found = findings.clone();
     let parse = |document| Tree::parse_head(document, &mut found);
     let trees: Vec<Tree<'_>> = documents.iter().map(parse).collect();
-    let policy = match spec::compile(&trees, complete, &mut found) {
-        Ok(policy) => policy,
+    let compiled = match spec::compile(&trees, complete, &mut found) {
+        Ok(compiled) => compiled,
         // There is something to be said of a line, or it has another form than generators give it.
         Err(spec::Unusual) => {
             drop(trees);
@@ -133,7 +137,7 @@ fn compile(documents: &[Document], complete: bool, findings: &mut Findings) -> O
         }
     };
     *findings = found;
-    (!findings.has_errors()).then_some(policy)
+    (!findings.has_errors()).then_some(compiled)
 }
 
 /// All the documents in force together.
@@ -152,6 +156,20 @@ pub struct Policy {
     pub existing: Existing,
     /// What happens when decisions cannot be written down.
     pub on_audit_loss: OnAuditLoss,
+}
+
+impl Policy {
+    /// The same, but without its rules.
+    fn without_rules(&self) -> Self {
+        Self {
+            services: self.services.clone(),
+            networks: self.networks.clone(),
+            rules: Rules::default(),
+            on_unsupported: self.on_unsupported,
+            existing: self.existing,
+            on_audit_loss: self.on_audit_loss,
+        }
+    }
 }
 
 /// What happens when a decision cannot be written down: the ring buffer is full, or the audit log takes nothing.
@@ -187,7 +205,7 @@ pub enum OnUnsupported {
 }
 
 /// A name declared under `services`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {
     /// Unique among services and networks, and none of the reserved words.
     pub name: String,
@@ -202,7 +220,7 @@ pub struct Service {
 }
 
 /// A name declared under `networks`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Network {
     /// Unique among services and networks, and none of the reserved words.
     pub name: String,
@@ -300,11 +318,11 @@ mod tests {
 
     use super::finding::{Finding, Findings};
     use super::tree::Tree;
-    use super::{Document, Policy, Rules, compile, spec};
+    use super::{Document, Policy, Rules, Tail, compile, spec};
 
     /// What is read of lines without nodes, and what the parser of YAML makes of them.
     fn both(documents: &[Document]) -> [(Option<Rules>, Vec<Finding>); 2] {
-        let rules = |policy: Policy| policy.rules;
+        let rules = |(policy, _): (Policy, Vec<Tail>)| policy.rules;
         let (mut quick, mut slow) = (Findings::default(), Findings::default());
         let read = compile(documents, true, &mut quick).map(rules);
         let trees: Vec<Tree<'_>> =

@@ -79,6 +79,25 @@ impl Revision {
         Ok(Self { origin, since, documents, policy, tables, identities, warnings: Vec::new() })
     }
 
+    /// Compiles a policy that was read from the policy directory, to follow this one. What the two share is not compiled again.
+    ///
+    /// # Errors
+    ///
+    /// It is larger than the tables.
+    pub fn next(
+        &self,
+        (policy, documents): (Policy, Vec<Document>),
+        number: u32,
+    ) -> Result<Self, InvalidPolicy> {
+        let mut identities = self.identities.clone();
+        let tables = self
+            .tables
+            .compile_next(&self.policy, &policy, &mut identities, number)
+            .map_err(|err| InvalidPolicy(err.to_string()))?;
+        let (origin, since) = (Origin::Directory, SystemTime::now());
+        Ok(Self { origin, since, documents, policy, tables, identities, warnings: Vec::new() })
+    }
+
     /// SHA-256 of all documents one after the other, as `cat DIR/*.yaml | sha256sum` prints it.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();

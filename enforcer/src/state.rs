@@ -350,7 +350,7 @@ impl State {
     pub fn documents(&self, revision: u32) -> Option<Vec<Document>> {
         let known = self.revisions.iter().find(|known| known.revision == revision)?;
         let texts = known.documents.as_ref()?;
-        Some(texts.iter().map(|text| Document::new(&text.file, text.text.clone())).collect())
+        Some(texts.iter().map(|text| Document::new(&text.file, text.text.as_str())).collect())
     }
 
     /// Whether this is the text of that revision.
@@ -361,7 +361,7 @@ impl State {
                 && texts
                     .iter()
                     .zip(documents)
-                    .all(|(text, now)| *text.file == *now.file && text.text == now.text)
+                    .all(|(text, now)| *text.file == *now.file && *text.text == *now.text)
         })
     }
 
@@ -399,7 +399,7 @@ impl From<&Rule> for RuleName {
 
 impl From<&Document> for Text {
     fn from(document: &Document) -> Self {
-        Self { file: document.file.to_path_buf(), text: document.text.clone() }
+        Self { file: document.file.to_path_buf(), text: document.text.to_string() }
     }
 }
 

@@ -98,7 +98,7 @@ impl Left {
     pub(crate) fn first(
         &mut self,
         enforcement: &Enforcement,
-        on_disk: &anyhow::Result<(Policy, Vec<Document>)>,
+        on_disk: &anyhow::Result<Loaded>,
         parse: impl Fn(Vec<Document>) -> anyhow::Result<Loaded>,
         compile: impl Fn(&Policy, &mut Identities, u32) -> anyhow::Result<Tables>,
     ) -> anyhow::Result<First> {
@@ -127,7 +127,8 @@ impl Left {
             );
         }
         let (policy, documents) = match on_disk {
-            Ok(read) => read,
+            Ok(Loaded { policy: Some(policy), documents, .. }) => (policy, documents),
+            Ok(_) => bail!("read policy: nothing of it can be used"),
             Err(err) => bail!("{err:#}"),
         };
         // After a boot nothing is in force, and what was before it is the same revision again.

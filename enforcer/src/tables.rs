@@ -1,9 +1,10 @@
 //! The host-side image of all maps: what a policy compiles to. Pure: no map, no file, no clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
-use enforcer_common::{Address, Identity, Mode, Port, Protocol, limits};
+use enforcer_common::{Address, Identity, Mode, Port, limits};
 use thiserror::Error;
 
 use crate::containers::{Container, cgroup};
@@ -11,13 +12,16 @@ use crate::identities::Identities;
 use crate::policy::{Existing, Location, OnAuditLoss, Policy, PortRange, Ports, Rule, Rules, Selector};
 
 pub use claims::Claims;
-pub use edges::Edges;
+pub use edges::{Difference, Edges};
 pub use networks::Prefix;
 
 mod claims;
 pub mod diff;
 mod edges;
 mod networks;
+
+/// Of so many rules one may be another one, or all are compiled anew.
+const FEW: usize = 8;
 
 /// Everything that a decision reads, for one revision of the policy.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +48,7 @@ pub struct Tables {
     /// Which service's rules name which protocol.
     pub protocols: BTreeSet<ProtocolKey>,
     /// Tells from a cgroup's path which service owns it.
-    pub claims: Claims,
+    pub claims: Arc<Claims>,
     /// Whose a container is that its runtime has not told of yet; none if no container is selected, so that none is asked
     /// about.
     pub pending: Option<Owner>,
@@ -117,6 +121,69 @@ impl Tables {
         Self::compile_at(policy, identities, revision, &Limits::default(), top)
     }
 
+    /// Compiles `policy` for the same part of the cgroup tree as `self`, which was compiled from `before`: if some rules alone
+    /// are other ones, by these, and otherwise as [`Tables::compile_below`]. What comes of it is the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tables::compile`].
+    pub fn compile_next(
+        &self,
+        before: &Policy,
+        policy: &Policy,
+        identities: &mut Identities,
+        revision: u32,
+    ) -> Result<Self, CapacityError> {
+        let limits = Limits::default();
+        let changed = if before.services == policy.services && before.networks == policy.networks {
+            before.rules.changed(&policy.rules, policy.rules.len() / FEW)
+        } else {
+            None
+        };
+        let Some(changed) = changed else {
+            return Self::compile_at(policy, identities, revision, &limits, &self.top);
+        };
+        let identity_of = identity_of(&self.services);
+        let mut sets: Vec<Identity> = self.network_sets.iter().flatten().copied().collect();
+        sets.sort_unstable();
+        sets.dedup();
+        let world: Vec<Identity> = [Identity::WORLD].into_iter().chain(sets).collect();
+        let ends = edges::Ends { services: &identity_of, networks: &self.network_sets, world: &world };
+        let (old, new): (Vec<_>, Vec<_>) =
+            changed.into_iter().map(|(number, old, new)| ((number, old), (number, new))).unzip();
+        let edges = edges::change(&self.edges, &policy.rules, (&old, &new), &ends, identities, &limits)?;
+        let named = |rules: &[(u32, &Rule)]| -> BTreeSet<ProtocolKey> {
+            rules.iter().flat_map(|(_, rule)| named_protocols(rule, &identity_of)).collect()
+        };
+        let (named_before, named_now) = (named(&old), named(&new));
+        // What is not named by these any longer may be by others.
+        let protocols = if named_before.is_subset(&named_now) {
+            let protocols: BTreeSet<ProtocolKey> = self.protocols.union(&named_now).copied().collect();
+            if protocols.len() > limits.protocols {
+                return Err(CapacityError::Protocols { number: protocols.len(), limit: limits.protocols });
+            }
+            protocols
+        } else {
+            protocols(policy, &identity_of, &limits)?
+        };
+        Ok(Self {
+            revision,
+            existing: policy.existing,
+            on_audit_loss: policy.on_audit_loss,
+            rules: policy.rules.clone(),
+            edges,
+            protocols,
+            services: self.services.clone(),
+            networks: self.networks.clone(),
+            network_sets: self.network_sets.clone(),
+            reserved: self.reserved.clone(),
+            claims: self.claims.clone(),
+            pending: self.pending,
+            top: self.top.clone(),
+            cgroups: HashMap::new(),
+        })
+    }
+
     /// Compiles `policy` within the given limits, which may be below those of the maps.
     ///
     /// # Errors
@@ -144,7 +211,7 @@ impl Tables {
             return Err(CapacityError::Rules { number: policy.rules.len(), limit: limits.rules });
         }
         let networks = networks::compile(&policy.networks, identities, limits)?;
-        let identity_of: Vec<Identity> = services.iter().map(|service| service.owner.identity()).collect();
+        let identity_of = identity_of(&services);
         let world: Vec<Identity> = [Identity::WORLD].into_iter().chain(networks.sets).collect();
         let ends = edges::Ends { services: &identity_of, networks: &networks.sets_of, world: &world };
         Ok(Self {
@@ -157,7 +224,7 @@ impl Tables {
             network_sets: networks.sets_of,
             reserved: reserved(policy, &services, limits)?,
             protocols: protocols(policy, &identity_of, limits)?,
-            claims: Claims::compile(&services, pending, top)?,
+            claims: Arc::new(Claims::compile(&services, pending, top)?),
             services,
             pending,
             top: top.to_vec(),
@@ -482,46 +549,25 @@ fn reserved(
     Ok(reserved)
 }
 
+fn identity_of(services: &[ServiceOwner]) -> Vec<Identity> {
+    services.iter().map(|service| service.owner.identity()).collect()
+}
+
 fn protocols(
     policy: &Policy,
     identity_of: &[Identity],
     limits: &Limits,
 ) -> Result<BTreeSet<ProtocolKey>, CapacityError> {
-    use crate::policy::Peer;
-
     let mut keys = Vec::new();
     let mut bound = 65_536;
-    let mut named: Vec<Protocol> = Vec::new();
-    for rule in policy.rules.iter().filter(|rule| !rule.from.is_empty() && !rule.to.is_empty()) {
-        named.clear();
-        if let Ports::Listed(ranges) = &rule.ports {
-            named.extend(ranges.iter().map(|range| match range {
-                PortRange::Protocol(protocol) | PortRange::Ports { protocol, .. } => *protocol,
-            }));
-            named.sort_unstable();
-            named.dedup();
-        }
+    for rule in &policy.rules {
         if keys.len() > bound {
             // A million rules of a few services name the same few keys.
             keys.sort_unstable();
             keys.dedup();
             bound = bound.max(2 * keys.len());
         }
-        for peer in rule.from.iter().chain(&rule.to) {
-            let service = match peer {
-                Peer::Service(number) => {
-                    usize::try_from(*number).ok().and_then(|number| identity_of.get(number))
-                }
-                Peer::Network(_) | Peer::Unmanaged | Peer::World => None,
-            };
-            let Some(service) = service else { continue };
-            match &rule.ports {
-                Ports::Everything => keys.push(ProtocolKey::any(*service)),
-                Ports::Listed(_) => {
-                    keys.extend(named.iter().map(|protocol| ProtocolKey::new(*service, *protocol)));
-                }
-            }
-        }
+        keys.extend(named_protocols(rule, identity_of));
     }
     keys.sort_unstable();
     keys.dedup();
@@ -529,6 +575,31 @@ fn protocols(
         return Err(CapacityError::Protocols { number: keys.len(), limit: limits.protocols });
     }
     Ok(keys.into_iter().collect())
+}
+
+/// Which protocols a rule that grants something names, for each of the services that it names.
+fn named_protocols(rule: &Rule, identity_of: &[Identity]) -> impl Iterator<Item = ProtocolKey> {
+    use crate::policy::Peer;
+
+    let grants = !rule.from.is_empty() && !rule.to.is_empty();
+    let peers = rule.from.iter().chain(&rule.to).filter(move |_| grants);
+    let services = peers.filter_map(|peer| match peer {
+        Peer::Service(number) => identity_of.get(usize::try_from(*number).ok()?).copied(),
+        Peer::Network(_) | Peer::Unmanaged | Peer::World => None,
+    });
+    let ranges = match &rule.ports {
+        Ports::Everything => None,
+        Ports::Listed(ranges) => Some(ranges),
+    };
+    services.flat_map(move |service| {
+        let everything = ranges.is_none().then(|| ProtocolKey::any(service));
+        let listed = ranges.into_iter().flatten().map(move |range| match range {
+            PortRange::Protocol(protocol) | PortRange::Ports { protocol, .. } => {
+                ProtocolKey::new(service, *protocol)
+            }
+        });
+        everything.into_iter().chain(listed)
+    })
 }
 
 #[cfg(test)]

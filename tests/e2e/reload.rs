@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use enforcer::failpoint;
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::sandbox::{Actor, Sandbox};
 
@@ -76,6 +77,103 @@ fn a_rule_that_is_added_permits_and_one_that_is_removed_refuses() -> anyhow::Res
     assert!(pair.call(8080)?.is_refused());
     let record = daemon.wait_for(|record| record["verdict"] == "deny")?;
     assert_eq!((&record["revision"], &record["source"]["service"]), (&8.into(), &"web".into()), "{record}");
+    daemon.stop()?.check_totals()
+}
+
+/// A rule for each of these ports, in a file of its own.
+fn rules(name: &str, ports: &[u16]) -> String {
+    let line = |port| format!("  - {{ name: {name}-{port}, from: web, to: orders, ports: [{port}/tcp] }}\n");
+    format!("version: 1\nallow:\n{}", ports.iter().map(line).collect::<String>())
+}
+
+#[test]
+fn a_change_of_any_file_is_in_force_by_itself() -> anyhow::Result<()> {
+    let mut pair = Pair::new("files")?;
+    let directory = pair.sandbox.write_policy(SERVICES)?;
+    let (a, b) = (directory.join("rules-a.yaml"), directory.join("rules-b.yaml"));
+    fs::write(&a, rules("a", &[9000, 9001]))?;
+    fs::write(&b, rules("b", &[9002, 8080]))?;
+    let mut daemon = pair.sandbox.daemon(SERVICES)?;
+    pair.serve()?;
+    let mut reload = |pair: &mut Pair, wanted: [bool; 2], what: &str| -> anyhow::Result<()> {
+        let record = daemon.reload(&pair.sandbox, SERVICES)?;
+        assert_eq!(record["result"], "applied", "{what}: {record}");
+        for (port, wanted) in [8080, 8081].into_iter().zip(wanted) {
+            let reply = pair.call(port)?;
+            assert_eq!(reply.is_refused(), !wanted, "{what}: {port}: {reply:?}");
+        }
+        Ok(())
+    };
+    reload(&mut pair, [true, false], "nothing has changed")?;
+    // Three in a row: each slot is brought up to date by what has changed since it was in force.
+    for (number, ports) in [[9002, 8081], [9003, 8081], [8081, 8080], [9002, 9003]].iter().enumerate() {
+        let before = fs::metadata(&b)?;
+        fs::write(&b, rules("b", ports))?;
+        fs::File::options().write(true).open(&b)?.set_modified(before.modified()?)?;
+        assert_eq!(fs::metadata(&b)?.len(), before.len(), "to whoever looks no further it is the same");
+        let wanted = [8080, 8081].map(|port| ports.contains(&port));
+        reload(&mut pair, wanted, &format!("another text of the same size and time, {number}"))?;
+    }
+    fs::write(&b, rules("b", &[9002, 9003, 8080, 9004]))?;
+    reload(&mut pair, [true, false], "more lines")?;
+    fs::write(&b, rules("b", &[8081]))?;
+    reload(&mut pair, [false, true], "fewer lines")?;
+    fs::rename(&b, directory.join("other.yaml"))?;
+    reload(&mut pair, [false, true], "another name")?;
+    fs::remove_file(directory.join("other.yaml"))?;
+    reload(&mut pair, [false, false], "one file less")?;
+    fs::write(&a, rules("a", &[8080, 9001]))?;
+    reload(&mut pair, [true, false], "the other file")?;
+    fs::write(&b, rules("b", &[8081]))?;
+    reload(&mut pair, [true, true], "one file more")?;
+    fs::write(&b, rules("b", &[8081]).replace("b-8081", "a-8080"))?;
+    let record = daemon.reload(&pair.sandbox, SERVICES)?;
+    assert_eq!(record["result"], "refused", "{record}");
+    let error = record["error"].as_str().unwrap_or_default();
+    assert!(error.contains("rules-b.yaml:3") && error.contains("two rules are called"), "{error}");
+    assert_eq!((pair.call(8080)?.text, pair.call(8081)?.text), ("hello".into(), "hello".into()));
+    fs::write(&b, rules("b", &[9002]))?;
+    let record = daemon.reload(&pair.sandbox, SERVICES)?;
+    assert_eq!(record["result"], "applied", "{record}");
+    assert!(pair.call(8081)?.is_refused());
+    // What is recorded names the rule as it is now.
+    fs::write(&a, rules("a", &[9000, 9001, 8080]))?;
+    daemon.reload(&pair.sandbox, SERVICES)?;
+    assert_eq!(pair.call(8080)?.text, "hello");
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn a_slot_that_was_written_half_way_is_written_in_full() -> anyhow::Result<()> {
+    let mut pair = Pair::new("half")?;
+    let directory = pair.sandbox.write_policy(SERVICES)?;
+    let file = directory.join("rules.yaml");
+    fs::write(&file, rules("r", &[8080, 9001]))?;
+    let mut command = pair.sandbox.daemon_command(SERVICES)?;
+    // The first is that of the start, and the third the first that is written by what has changed.
+    command.env(failpoint::WRITES, "EDGES:3");
+    let mut daemon = pair.sandbox.start_daemon(command)?;
+    pair.serve()?;
+    fs::write(&file, rules("r", &[8081, 9001]))?;
+    let record = daemon.reload(&pair.sandbox, SERVICES)?;
+    assert_eq!((&record["result"], &record["revision"]), (&"applied".into(), &2.into()), "{record}");
+    assert!(pair.call(8080)?.is_refused());
+
+    // It takes the edge out of the idle slot, and is ended before it writes the other.
+    let only = rules("r", &[8081]).replace("from: web, to: orders", "from: orders, to: web");
+    fs::write(&file, &only)?;
+    let record = daemon.reload(&pair.sandbox, SERVICES)?;
+    assert_eq!((&record["result"], &record["revision"]), (&"refused".into(), &2.into()), "{record}");
+    assert!(record["error"].as_str().is_some_and(|error| error.contains("write map EDGES")), "{record}");
+    assert_eq!(pair.call(8081)?.text, "hello");
+    assert!(pair.call(8080)?.is_refused());
+
+    // To the slot as it was before that there would be nothing to change.
+    fs::write(&file, rules("r", &[8080, 9001]))?;
+    let record = daemon.reload(&pair.sandbox, SERVICES)?;
+    assert_eq!((&record["result"], &record["revision"]), (&"applied".into(), &3.into()), "{record}");
+    assert_eq!(pair.call(8080)?.text, "hello");
+    assert!(pair.call(8081)?.is_refused());
     daemon.stop()?.check_totals()
 }
 

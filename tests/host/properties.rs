@@ -1,18 +1,20 @@
 //! What holds for every policy and every attempt, tried on many.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use enforcer::identities::Identities;
-use enforcer::policy::{Cidr, ContainerSelector, Network, Peer, Policy, PortRange, Ports, Selector};
-use enforcer::tables::Tables;
+use enforcer::policy::{Cidr, ContainerSelector, Network, Peer, Policy, PortRange, Ports, Rules, Selector};
 use enforcer::tables::diff::{self, diff};
+use enforcer::tables::{Edges, Tables};
+use enforcer_common::layout::{EdgeKey, EdgeValue};
 use enforcer_common::{Identity, Mode, Protocol, Reason, Tables as _};
 use enforcer_tests::compiled::{Compiled, address};
 use enforcer_tests::oracle::{self, Attempt, End};
 use enforcer_tests::sketch;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{Index, select};
 
 const SERVICES: usize = 3;
 const NETWORKS: usize = 3;
@@ -116,6 +118,64 @@ proptest! {
             prop_assert_eq!(&told[..], wanted, "{:?} in {:?}", attempt, diff.pairs);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: COMPARED, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_compiled_by_a_change_is_what_is_compiled_from_nothing(
+        first in policies(),
+        steps in vec((vec((any::<Index>(), vec(peers(), 0..3), vec(peers(), 0..3), ports()), 0..3), any::<bool>()), 1..5),
+    ) {
+        // So many that some of them are few.
+        let fill = |policy: &Policy| -> Rules {
+            let more = (0..40).map(|number| sketch::rule(100 + number, vec![Peer::Service(0)], vec![Peer::Service(1)], Ports::Everything));
+            policy.rules.iter().cloned().chain(more).collect()
+        };
+        let mut policy = Policy { rules: fill(&first), ..first };
+        let mut identities = Identities::default();
+        let mut tables = Tables::compile_below(&policy, &mut identities, 1, b"/").expect("small policies fit");
+        for (revision, (changes, is_other)) in (2..).zip(steps) {
+            let mut next = policy.clone();
+            for (place, from, to, ports) in changes {
+                let number = place.index(next.rules.len());
+                let rule = sketch::rule(number, from, to, ports);
+                next.rules = next.rules.with(number..number + 1, [rule]);
+            }
+            if is_other {
+                // Then it is compiled from nothing.
+                next.services[0].mode = Mode::Audit;
+            }
+            let changed = tables.compile_next(&policy, &next, &mut identities, revision).expect("small");
+            let fresh = Tables::compile_below(&next, &mut identities, revision, b"/").expect("small");
+            prop_assert_eq!(&changed.edges, &fresh.edges);
+            prop_assert_eq!(&changed.protocols, &fresh.protocols);
+            prop_assert_eq!(format!("{:?}", changed.services), format!("{:?}", fresh.services));
+            prop_assert_eq!(
+                (&changed.rules, &changed.networks, &changed.reserved),
+                (&fresh.rules, &fresh.networks, &fresh.reserved)
+            );
+            // And what is written by the difference is what is written from nothing.
+            let mut written: BTreeMap<EdgeKey, EdgeValue> = entries(&tables.edges);
+            let difference = tables.edges.difference(&changed.edges, usize::MAX).expect("any number will do");
+            for key in &difference.removed {
+                prop_assert!(written.remove(key).is_some());
+            }
+            for (key, value) in difference.keys.iter().zip(&difference.values) {
+                prop_assert_ne!(written.insert(*key, *value), Some(*value));
+            }
+            prop_assert_eq!(written, entries(&fresh.edges));
+            let number = difference.removed.len() + difference.keys.len();
+            prop_assert!(tables.edges.difference(&fresh.edges, number).is_some());
+            prop_assert!(number == 0 || tables.edges.difference(&fresh.edges, number - 1).is_none());
+            (policy, tables) = (next, changed);
+        }
+    }
+}
+
+fn entries(edges: &Edges) -> BTreeMap<EdgeKey, EdgeValue> {
+    edges.pieces().flat_map(|(keys, values)| keys.iter().copied().zip(values.iter().copied())).collect()
 }
 
 /// What a policy calls an end: a service, or the networks that an address is in.

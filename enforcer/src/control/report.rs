@@ -207,7 +207,7 @@ pub fn policy(snapshot: &Snapshot) -> api::Policy {
     api::Policy {
         state: policy_state(snapshot),
         documents: documents
-            .map(|document| api::Document { file: text(&document.file), text: document.text.clone() })
+            .map(|document| api::Document { file: text(&document.file), text: document.text.to_string() })
             .collect(),
     }
 }

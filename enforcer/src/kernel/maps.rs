@@ -1,8 +1,10 @@
 //! Typed handles over the maps, and the one way to put a policy into them.
 
 use std::borrow::BorrowMut;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::thread;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -17,7 +19,7 @@ use enforcer_common::layout::{
     PortKey, ProtocolKey, SocketNote,
 };
 use enforcer_common::limits::MAX_CGROUPS;
-use enforcer_common::{Reason, names};
+use enforcer_common::{Identity, Reason, names};
 use thiserror::Error;
 use tracing::debug;
 
@@ -25,7 +27,7 @@ use super::{chain, sys};
 use crate::failpoint;
 use crate::namespaces::Views;
 use crate::policy::OnAuditLoss;
-use crate::tables::Tables;
+use crate::tables::{Claims, Difference, Edges, Prefix, Tables};
 
 /// `BPF_F_NO_PREALLOC`: memory is taken entry by entry, so a map may be declared large.
 const SPARSE: u32 = 1;
@@ -133,6 +135,17 @@ impl CgroupOwners {
     }
 }
 
+/// What was written into a slot, and read back.
+struct Held {
+    claims: Arc<Claims>,
+    edges: Edges,
+    /// The map that these are in, and how many it has room for.
+    edge_map: (Inner<EdgeKey, EdgeValue>, usize),
+    networks: Vec<(Prefix, Identity)>,
+    reserved: BTreeMap<PortKey, Owner>,
+    protocols: BTreeSet<ProtocolKey>,
+}
+
 /// All maps that the host writes.
 pub(super) struct Maps {
     active: Array<MapData, u32>,
@@ -155,6 +168,8 @@ pub(super) struct Maps {
     counters: PerCpuArray<MapData, u64>,
     /// Which slot is in force.
     slot: u32,
+    /// What each slot holds, but for its cgroups; nothing if that is not known, so that it is written in full.
+    held: [Option<Held>; 2],
     /// The cgroups of the slot in force, kept open because they change between policies.
     cgroups_in_force: Inner<u64, Cgroup>,
 }
@@ -193,6 +208,7 @@ impl Maps {
             sockets: take(object, names::SOCKETS)?,
             counters: take(object, names::COUNTERS)?,
             slot: 0,
+            held: [None, None],
             cgroups_in_force: sparse(names::CGROUPS, 1)?,
         })
     }
@@ -294,36 +310,70 @@ impl Maps {
         Ok(())
     }
 
+    /// Brings a slot that is not in force up to `tables`. What it is known to hold already is left as it is; of edges, the
+    /// difference alone is written and read back, unless it is large.
     fn fill(&mut self, slot: u32, tables: &Tables) -> Result<Inner<u64, Cgroup>, MapError> {
-        // The automaton comes before the cgroups: the programs begin to use a slot with its first cgroup.
+        // Until all is written it holds neither what it held nor what it is to hold.
+        let held = place(slot).and_then(|place| self.held.get_mut(place)?.take());
+        // The automaton comes before the cgroups: the programs begin to use a slot with its first cgroup. This also waits for
+        // every program that began when the slot was in force, so that what is changed in its place below is read by none.
         let no_cgroups = sparse(names::CGROUPS, MAX_CGROUPS)?;
         write(names::CGROUPS, self.cgroups.set(slot, &no_cgroups, 0))?;
         failpoint::pass("slot-emptied");
+        let differs =
+            |is_same: fn(&Held, &Tables) -> bool| !held.as_ref().is_some_and(|held| is_same(held, tables));
         let claims = &tables.claims;
-        let classes = array(names::CLASSES, std::slice::from_ref(&claims.classes))?;
-        let transitions = array(names::TRANSITIONS, &claims.transitions)?;
-        let (states, owners): (Vec<u32>, Vec<Owner>) = claims.claimants.iter().unzip();
-        let claimants = filled(names::CLAIMANTS, &states, &owners)?;
+        let automaton = if differs(|held, tables| Arc::ptr_eq(&held.claims, &tables.claims)) {
+            let classes = array(names::CLASSES, std::slice::from_ref(&claims.classes))?;
+            let transitions = array(names::TRANSITIONS, &claims.transitions)?;
+            let (states, owners): (Vec<u32>, Vec<Owner>) = claims.claimants.iter().unzip();
+            let claimants = filled(names::CLAIMANTS, states.len(), &[(&states, &owners)])?;
+            Some((classes, transitions, claimants))
+        } else {
+            None
+        };
         failpoint::pass("slot-automaton");
-        let edges = filled(names::EDGES, tables.edges.keys(), tables.edges.values())?;
+        let networks = if differs(|held, tables| held.networks == tables.networks) {
+            Some(networks(tables)?)
+        } else {
+            None
+        };
+        let reserved = if differs(|held, tables| held.reserved == tables.reserved) {
+            let (ports, owners): (Vec<PortKey>, Vec<Owner>) = tables.reserved.iter().unzip();
+            Some(filled(names::RESERVED, ports.len(), &[(&ports, &owners)])?)
+        } else {
+            None
+        };
+        let protocols = if differs(|held, tables| held.protocols == tables.protocols) {
+            let keys: Vec<ProtocolKey> = tables.protocols.iter().copied().collect();
+            Some(filled(names::PROTOCOLS, keys.len(), &[(&keys, &vec![1; keys.len()])])?)
+        } else {
+            None
+        };
+        let (edge_map, is_other_map) = edges(held, &tables.edges)?;
         failpoint::pass("slot-edges");
-        let networks = networks(tables)?;
-        let (ports, owners): (Vec<PortKey>, Vec<Owner>) = tables.reserved.iter().unzip();
-        let reserved = filled(names::RESERVED, &ports, &owners)?;
-        let keys: Vec<ProtocolKey> = tables.protocols.iter().copied().collect();
-        let protocols = filled(names::PROTOCOLS, &keys, &vec![1; keys.len()])?;
         // Each of these waits for every program that may have seen what it replaces, which takes some 10 ms: side by side.
         let outer = &mut *self;
         thread::scope(|scope| {
-            let writes = [
-                (names::CLASSES, scope.spawn(|| outer.classes.set(slot, &classes, 0))),
-                (names::TRANSITIONS, scope.spawn(|| outer.transitions.set(slot, &transitions, 0))),
-                (names::CLAIMANTS, scope.spawn(|| outer.claimants.set(slot, &claimants, 0))),
-                (names::EDGES, scope.spawn(|| outer.edges.set(slot, &edges, 0))),
-                (names::NETWORKS, scope.spawn(|| outer.networks.set(slot, &networks, 0))),
-                (names::RESERVED, scope.spawn(|| outer.reserved.set(slot, &reserved, 0))),
-                (names::PROTOCOLS, scope.spawn(|| outer.protocols.set(slot, &protocols, 0))),
-            ];
+            let mut writes = Vec::new();
+            if let Some((classes, transitions, claimants)) = &automaton {
+                writes.push((names::CLASSES, scope.spawn(|| outer.classes.set(slot, classes, 0))));
+                writes
+                    .push((names::TRANSITIONS, scope.spawn(|| outer.transitions.set(slot, transitions, 0))));
+                writes.push((names::CLAIMANTS, scope.spawn(|| outer.claimants.set(slot, claimants, 0))));
+            }
+            if is_other_map {
+                writes.push((names::EDGES, scope.spawn(|| outer.edges.set(slot, &edge_map.0, 0))));
+            }
+            if let Some(networks) = &networks {
+                writes.push((names::NETWORKS, scope.spawn(|| outer.networks.set(slot, networks, 0))));
+            }
+            if let Some(reserved) = &reserved {
+                writes.push((names::RESERVED, scope.spawn(|| outer.reserved.set(slot, reserved, 0))));
+            }
+            if let Some(protocols) = &protocols {
+                writes.push((names::PROTOCOLS, scope.spawn(|| outer.protocols.set(slot, protocols, 0))));
+            }
             writes.into_iter().try_for_each(|(map, write)| match write.join() {
                 Ok(written) => written.map_err(|cause| MapError::Write { map, cause }),
                 Err(_panic) => {
@@ -332,6 +382,16 @@ impl Maps {
             })
         })?;
         write(names::REVISIONS, self.revisions.set(slot, tables.revision, 0))?;
+        if let Some(held) = place(slot).and_then(|place| self.held.get_mut(place)) {
+            *held = Some(Held {
+                claims: tables.claims.clone(),
+                edges: tables.edges.clone(),
+                edge_map,
+                networks: tables.networks.clone(),
+                reserved: tables.reserved.clone(),
+                protocols: tables.protocols.clone(),
+            });
+        }
         Ok(no_cgroups)
     }
 
@@ -476,20 +536,80 @@ fn sparse<K: Pod, V: Pod>(map: &'static str, capacity: u32) -> Result<Inner<K, V
     Inner::create(capacity, SPARSE).map_err(|cause| MapError::Write { map, cause })
 }
 
+/// Of so many edges one may be another one, or all are written anew.
+const FEW: usize = 8;
+
+/// So many may be others in any case.
+const MANY: usize = 1024;
+
+/// The place of a slot in a list of the two.
+fn place(slot: u32) -> Option<usize> {
+    usize::try_from(slot).ok()
+}
+
 /// Entries that are written or read in one call: enough that calls do not count.
 const AT_ONCE: usize = 65_536;
 
-/// A table of these entries, whose keys are sorted, written and read back.
+/// Sorted entries in pieces: keys, and what stands behind each.
+type Pieces<'a, K, V> = [(&'a [K], &'a [V])];
+
+/// A table of these entries, with room for so many, written and read back.
 fn filled<K: Pod + Ord + Sync, V: Pod + PartialEq + Sync>(
     name: &'static str,
-    keys: &[K],
-    values: &[V],
+    room: usize,
+    pieces: &Pieces<'_, K, V>,
 ) -> Result<Inner<K, V>, MapError> {
-    let map = sparse(name, capacity(keys.len()))?;
+    let map = sparse(name, capacity(room))?;
     // Of an empty one too, which is about to be put into its place.
     may_write(name)?;
-    write_entries(name, map.map().fd().as_fd(), keys, values)?;
-    read_back(name, map.map().fd().as_fd(), keys, values)?;
+    write_entries(name, map.map().fd().as_fd(), pieces)?;
+    read_back(name, map.map().fd().as_fd(), pieces)?;
+    Ok(map)
+}
+
+/// The map with these edges and how many it has room for, and whether it is another one than that which holds others.
+fn edges(held: Option<Held>, edges: &Edges) -> Result<((Inner<EdgeKey, EdgeValue>, usize), bool), MapError> {
+    if let Some(Held { edges: before, edge_map: (map, room), .. }) = held
+        && edges.len() <= room
+        && let Some(difference) = before.difference(edges, (edges.len() / FEW).max(MANY))
+    {
+        change(map, &difference).map(|map| ((map, room), false))
+    } else {
+        // A hash table has as many places as the next power of two (`htab_map_alloc` in kernel/bpf/hashtab.c): so much room
+        // costs nothing, and leaves some for edges that are added.
+        let room = edges.len().next_power_of_two();
+        let pieces: Vec<_> = edges.pieces().collect();
+        Ok(((filled(names::EDGES, room, &pieces)?, room), true))
+    }
+}
+
+/// Makes a table of edges another one, which is read back as far as it is.
+fn change(
+    mut map: Inner<EdgeKey, EdgeValue>,
+    Difference { removed, keys, values }: &Difference,
+) -> Result<Inner<EdgeKey, EdgeValue>, MapError> {
+    let name = names::EDGES;
+    let failed = |cause| MapError::Read { map: name, cause };
+    // First, since there may be no room for both.
+    for key in removed {
+        // It was read back when it was written, so that somebody else has removed it if it is not there.
+        write(name, map.remove(key))?;
+    }
+    may_write(name)?;
+    write_entries(name, map.map().fd().as_fd(), &[(keys, values)])?;
+    let entries = removed.len() + keys.len();
+    for (index, (key, value)) in keys.iter().zip(values).enumerate() {
+        if map.get(key, 0).map_err(failed)? != *value {
+            return Err(MapError::Differs { map: name, index, entries });
+        }
+    }
+    for (index, key) in removed.iter().enumerate() {
+        match map.get(key, 0) {
+            Err(aya::maps::MapError::KeyNotFound) => {}
+            Ok(_) => return Err(MapError::Differs { map: name, index: keys.len() + index, entries }),
+            Err(cause) => return Err(failed(cause)),
+        }
+    }
     Ok(map)
 }
 
@@ -497,23 +617,21 @@ fn filled<K: Pod + Ord + Sync, V: Pod + PartialEq + Sync>(
 fn write_entries<K: Pod + Sync, V: Pod + Sync>(
     name: &'static str,
     map: BorrowedFd<'_>,
-    keys: &[K],
-    values: &[V],
+    pieces: &Pieces<'_, K, V>,
 ) -> Result<(), MapError> {
-    let parts =
-        if keys.len() > 2 * AT_ONCE { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 };
-    let part = keys.len().div_ceil(parts).max(1);
-    let all = || keys.chunks(part).zip(values.chunks(part));
-    let write = |keys: &[K], values: &[V]| -> std::io::Result<()> {
-        keys.chunks(AT_ONCE)
-            .zip(values.chunks(AT_ONCE))
-            .try_for_each(|(keys, values)| sys::update_batch(map, keys, values))
+    let parts: Vec<(&[K], &[V])> =
+        pieces.iter().flat_map(|(keys, values)| keys.chunks(AT_ONCE).zip(values.chunks(AT_ONCE))).collect();
+    let entries: usize = pieces.iter().map(|(keys, _)| keys.len()).sum();
+    let threads =
+        if entries > 2 * AT_ONCE { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 };
+    let write = |first: usize| -> std::io::Result<()> {
+        let mut own = parts.iter().skip(first).step_by(threads);
+        own.try_for_each(|(keys, values)| sys::update_batch(map, keys, values))
     };
     let written = thread::scope(|scope| {
-        let threads: Vec<_> =
-            all().skip(1).map(|(keys, values)| scope.spawn(move || write(keys, values))).collect();
-        let first = all().next().map_or(Ok(()), |(keys, values)| write(keys, values));
-        threads.into_iter().fold(first, |written, thread| {
+        let write = &write;
+        let others: Vec<_> = (1..threads).map(|first| scope.spawn(move || write(first))).collect();
+        others.into_iter().fold(write(0), |written, thread| {
             let ended = thread
                 .join()
                 .unwrap_or_else(|_panic| Err(std::io::Error::other("the thread that writes has failed")));
@@ -523,23 +641,23 @@ fn write_entries<K: Pod + Sync, V: Pod + Sync>(
     written.map_err(|io_error| failed_batch(name, "bpf_map_update_batch", io_error))
 }
 
-/// Reads a table, and compares it with what was to be written, whose keys are sorted: nothing less, nothing else, and
-/// nothing more.
+/// Reads a table, and compares it with what was to be written: nothing less, nothing else, and nothing more.
 fn read_back<K: Pod + Ord, V: Pod + PartialEq>(
     name: &'static str,
     map: BorrowedFd<'_>,
-    keys: &[K],
-    values: &[V],
+    pieces: &Pieces<'_, K, V>,
 ) -> Result<(), MapError> {
-    let (Some(key), Some(value)) = (keys.first(), values.first()) else { return Ok(()) };
-    let differs = |index| MapError::Differs { map: name, index, entries: keys.len() };
+    let mut wanted = pieces.iter().filter_map(|(keys, values)| keys.first().zip(values.first()));
+    let Some((key, value)) = wanted.next() else { return Ok(()) };
+    let entries: usize = pieces.iter().map(|(keys, _)| keys.len()).sum();
+    let differs = |index| MapError::Differs { map: name, index, entries };
     // More than stand at any one place of the table, or a call would find no room for them.
-    let room = keys.len().clamp(1024, AT_ONCE);
+    let room = entries.clamp(1024, AT_ONCE);
     let (mut found_keys, mut found_values) = (vec![*key; room], vec![*value; room]);
     let mut order: Vec<usize> = Vec::with_capacity(room);
-    let (mut place, mut number) = (None, 0);
+    let (mut position_of_call, mut number) = (None, 0);
     loop {
-        let found = sys::lookup_batch(map, &mut place, &mut found_keys, &mut found_values);
+        let found = sys::lookup_batch(map, &mut position_of_call, &mut found_keys, &mut found_values);
         let found = found.map_err(|io_error| MapError::Read {
             map: name,
             cause: SyscallError { call: "bpf_map_lookup_batch", io_error }.into(),
@@ -548,24 +666,31 @@ fn read_back<K: Pod + Ord, V: Pod + PartialEq>(
         order.clear();
         order.extend(0..found);
         order.sort_unstable_by_key(|at| found_keys.get(*at));
-        let mut index = 0;
+        // How many stand in the pieces before, and where in this one to go on.
+        let (mut before, mut index) = (0, 0);
+        let mut rest = pieces;
         for at in &order {
-            let (key, value) = (found_keys.get(*at), found_values.get(*at));
-            let (Some(key), rest) = (key, keys.get(index..).unwrap_or_default()) else {
-                return Err(differs(index));
+            let (Some(key), value) = (found_keys.get(*at), found_values.get(*at)) else {
+                return Err(differs(before + index));
             };
-            index += position(rest, key);
+            while let Some(((keys, _), others)) = rest.split_first()
+                && keys.last().is_none_or(|last| last < key)
+            {
+                (before, index, rest) = (before + keys.len(), 0, others);
+            }
+            let Some((keys, values)) = rest.first() else { return Err(differs(before)) };
+            index += position(keys.get(index..).unwrap_or_default(), key);
             if keys.get(index) != Some(key) || values.get(index) != value {
-                return Err(differs(index));
+                return Err(differs(before + index));
             }
         }
         // No key is told twice, since nobody else writes: as many as there are are all.
         number += found;
-        if place.is_none() {
+        if position_of_call.is_none() {
             break;
         }
     }
-    if number == keys.len() { Ok(()) } else { Err(differs(number)) }
+    if number == entries { Ok(()) } else { Err(differs(number)) }
 }
 
 /// Where `key` stands among sorted keys, or would; looked for from the beginning on, near which it is.
@@ -584,7 +709,7 @@ fn array<V: Pod + PartialEq + Sync>(name: &'static str, values: &[V]) -> Result<
         .map_err(|cause| MapError::Write { map: name, cause })?;
     may_write(name)?;
     let keys: Vec<u32> = (0..).take(values.len()).collect();
-    write_entries(name, map.map().fd().as_fd(), &keys, values)?;
+    write_entries(name, map.map().fd().as_fd(), &[(&keys, values)])?;
     for (index, value) in (0..).zip(values) {
         let found: V = map.get(&index, 0).map_err(|cause| MapError::Read { map: name, cause })?;
         if found != *value {

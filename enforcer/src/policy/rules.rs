@@ -1,6 +1,6 @@
 //! The rules of a policy as they are kept: of a million of them, most of the daemon's memory.
 
-use std::ops::{Deref, Index};
+use std::ops::{Deref, Index, Range};
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -45,6 +45,62 @@ impl Rules {
     /// Adds one behind the others.
     pub fn push(&mut self, rule: Rule) {
         self.add(Arc::new([rule]));
+    }
+
+    /// The same with others in the place of those in `range`, of which there may be more or fewer.
+    ///
+    /// # Panics
+    ///
+    /// The range is not within the rules.
+    #[must_use]
+    pub fn with(&self, range: Range<usize>, others: impl IntoIterator<Item = Rule>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of {}", self.len());
+        // What is put behind all others goes to the last piece, so that pieces stay few.
+        let last = self.pieces.len().saturating_sub(1);
+        let first = self.ends.partition_point(|end| *end <= range.start).min(last);
+        let next = (self.ends.partition_point(|end| *end < range.end).max(first) + 1).min(self.pieces.len());
+        let end_before = |place: usize| place.checked_sub(1).and_then(|last| self.ends.get(last)).copied();
+        let (start, end) = (end_before(first).unwrap_or(0), end_before(next).unwrap_or(0));
+        let kept = |range: Range<usize>| range.filter_map(|number| self.get(number).cloned());
+        let mut builder = Builder::default();
+        for piece in self.pieces.iter().take(first) {
+            builder.rules.add(piece.clone());
+        }
+        kept(start..range.start).for_each(|rule| builder.push(rule));
+        others.into_iter().for_each(|rule| builder.push(rule));
+        kept(range.end..end).for_each(|rule| builder.push(rule));
+        let mut rules = builder.finish();
+        for piece in self.pieces.iter().skip(next) {
+            rules.add(piece.clone());
+        }
+        rules
+    }
+
+    /// The rules that are other ones in `next`, each with its number, before and after. Nothing if there are more than `most`,
+    /// or not as many rules as before. What the two share is not looked at.
+    pub fn changed<'a>(&'a self, next: &'a Self, most: usize) -> Option<Vec<(u32, &'a Rule, &'a Rule)>> {
+        if self.len() != next.len() {
+            return None;
+        }
+        let mut changed = Vec::new();
+        let mut start = 0;
+        for (place, piece) in self.pieces.iter().enumerate() {
+            let end = start + piece.len();
+            let same_place = next.pieces.get(place).filter(|_| next.ends.get(place) == Some(&end));
+            if same_place.is_none_or(|other| !Arc::ptr_eq(piece, other)) {
+                for (number, old) in (start..).zip(piece.iter()) {
+                    let new = next.get(number)?;
+                    if old != new {
+                        changed.push((u32::try_from(number).ok()?, old, new));
+                    }
+                    if changed.len() > most {
+                        return None;
+                    }
+                }
+            }
+            start = end;
+        }
+        Some(changed)
     }
 
     fn add(&mut self, piece: Arc<[Rule]>) {
@@ -221,6 +277,38 @@ mod tests {
                 assert_eq!(rules.get(index), Some(found));
             }
             assert_eq!(rules.get(number + 1), None);
+        }
+    }
+
+    #[test]
+    fn rules_are_replaced_and_the_difference_is_what_was() {
+        let lengths = [0, 1, 2, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 2 * PIECE + 3];
+        for number in lengths {
+            let rules: Rules = (0..number).map(rule).collect();
+            let places = [0, 1, PIECE - 1, PIECE, PIECE + 1, number / 2, number];
+            for (start, end) in places.into_iter().flat_map(|start| places.map(|end| (start, end))) {
+                if start > end || end > number {
+                    continue;
+                }
+                for others in [0, 1, end - start, PIECE + 5] {
+                    let mut wanted: Vec<Rule> = (0..number).map(rule).collect();
+                    let new: Vec<Rule> = (0..others).map(|other| rule(1_000_000 + other)).collect();
+                    wanted.splice(start..end, new.clone());
+                    let next = rules.with(start..end, new);
+                    assert_eq!(next.len(), wanted.len());
+                    assert!(next.iter().eq(&wanted), "{number}: {others} for {start}..{end}");
+                    assert!(wanted.iter().enumerate().all(|(number, rule)| next.get(number) == Some(rule)));
+                    let changed = rules.changed(&next, usize::MAX);
+                    assert_eq!(changed.is_some(), others == end - start);
+                    if let Some(changed) = changed {
+                        let numbers: Vec<u32> = changed.iter().map(|(number, ..)| *number).collect();
+                        let wanted: Vec<u32> =
+                            (start..end).map(|number| u32::try_from(number).expect("few")).collect();
+                        assert_eq!(numbers, wanted);
+                        assert!(changed.iter().all(|(_, old, new)| old != new));
+                    }
+                }
+            }
         }
     }
 

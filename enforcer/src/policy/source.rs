@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use super::Location;
 use super::finding::{Finding, Severity};
@@ -15,18 +17,24 @@ pub const MAX_DOCUMENT_BYTES: u64 = 256 * 1024 * 1024;
 /// Files of one policy: more than one for each service is a mistake in a path, not a policy.
 pub const MAX_FILES: usize = 65_536;
 
+/// Bytes of a file that are compared at a time: they stay in the cache of a CPU.
+const BLOCK: usize = 128 * 1024;
+
+/// So many bytes are compared by one CPU in no time.
+const MANY_BYTES: usize = 4 * 1024 * 1024;
+
 /// The text of one policy file.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Document {
     /// The file as it was named.
     pub file: Arc<Path>,
-    /// What is in it.
-    pub text: String,
+    /// What is in it. A document that was read again and is the same shares it with the one before.
+    pub text: Arc<str>,
 }
 
 impl Document {
     /// A document that did not come from the file system.
-    pub fn new(file: impl AsRef<Path>, text: impl Into<String>) -> Self {
+    pub fn new(file: impl AsRef<Path>, text: impl Into<Arc<str>>) -> Self {
         Self { file: file.as_ref().into(), text: text.into() }
     }
 }
@@ -54,6 +62,11 @@ impl Sources {
 ///
 /// Hidden files are left alone, so that an editor's or a package manager's half-written file never counts.
 pub fn read(paths: &[PathBuf]) -> Sources {
+    read_again(paths, &[])
+}
+
+/// Reads as [`read`] does. What is the same as in `known`, which is in the order of paths, byte by byte, is not kept twice.
+pub fn read_again(paths: &[PathBuf], known: &[Document]) -> Sources {
     let mut sources = Sources::default();
     let mut files = BTreeSet::new();
     for path in paths {
@@ -71,15 +84,40 @@ pub fn read(paths: &[PathBuf]) -> Sources {
         sources.findings.push(of_file(Severity::Error, "too-many-files", first, message));
         return sources;
     }
-    for path in files {
-        let file: Arc<Path> = path.as_path().into();
-        sources.files.push(file.clone());
-        match read_file(&path) {
-            Ok(text) => sources.documents.push(Document { file, text }),
+    sources.files = files.iter().map(|path| path.as_path().into()).collect();
+    for (file, text) in sources.files.iter().zip(read_files(&sources.files, known)) {
+        match text {
+            Ok(text) => sources.documents.push(Document { file: file.clone(), text }),
             Err(finding) => sources.findings.push(*finding),
         }
     }
     sources
+}
+
+/// The texts of files, read by every CPU if most of it is there to be compared with.
+fn read_files(files: &[Arc<Path>], known: &[Document]) -> Vec<Result<Arc<str>, Box<Finding>>> {
+    let read = |file: &Arc<Path>| {
+        let place = known.binary_search_by(|known| known.file.cmp(file)).ok();
+        read_file(file, place.and_then(|place| known.get(place)).map(|known| &known.text))
+    };
+    let bytes: usize = known.iter().map(|known| known.text.len()).sum();
+    let threads =
+        if bytes > MANY_BYTES { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 };
+    let part = files.len().div_ceil(threads).max(1);
+    thread::scope(|scope| {
+        let read = &read;
+        let mut parts = files.chunks(part);
+        let first = parts.next();
+        let others: Vec<_> = parts
+            .map(|part| (part, scope.spawn(move || part.iter().map(read).collect::<Vec<_>>())))
+            .collect();
+        let mut texts: Vec<_> = first.into_iter().flatten().map(read).collect();
+        for (part, thread) in others {
+            // What a thread has not read is read here.
+            texts.extend(thread.join().unwrap_or_else(|_panic| part.iter().map(read).collect()));
+        }
+        texts
+    })
 }
 
 fn read_directory(directory: &Path, files: &mut BTreeSet<PathBuf>, findings: &mut Vec<Finding>) {
@@ -122,25 +160,64 @@ fn read_directory(directory: &Path, files: &mut BTreeSet<PathBuf>, findings: &mu
     }
 }
 
-fn read_file(path: &Path) -> Result<String, Box<Finding>> {
+/// Reads a file; if it is `known`, its text is that.
+fn read_file(path: &Path, known: Option<&Arc<str>>) -> Result<Arc<str>, Box<Finding>> {
     let mut bytes = Vec::new();
-    let result = fs::File::open(path)
+    let result = fs::File::open(path).and_then(|mut file| {
+        if let Some(known) = known
+            && is_same(&mut file, known.as_bytes(), &mut bytes)?
+        {
+            return Ok(true);
+        }
         // One byte more than the limit tells a file that is too large, even one that grows or never ends.
-        .and_then(|file| file.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes));
-    if let Err(error) = result {
-        return Err(Box::new(unreadable(path, &error)));
+        let left = (MAX_DOCUMENT_BYTES + 1).saturating_sub(bytes.len() as u64);
+        file.take(left).read_to_end(&mut bytes)?;
+        Ok(false)
+    });
+    match (result, known) {
+        (Ok(true), Some(known)) => return Ok(known.clone()),
+        (Ok(_), _) => {}
+        (Err(error), _) => return Err(Box::new(unreadable(path, &error))),
     }
     if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
         let message = format!("the file has more than {MAX_DOCUMENT_BYTES} bytes, the limit for one file");
         let finding = of_file(Severity::Error, "file-too-large", path, message);
         return Err(Box::new(finding.hint("split it; all files of a directory are one policy")));
     }
-    String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map(Arc::from).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         let message = format!("not UTF-8: line {line} holds other bytes");
         Box::new(of_file(Severity::Error, "not-utf8", path, message))
     })
+}
+
+/// Reads as long as `known` is read, and one byte more. If it is all of the file, nothing is kept of it; otherwise `bytes` is
+/// what was read.
+fn is_same(file: &mut fs::File, known: &[u8], bytes: &mut Vec<u8>) -> io::Result<bool> {
+    let mut block = vec![0; BLOCK];
+    let mut rest = known;
+    loop {
+        let read = match file.read(&mut block) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let found = block.get(..read).unwrap_or_default();
+        if read == 0 && rest.is_empty() {
+            return Ok(true);
+        }
+        match rest.split_at_checked(read).filter(|(same, _)| read > 0 && *same == found) {
+            Some((_, behind)) => rest = behind,
+            None => {
+                let same = known.len() - rest.len();
+                bytes.reserve(known.len() + read);
+                bytes.extend(known.get(..same).unwrap_or_default());
+                bytes.extend(found);
+                return Ok(false);
+            }
+        }
+    }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Finding {
@@ -149,4 +226,60 @@ fn unreadable(path: &Path, error: &io::Error) -> Finding {
 
 fn of_file(severity: Severity, code: &'static str, path: &Path, message: String) -> Finding {
     Finding::of_file(severity, code, Location { file: path.into(), line: 1, column: 1 }, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use super::{BLOCK, read, read_again};
+
+    #[test]
+    fn what_is_the_same_is_shared_and_whatever_is_not_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let paths = [directory.path().to_path_buf()];
+        let (long, short) = (directory.path().join("long.yaml"), directory.path().join("short.yaml"));
+        let text = "0123456789abcdef".repeat(BLOCK / 8) + "end\n";
+        fs::write(&long, &text).expect("room for a file");
+        fs::write(&short, "version: 1\n").expect("room for a file");
+        let first = read(&paths);
+        let again = read_again(&paths, &first.documents);
+        assert_eq!(first.documents, again.documents);
+        for (before, now) in first.documents.iter().zip(&again.documents) {
+            assert!(Arc::ptr_eq(&before.text, &now.text), "{}", now.file.display());
+        }
+        let end = text.len() - 1;
+        let bent = |at: usize| {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] = b'!';
+            String::from_utf8(bytes).expect("it is all of one byte each")
+        };
+        let others = [
+            bent(0),
+            bent(BLOCK - 1),
+            bent(BLOCK),
+            bent(end),
+            text[..end].to_owned(),
+            text[..BLOCK].to_owned(),
+            format!("{text}."),
+            String::new(),
+        ];
+        for other in others {
+            fs::write(&long, &other).expect("room for a file");
+            // As it was, to whoever looks no further than that.
+            let file = fs::File::options().write(true).open(&long).expect("it is there");
+            file.set_modified(SystemTime::UNIX_EPOCH).expect("any time will do");
+            let now = read_again(&paths, &first.documents);
+            assert!(*now.documents[0].text == *other, "{} bytes", other.len());
+            assert!(Arc::ptr_eq(&now.documents[1].text, &first.documents[1].text));
+        }
+        fs::remove_file(&long).expect("it is there");
+        let now = read_again(&paths, &first.documents);
+        assert_eq!((now.documents.len(), now.findings.len()), (1, 0));
+        fs::write(&long, b"\xff").expect("room for a file");
+        let now = read_again(&paths, &first.documents);
+        assert_eq!((now.documents.len(), now.findings.len()), (1, 1));
+    }
 }

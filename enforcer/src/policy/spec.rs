@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 
 use enforcer_common::{Mode, Protocol, limits};
 
@@ -10,10 +12,10 @@ use super::conflict;
 use super::container::{self, ContainerSelector};
 use super::finding::{Findings, Problem, Severity, quoted};
 use super::rules::Builder;
-use super::tree::{Children, Field, Line, NodeId, Tree, Value};
+use super::tree::{Children, Field, Line, Lines, NodeId, Tree, Value};
 use super::{
     Cidr, Existing, Few, Location, Network, OnAuditLoss, OnUnsupported, Peer, Policy, PortRange, Ports, Rule,
-    Rules, Selector, Service,
+    Rules, Selector, Service, Tail,
 };
 
 mod value;
@@ -32,7 +34,7 @@ pub(super) fn compile(
     trees: &[Tree<'_>],
     complete: bool,
     findings: &mut Findings,
-) -> Result<Policy, Unusual> {
+) -> Result<(Policy, Vec<Tail>), Unusual> {
     let complete = complete && trees.iter().all(|tree| tree.complete);
     Compiler { trees, findings, complete, comparisons: 0 }.compile()
 }
@@ -68,8 +70,8 @@ struct Parts<'t> {
     services: Vec<Declared<'t>>,
     networks: Vec<Declared<'t>>,
     rules: Vec<At<'t>>,
-    /// Trees with lines, each with the number of rules that stand before them.
-    lines: Vec<(usize, &'t Tree<'t>)>,
+    /// Trees with lines, each with its number, and the number of rules that stand before them.
+    lines: Vec<(usize, usize, &'t Tree<'t>)>,
     names: HashMap<&'t str, At<'t>>,
 }
 
@@ -84,9 +86,9 @@ impl<'t> At<'t> {
 }
 
 impl<'t> Compiler<'t, '_> {
-    fn compile(mut self) -> Result<Policy, Unusual> {
+    fn compile(mut self) -> Result<(Policy, Vec<Tail>), Unusual> {
         let mut parts = Parts::default();
-        for tree in self.trees {
+        for (number, tree) in self.trees.iter().enumerate() {
             if tree.roots.is_empty() && tree.complete {
                 let message = String::from("the file says nothing, not even its version");
                 let location = tree.beginning();
@@ -97,7 +99,7 @@ impl<'t> Compiler<'t, '_> {
                 self.document(At { tree, id: *root }, &mut parts);
             }
             if tree.lines.is_some() {
-                parts.lines.push((parts.rules.len(), tree));
+                parts.lines.push((parts.rules.len(), number, tree));
             }
         }
         self.limit(&parts.services, limits::MAX_SERVICES, "services", |declared| declared.key);
@@ -129,11 +131,11 @@ impl<'t> Compiler<'t, '_> {
 
         self.claimed_twice(&parts.services, &selectors);
         self.reserved_twice(&parts.services, listens);
-        let rules = self.rules(&parts.rules, &parts.lines, &peers)?;
+        let (rules, tails) = self.rules(&parts.rules, &parts.lines, &peers)?;
         let on_unsupported = parts.on_unsupported.map_or(OnUnsupported::Refuse, |(_, found)| found);
         let existing = parts.existing.map_or_else(Existing::default, |(_, existing)| existing);
         let on_audit_loss = parts.on_audit_loss.map_or_else(OnAuditLoss::default, |(_, choice)| choice);
-        Ok(Policy { services, networks, rules, on_unsupported, existing, on_audit_loss })
+        Ok((Policy { services, networks, rules, on_unsupported, existing, on_audit_loss }, tails))
     }
 
     // The document and its sections.
@@ -477,16 +479,19 @@ impl<'t> Compiler<'t, '_> {
     fn rules(
         &mut self,
         entries: &[At<'t>],
-        lines: &[(usize, &'t Tree<'t>)],
+        lines: &[(usize, usize, &'t Tree<'t>)],
         peers: &HashMap<&'t str, Peer>,
-    ) -> Result<Rules, Unusual> {
+    ) -> Result<(Rules, Vec<Tail>), Unusual> {
         let mut names: HashMap<&'t str, At<'t>> = HashMap::with_capacity(entries.len());
-        let mut rules = Builder::default();
+        let (mut rules, mut tails) = (Builder::default(), Vec::new());
         // Of names that stand in lines, and of all others if there are lines.
         let (state, mut hashes) = (RandomState::new(), Vec::new());
         let mut start = 0;
         // Behind the last lines is the rest.
-        let parts = lines.iter().map(|(end, tree)| (*end, Some(*tree))).chain([(entries.len(), None)]);
+        let parts = lines
+            .iter()
+            .map(|(end, number, tree)| (*end, Some((*number, *tree))))
+            .chain([(entries.len(), None)]);
         for (end, tree) in parts {
             for entry in entries.get(start..end).into_iter().flatten() {
                 if let Some(rule) = self.rule(*entry, &mut names, peers) {
@@ -494,15 +499,18 @@ impl<'t> Compiler<'t, '_> {
                 }
             }
             start = end;
-            let Some(tree) = tree else { continue };
-            for line in tree.lines.into_iter().flatten() {
-                let rule = plain_rule(tree, &line?, peers).ok_or(Unusual)?;
+            let Some((document, tree)) = tree else { continue };
+            let Some(lines) = tree.lines else { continue };
+            let (file, first) = (tree.file(), rules.len());
+            for line in lines {
+                let rule = plain_rule(&file, &line?, peers).ok_or(Unusual)?;
                 hashes.push(state.hash_one(&rule.name));
                 rules.push(rule);
                 if rules.len() > limits::MAX_RULES {
                     return Err(Unusual);
                 }
             }
+            tails.push(lines.tail(document, first, rules.len() - first));
         }
         if !hashes.is_empty() {
             // Who shares a number may share the name.
@@ -512,7 +520,7 @@ impl<'t> Compiler<'t, '_> {
                 return Err(Unusual);
             }
         }
-        Ok(rules.finish())
+        Ok((rules.finish(), tails))
     }
 
     fn rule(
@@ -926,8 +934,23 @@ impl<'t> Compiler<'t, '_> {
     }
 }
 
+/// The rules that lines of a tail mean, of which the first has the number `line`; nothing if a finding is to be made of one of
+/// them, or if one has another form. `names` are those of services and of networks, in the order of their numbers.
+pub(super) fn lines(
+    (services, networks): (&[String], &[String]),
+    file: &Arc<Path>,
+    (text, line, indent): (&str, u32, usize),
+) -> Option<Vec<Rule>> {
+    let mut peers = HashMap::with_capacity(services.len() + networks.len() + 2);
+    peers.extend((0..).zip(services).map(|(index, name)| (name.as_str(), Peer::Service(index))));
+    peers.extend((0..).zip(networks).map(|(index, name)| (name.as_str(), Peer::Network(index))));
+    peers.insert("unmanaged", Peer::Unmanaged);
+    peers.insert("world", Peer::World);
+    Lines::of(text, line, indent).map(|line| plain_rule(file, &line.ok()?, &peers)).collect()
+}
+
 /// The rule that a line means; nothing if a finding is to be made of it.
-fn plain_rule(tree: &Tree<'_>, line: &Line<'_>, known: &HashMap<&str, Peer>) -> Option<Rule> {
+fn plain_rule(file: &Arc<Path>, line: &Line<'_>, known: &HashMap<&str, Peer>) -> Option<Rule> {
     if matches!(line.comment, Some(Field::List(_))) {
         return None;
     }
@@ -958,7 +981,7 @@ fn plain_rule(tree: &Tree<'_>, line: &Line<'_>, known: &HashMap<&str, Peer>) -> 
             listed?.into()
         }
     };
-    let location = Location { file: tree.file(), line: line.line, column: line.column };
+    let location = Location { file: file.clone(), line: line.line, column: line.column };
     Some(Rule { name: name.into(), from, to, ports: Ports::Listed(ports), location })
 }
 

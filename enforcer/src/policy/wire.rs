@@ -16,10 +16,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::edit::Edit;
 use super::finding::{CODES, Excerpt, Finding, Severity};
 use super::{
     Cidr, Document, Existing, Few, Location, Meaning, Network, OnAuditLoss, OnUnsupported, Peer, Policy,
-    PortRange, Ports, Rule, Rules, Selector, Service,
+    PortRange, Ports, Rule, Rules, Selector, Service, Tail, spec,
 };
 
 /// Stands at the end, so that what was cut short is not taken for a whole.
@@ -66,6 +67,7 @@ struct Head {
     networks: usize,
     rules: usize,
     findings: usize,
+    tails: usize,
 }
 
 /// The number of a file, a line and a column.
@@ -76,6 +78,34 @@ type NetworkOnWire = (String, Vec<Cidr>, Vec<Cidr>, Place);
 type RuleOnWire = (Box<str>, Few<Peer>, Few<Peer>, Ports, Place);
 type FindingOnWire =
     (Severity, String, String, Place, String, Option<String>, Vec<(Place, String)>, Option<Excerpt>);
+
+/// What is to be parsed.
+#[derive(Debug)]
+pub enum Question {
+    /// All documents of a policy, with what was found wrong when they were read.
+    Whole(Vec<Document>, Vec<Finding>),
+    /// Some lines of a policy of which all else is known.
+    Lines(Lines),
+}
+
+/// Lines with a rule on each.
+#[derive(Debug)]
+pub struct Lines {
+    /// The names of the services, in the order of their numbers.
+    services: Vec<String>,
+    /// Likewise, of the networks.
+    networks: Vec<String>,
+    /// The lines that stand together.
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    file: Arc<Path>,
+    text: String,
+    line: u32,
+    indent: usize,
+}
 
 /// Writes what is to be parsed: documents, and what was found wrong when they were read.
 ///
@@ -88,31 +118,130 @@ pub fn write_question(documents: &[Document], found: &[Finding], out: impl Write
     files.add_all(places(found));
     let mut writer = Writer { out, files };
     writer.files()?;
-    writer.value(&(documents.len(), found.len()))?;
+    writer.value(&(true, documents.len(), found.len()))?;
     for document in documents {
         let file = writer.files.number(&document.file);
-        writer.value(&(file, &document.text))?;
+        writer.value(&(file, &*document.text))?;
     }
     writer.findings(found)?;
     writer.value(&END)?;
     writer.out.flush()
 }
 
-/// Reads what [`write_question`] has written.
+/// Writes which lines of `documents` are to be parsed, of which all else is that of `policy`.
+///
+/// # Errors
+///
+/// `out` does not take it.
+pub fn write_lines(
+    policy: &Policy,
+    documents: &[Document],
+    edits: &[Edit],
+    out: impl Write,
+) -> io::Result<()> {
+    let mut files = Files::default();
+    let edits: Vec<(&Document, &str, &Edit)> = edits
+        .iter()
+        .filter_map(|edit| {
+            let document = documents.get(edit.document)?;
+            Some((document, document.text.get(edit.text.clone())?, edit))
+        })
+        .collect();
+    files.add_all(edits.iter().map(|(document, ..)| &document.file));
+    let mut writer = Writer { out, files };
+    writer.files()?;
+    writer.value(&(false, edits.len(), 0_usize))?;
+    writer.value(&policy.services.iter().map(|service| &service.name).collect::<Vec<_>>())?;
+    writer.value(&policy.networks.iter().map(|network| &network.name).collect::<Vec<_>>())?;
+    for (document, text, edit) in edits {
+        let file = writer.files.number(&document.file);
+        writer.value(&(file, text, edit.line, edit.indent))?;
+    }
+    writer.value(&END)?;
+    writer.out.flush()
+}
+
+/// Reads what [`write_question`] or [`write_lines`] has written.
 ///
 /// # Errors
 ///
 /// It is not that.
-pub fn read_question(bytes: &[u8]) -> Result<(Vec<Document>, Vec<Finding>), WireError> {
+pub fn read_question(bytes: &[u8]) -> Result<Question, WireError> {
     let mut reader = Reader::new(bytes)?;
-    let (documents, findings): (usize, usize) = reader.value()?;
-    let documents = reader.list(documents, |reader| {
-        let (file, text): (u32, String) = reader.value()?;
-        Ok(Document { file: reader.file(file)?, text })
+    let (is_whole, parts, findings): (bool, usize, usize) = reader.value()?;
+    if !is_whole {
+        let (services, networks) = (reader.value()?, reader.value()?);
+        let parts = reader.list(parts, |reader| {
+            let (file, text, line, indent): (u32, String, u32, usize) = reader.value()?;
+            Ok(Part { file: reader.file(file)?, text, line, indent })
+        })?;
+        reader.end()?;
+        return Ok(Question::Lines(Lines { services, networks, parts }));
+    }
+    let documents = reader.list(parts, |reader| {
+        let (file, text): (u32, Box<str>) = reader.value()?;
+        Ok(Document { file: reader.file(file)?, text: text.into() })
     })?;
     let findings = reader.list(findings, Reader::finding)?;
     reader.end()?;
-    Ok((documents, findings))
+    Ok(Question::Whole(documents, findings))
+}
+
+/// Parses lines, and writes the rules that they are, or that they are something else.
+///
+/// # Errors
+///
+/// `out` does not take it.
+pub fn answer_lines(lines: &Lines, out: impl Write) -> io::Result<()> {
+    let Lines { services, networks, parts } = lines;
+    let parse =
+        |part: &Part| spec::lines((services, networks), &part.file, (&part.text, part.line, part.indent));
+    let rules: Option<Vec<Vec<Rule>>> = parts.iter().map(parse).collect();
+    let mut files = Files::default();
+    files.add_all(parts.iter().map(|part| &part.file));
+    let mut writer = Writer { out, files };
+    writer.files()?;
+    writer.value(&rules.as_ref().map(|rules| rules.iter().map(Vec::len).collect::<Vec<_>>()))?;
+    for rule in rules.iter().flatten().flatten() {
+        writer.rule(rule)?;
+    }
+    writer.value(&END)?;
+    writer.out.flush()
+}
+
+/// Reads what [`answer_lines`] has written of these edits; nothing if the whole is to be parsed. What is relied upon
+/// elsewhere is checked, as by [`read_answer`].
+///
+/// # Errors
+///
+/// It is not that.
+pub fn read_lines(
+    bytes: &[u8],
+    policy: &Policy,
+    documents: &[Document],
+    edits: &[Edit],
+) -> Result<Option<Vec<Vec<Rule>>>, WireError> {
+    let mut reader = Reader::new(bytes)?;
+    let Some(numbers): Option<Vec<usize>> = reader.value()? else {
+        reader.end()?;
+        return Ok(None);
+    };
+    check(numbers.iter().eq(edits.iter().map(|edit| &edit.lines)), "rules that it was not asked for")?;
+    let rules = edits.iter().map(|edit| {
+        let mut rules =
+            reader.list(edit.lines, |reader| reader.rule(policy.services.len(), policy.networks.len()))?;
+        let document = documents.get(edit.document).ok_or(WireError::Senseless("a place in no file"))?;
+        for (line, rule) in (edit.line..).zip(&mut rules) {
+            let Location { file, line: found, .. } = &mut rule.location;
+            check(*found == line && *file == document.file, "a rule that stands elsewhere")?;
+            // The very one that other rules have.
+            *file = document.file.clone();
+        }
+        Ok(rules)
+    });
+    let rules = rules.collect::<Result<_, WireError>>()?;
+    reader.end()?;
+    Ok(Some(rules))
 }
 
 /// Writes what came of parsing.
@@ -139,6 +268,7 @@ pub fn write_answer(meaning: &Meaning, out: impl Write) -> io::Result<()> {
         networks: policy.networks.len(),
         rules: policy.rules.len(),
         findings: meaning.findings.len(),
+        tails: meaning.tails.len(),
     })?;
     for Service { name, selectors, listens, mode, location } in &policy.services {
         let place = writer.place(location);
@@ -148,11 +278,9 @@ pub fn write_answer(meaning: &Meaning, out: impl Write) -> io::Result<()> {
         let place = writer.place(location);
         writer.value(&(name, cidrs, except, place))?;
     }
-    for Rule { name, from, to, ports, location } in &policy.rules {
-        let place = writer.place(location);
-        writer.value(&(name, from, to, ports, place))?;
-    }
+    policy.rules.iter().try_for_each(|rule| writer.rule(rule))?;
     writer.findings(&meaning.findings)?;
+    meaning.tails.iter().try_for_each(|tail| writer.value(tail))?;
     writer.value(&END)?;
     writer.out.flush()
 }
@@ -176,22 +304,17 @@ pub fn read_answer(bytes: &[u8]) -> Result<Meaning, WireError> {
         check(cidrs.iter().chain(&except).all(is_cidr), "a prefix that is longer than its address")?;
         Ok(Network { name, cidrs, except, location: reader.place(place)? })
     })?;
-    let is_below = |index: u32, end| usize::try_from(index).is_ok_and(|index| index < end);
-    let is_peer = |peer: &Peer| match *peer {
-        Peer::Service(index) => is_below(index, head.services),
-        Peer::Network(index) => is_below(index, head.networks),
-        Peer::Unmanaged | Peer::World => true,
-    };
-    let rules = (0..head.rules).map(|_| {
-        let (name, from, to, ports, place): RuleOnWire = reader.value()?;
-        check(from.iter().chain(&to).all(is_peer), "a rule about what is not declared")?;
-        if let Ports::Listed(ranges) = &ports {
-            check(ranges.iter().all(is_range), "a port range that ends before it begins")?;
-        }
-        Ok(Rule { name, from, to, ports, location: reader.place(place)? })
-    });
+    let rules = (0..head.rules).map(|_| reader.rule(head.services, head.networks));
     let rules: Rules = rules.collect::<Result<_, WireError>>()?;
     let findings = reader.list(head.findings, Reader::finding)?;
+    let tails = reader.list(head.tails, Reader::value::<Tail>)?;
+    // They follow each other in the order of documents, as their rules do.
+    let mut end = (None, 0);
+    for tail in &tails {
+        let is_next = end.0.is_none_or(|before| before < tail.document) && tail.first >= end.1;
+        end = (Some(tail.document), tail.first.saturating_add(tail.rules));
+        check(is_next && end.1 <= head.rules, "lines of rules that it has not")?;
+    }
     reader.end()?;
     let has_error = findings.iter().any(|finding| finding.severity == Severity::Error);
     check(head.is_valid != has_error, "a policy with an error, or none without")?;
@@ -203,7 +326,7 @@ pub fn read_answer(bytes: &[u8]) -> Result<Meaning, WireError> {
         existing: head.existing,
         on_audit_loss: head.on_audit_loss,
     };
-    Ok(Meaning { policy: head.is_valid.then_some(policy), findings })
+    Ok(Meaning { policy: head.is_valid.then_some(policy), findings, tails })
 }
 
 fn check(is_so: bool, what: &'static str) -> Result<(), WireError> {
@@ -283,6 +406,11 @@ impl<W: Write> Writer<W> {
         (self.files.number(&location.file), location.line, location.column)
     }
 
+    fn rule(&mut self, Rule { name, from, to, ports, location }: &Rule) -> io::Result<()> {
+        let place = self.place(location);
+        self.value(&(name, from, to, ports, place))
+    }
+
     fn findings(&mut self, findings: &[Finding]) -> io::Result<()> {
         for finding in findings {
             let Finding { severity, code, message, location, text, hint, related, excerpt } = finding;
@@ -336,6 +464,22 @@ impl<'a> Reader<'a> {
         Ok(Location { file: self.file(file)?, line, column })
     }
 
+    /// A rule about some of so many services and networks.
+    fn rule(&mut self, services: usize, networks: usize) -> Result<Rule, WireError> {
+        let (name, from, to, ports, place): RuleOnWire = self.value()?;
+        let is_below = |index: u32, end| usize::try_from(index).is_ok_and(|index| index < end);
+        let is_peer = |peer: &Peer| match *peer {
+            Peer::Service(index) => is_below(index, services),
+            Peer::Network(index) => is_below(index, networks),
+            Peer::Unmanaged | Peer::World => true,
+        };
+        check(from.iter().chain(&to).all(is_peer), "a rule about what is not declared")?;
+        if let Ports::Listed(ranges) = &ports {
+            check(ranges.iter().all(is_range), "a port range that ends before it begins")?;
+        }
+        Ok(Rule { name, from, to, ports, location: self.place(place)? })
+    }
+
     fn finding(&mut self) -> Result<Finding, WireError> {
         let (severity, code, message, place, text, hint, related, excerpt): FindingOnWire = self.value()?;
         let code = CODES.iter().find(|known| **known == code);
@@ -360,7 +504,7 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{WireError, read_answer, read_question, write_answer, write_question};
+    use super::{Question, WireError, read_answer, read_question, write_answer, write_question};
     use crate::policy::finding::{Finding, Severity};
     use crate::policy::{Document, Location, Meaning, parse};
 
@@ -428,7 +572,7 @@ allow:
         let mut bytes = Vec::new();
         write_question(&documents, &found, &mut bytes).expect("memory takes it");
         let arrived = read_question(&bytes).expect("a whole question");
-        assert_eq!(format!("{arrived:?}"), format!("{:?}", (documents, found)));
+        assert_eq!(format!("{arrived:?}"), format!("{:?}", Question::Whole(documents, found)));
     }
 
     #[test]
@@ -465,7 +609,7 @@ allow:
         });
         prefix.networks[0].cidrs[0].prefix = 129;
         for bent in [stranger, reversed, prefix] {
-            let bytes = answer(&Meaning { policy: Some(bent), findings: Vec::new() });
+            let bytes = answer(&Meaning { policy: Some(bent), ..Meaning::default() });
             assert!(matches!(read_answer(&bytes), Err(WireError::Senseless(_))));
         }
         let silent = answer(&Meaning::default());

@@ -188,14 +188,14 @@ mod tests {
 
     fn tables(services: Vec<ServiceOwner>) -> Tables {
         let claims = Claims::compile(&services, None, b"/").expect("small");
-        Tables { services, claims, ..Tables::default() }
+        Tables { services, claims: claims.into(), ..Tables::default() }
     }
 
     /// The same, with containers that are pending until their runtime tells of them.
     fn with_containers(services: Vec<ServiceOwner>, top: &[u8]) -> Tables {
         let pending = Some(Owner::new(Identity::PENDING, Mode::Audit));
         let claims = Claims::compile(&services, pending, top).expect("small");
-        Tables { services, claims, pending, top: top.to_vec(), ..Tables::default() }
+        Tables { services, claims: claims.into(), pending, top: top.to_vec(), ..Tables::default() }
     }
 
     /// The owner as the kernel finds it: cgroup by cgroup from the top, each from its parent.

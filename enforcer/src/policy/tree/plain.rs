@@ -5,6 +5,7 @@
 //! whole file is. Properties hold the three against each other.
 
 use super::{IN_SOURCE, Kind, Node, narrow};
+use crate::policy::edit;
 
 /// What stands before the list.
 const KEY: &str = "allow:\n";
@@ -64,6 +65,16 @@ impl<'a> Lines<'a> {
         let indent = text.as_bytes().get(at..)?.iter().take_while(|byte| **byte == b' ').count();
         // Without, the parser lets such a list begin elsewhere.
         (indent > 0).then_some(Self { text, at, line: narrow(lines + 1), indent })
+    }
+
+    /// Lines of which it is known where they stand.
+    pub(crate) fn of(text: &'a str, line: u32, indent: usize) -> Self {
+        Self { text, at: 0, line, indent }
+    }
+
+    /// What they are to a document, if all of them were read.
+    pub(crate) fn tail(&self, document: usize, first: usize, rules: usize) -> edit::Tail {
+        edit::Tail { document, start: self.at, line: self.line, indent: self.indent, first, rules }
     }
 
     /// Where the first of them begins; everything before it is the parser's.
