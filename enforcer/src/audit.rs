@@ -255,9 +255,9 @@ pub struct Peer {
 /// Written when it is noticed, which takes up to a second.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tamper {
-    /// `link-detached`, `pin-removed`, `directory-gone` or `foreign-program`.
+    /// `link-detached`, `pin-removed`, `directory-gone`, `foreign-program` or `table-changed`.
     pub deed: &'static str,
-    /// To what: pins by their paths, hooks by their names.
+    /// To what: pins by their paths, hooks and tables by their names.
     pub objects: Vec<String>,
     /// Whether everything is again as it was. A foreign program is left alone: it can refuse more, not permit more.
     pub repaired: bool,

@@ -42,7 +42,7 @@ use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::watch::{Deed, Tampering};
-use crate::kernel::{self, Enforcement, LoadError, Options, Tally};
+use crate::kernel::{self, Enforcement, LoadError, MapError, Options, Tally};
 use crate::namespaces::Views;
 use crate::namespaces::news::News;
 use crate::namespaces::survey::Surveyor;
@@ -197,6 +197,7 @@ enum Input {
     Network,
     Surveyed(Box<Surveyed>),
     TreeRead(Box<TreeRead>),
+    TablesRead(u32, Result<(), MapError>),
     Bound(Vec<Bound>),
     Container(Box<Word>),
     Tick,
@@ -316,6 +317,8 @@ struct Daemon {
     kept: Option<Kept>,
     /// What was found by the last look and could not be put back.
     tampering: Vec<Tampering>,
+    /// Whether the tables in force are being read back.
+    is_checking: bool,
     /// Losses that were already told of.
     lost_in_ring: u64,
     lost_in_writing: u64,
@@ -481,6 +484,7 @@ impl Daemon {
             log,
             kept,
             tampering: Vec::new(),
+            is_checking: false,
             lost_in_ring: 0,
             lost_in_writing: 0,
             own_unwritten: 0,
@@ -678,6 +682,7 @@ impl Daemon {
                 }
                 Input::Surveyed(surveyed) => self.take_survey(*surveyed),
                 Input::TreeRead(read) => self.reconcile(&read),
+                Input::TablesRead(revision, read) => self.take_tables(revision, read),
                 Input::Bound(bound) => note_sockets(&mut self.enforcement, bound),
                 Input::Container(word) => match *word {
                     Word::Is(answer) => self.take_answer(answer)?,
@@ -838,6 +843,46 @@ impl Daemon {
                 Err(err) => error!("compare cgroups: {err}"),
             }
         }
+    }
+
+    /// Has the tables in force read back as a whole, beside this loop. A reload writes only what has changed since the slot was
+    /// last in force, and reads back only that: what somebody else has done to the rest comes out here.
+    fn check_tables(&mut self) {
+        if self.is_checking {
+            return;
+        }
+        let Some(held) = self.enforcement.held() else { return };
+        self.is_checking = true;
+        let revision = self.revision.tables.revision;
+        self.beside(move || Input::TablesRead(revision, held.check()));
+    }
+
+    /// Puts the policy in force again, written in full, if its tables are not what was written.
+    fn take_tables(&mut self, revision: u32, read: Result<(), MapError>) {
+        self.is_checking = false;
+        if revision != self.revision.tables.revision {
+            // They may have been written to meanwhile, and others are in force.
+            return self.check_tables();
+        }
+        let (found, map) = match read {
+            Ok(()) => return,
+            Err(found @ MapError::Differs { map, .. }) => (found, map),
+            Err(err) => {
+                error!("read back the tables in force: {err}");
+                return;
+            }
+        };
+        self.enforcement.distrust();
+        let tables = &self.revision.tables;
+        let installed =
+            install(&mut self.enforcement, tables, &self.subtree, &mut self.names, &self.containers);
+        let error = installed.err().map(|err| format!("{err:#}"));
+        let (repaired, objects) = (error.is_none(), vec![map.to_owned()]);
+        warn!(%found, repaired, error, "somebody tampers with enforcement");
+        let tamper = Tamper { deed: "table-changed", objects, repaired, error };
+        self.tally.add(1);
+        self.write(SystemTime::now(), Body::Tamper(tamper));
+        self.flush();
     }
 
     fn take_survey(&mut self, surveyed: Surveyed) {
@@ -1001,6 +1046,7 @@ impl Daemon {
             self.rules.pop_front();
         }
         self.revision = Arc::new(revision);
+        self.check_tables();
         warn_of_ephemeral(&self.revision.policy);
         self.ask_about_containers();
         Ok(())

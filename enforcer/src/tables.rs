@@ -151,7 +151,7 @@ impl Tables {
         let ends = edges::Ends { services: &identity_of, networks: &self.network_sets, world: &world };
         let (old, new): (Vec<_>, Vec<_>) =
             changed.into_iter().map(|(number, old, new)| ((number, old), (number, new))).unzip();
-        let edges = edges::change(&self.edges, &policy.rules, (&old, &new), &ends, identities, &limits)?;
+        let edges = edges::change(&self.edges, &policy.rules, &old, &new, &ends, identities, &limits)?;
         let named = |rules: &[(u32, &Rule)]| -> BTreeSet<ProtocolKey> {
             rules.iter().flat_map(|(_, rule)| named_protocols(rule, &identity_of)).collect()
         };

@@ -1,10 +1,13 @@
 //! SIGHUP: a new policy is in force as a whole, or the one before stays as a whole.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use enforcer::failpoint;
+use enforcer_common::layout::{EdgeKey, EdgeValue};
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::sandbox::{Actor, Sandbox};
+use enforcer_tests::{bpftool, fdinfo};
 
 use crate::shop::{RULE, SERVICES, address};
 
@@ -172,6 +175,43 @@ fn a_slot_that_was_written_half_way_is_written_in_full() -> anyhow::Result<()> {
     fs::write(&file, rules("r", &[8080, 9001]))?;
     let record = daemon.reload(&pair.sandbox, SERVICES)?;
     assert_eq!((&record["result"], &record["revision"]), (&"applied".into(), &3.into()), "{record}");
+    assert_eq!(pair.call(8080)?.text, "hello");
+    assert!(pair.call(8081)?.is_refused());
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn what_somebody_has_done_to_the_idle_tables_does_not_stay_in_force() -> anyhow::Result<()> {
+    let mut pair = Pair::new("idle")?;
+    let directory = pair.sandbox.write_policy(SERVICES)?;
+    fs::write(directory.join("kept.yaml"), rules("kept", &[8080]))?;
+    let other = |port| rules("other", &[port]).replace("from: web, to: orders", "from: orders, to: web");
+    let file = directory.join("other.yaml");
+    fs::write(&file, other(9000))?;
+    let mut daemon = pair.sandbox.daemon(SERVICES)?;
+    pair.serve()?;
+    fs::write(&file, other(9001))?;
+    daemon.reload(&pair.sandbox, SERVICES)?;
+    assert_eq!(pair.call(8080)?.text, "hello");
+
+    // Both slots are the daemon's own by now. What it changes next is another edge than the one that is gone.
+    let is_edges = |info: &&String| {
+        let sizes = ["key_size", "value_size"].map(|field| fdinfo::field::<usize>(info, field));
+        sizes == [Some(size_of::<EdgeKey>()), Some(size_of::<EdgeValue>())]
+    };
+    let infos = fdinfo::of_process(daemon.pid())?;
+    let maps: BTreeSet<u32> =
+        infos.iter().filter(is_edges).filter_map(|info| fdinfo::field(info, "map_id")).collect();
+    assert_eq!(maps.len(), 2, "{infos:?}");
+    for map in maps {
+        assert_eq!(bpftool::empty_map(map)?, 2);
+    }
+    fs::write(&file, other(9002))?;
+    let record = daemon.reload(&pair.sandbox, SERVICES)?;
+    assert_eq!((&record["result"], &record["revision"]), (&"applied".into(), &3.into()), "{record}");
+    let record = daemon.wait_for(|record| record["kind"] == "tamper")?;
+    assert_eq!((&record["deed"], &record["repaired"]), (&"table-changed".into(), &true.into()), "{record}");
+    assert_eq!(record["objects"], serde_json::json!(["EDGES"]), "{record}");
     assert_eq!(pair.call(8080)?.text, "hello");
     assert!(pair.call(8081)?.is_refused());
     daemon.stop()?.check_totals()

@@ -155,6 +155,22 @@ pub fn rows(at: &Path) -> anyhow::Result<Vec<Vec<u64>>> {
     Ok(rows)
 }
 
+/// Takes every entry out of a map. Returns how many there were.
+///
+/// # Errors
+///
+/// `bpftool` says why.
+pub fn empty_map(map: u32) -> anyhow::Result<usize> {
+    let id = map.to_string();
+    let entries = list(&ask(&["map", "dump", "id", &id])?);
+    for entry in &entries {
+        let key: Option<Vec<&str>> = list_of(&entry["key"]).map(Value::as_str).collect();
+        let key = key.context("a key that is no list of bytes")?;
+        ask(&[&["map", "delete", "id", &id, "key", "hex"], key.as_slice()].concat())?;
+    }
+    Ok(entries.len())
+}
+
 /// The id of the link that is pinned at a path.
 ///
 /// # Errors
@@ -225,5 +241,9 @@ fn run(arguments: &[&str]) -> anyhow::Result<String> {
 }
 
 fn list(value: &Value) -> Vec<Value> {
-    value.as_array().cloned().unwrap_or_default()
+    list_of(value).cloned().collect()
+}
+
+fn list_of(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aya::maps::{MapData, RingBuf};
 use aya::programs::links::{FdLink, LinkError};
@@ -196,6 +197,16 @@ impl Enforcement {
         enter_cgroups: impl FnOnce(&mut dyn FnMut(u64, Cgroup) -> Result<(), MapError>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.maps.install(tables, enter_cgroups)
+    }
+
+    /// What is in force as it was written, to be [checked](maps::Held::check) beside; nothing if an earlier daemon has written it.
+    pub fn held(&self) -> Option<Arc<maps::Held>> {
+        self.maps.held()
+    }
+
+    /// Has the next policies written in full, whatever was written before.
+    pub fn distrust(&mut self) {
+        self.maps.distrust();
     }
 
     /// Whether nothing new is permitted at present, since decisions cannot be told.

@@ -135,15 +135,45 @@ impl CgroupOwners {
     }
 }
 
-/// What was written into a slot, and read back.
-struct Held {
+/// What was written into a slot, and read back, with the maps that it is in.
+pub struct Held {
     claims: Arc<Claims>,
+    automaton: Automaton,
     edges: Edges,
-    /// The map that these are in, and how many it has room for.
-    edge_map: (Inner<EdgeKey, EdgeValue>, usize),
+    edge_map: Inner<EdgeKey, EdgeValue>,
+    /// How many edges there is room for.
+    room: usize,
     networks: Vec<(Prefix, Identity)>,
+    network_map: Arc<LpmTrie<MapData, [u8; 16], u32>>,
     reserved: BTreeMap<PortKey, Owner>,
+    reserved_map: Arc<Inner<PortKey, Owner>>,
     protocols: BTreeSet<ProtocolKey>,
+    protocol_map: Arc<Inner<ProtocolKey, u32>>,
+}
+
+/// The maps of the automaton of selectors. Slots that hold the same do not share them: a map is in one slot.
+type Automaton = Arc<(Array<MapData, Classes>, Array<MapData, u32>, Inner<u32, Owner>)>;
+
+impl Held {
+    /// Reads all of it back again, but for the cgroups. It is the same as long as nobody writes to the slot.
+    ///
+    /// # Errors
+    ///
+    /// A map cannot be read, or holds something else.
+    pub fn check(&self) -> Result<(), MapError> {
+        let pieces: Vec<_> = self.edges.pieces().collect();
+        check(names::EDGES, &self.edge_map, &pieces)?;
+        let (classes, transitions, claimants) = &*self.automaton;
+        read_back_array(names::CLASSES, classes, std::slice::from_ref(&self.claims.classes))?;
+        read_back_array(names::TRANSITIONS, transitions, &self.claims.transitions)?;
+        let (states, owners): (Vec<u32>, Vec<Owner>) = self.claims.claimants.iter().unzip();
+        check(names::CLAIMANTS, claimants, &[(&states, &owners)])?;
+        read_back_networks(&self.network_map, &self.networks)?;
+        let (ports, owners): (Vec<PortKey>, Vec<Owner>) = self.reserved.iter().unzip();
+        check(names::RESERVED, &self.reserved_map, &[(&ports, &owners)])?;
+        let keys: Vec<ProtocolKey> = self.protocols.iter().copied().collect();
+        check(names::PROTOCOLS, &self.protocol_map, &[(&keys, &vec![1; keys.len()])])
+    }
 }
 
 /// All maps that the host writes.
@@ -169,7 +199,7 @@ pub(super) struct Maps {
     /// Which slot is in force.
     slot: u32,
     /// What each slot holds, but for its cgroups; nothing if that is not known, so that it is written in full.
-    held: [Option<Held>; 2],
+    held: [Option<Arc<Held>>; 2],
     /// The cgroups of the slot in force, kept open because they change between policies.
     cgroups_in_force: Inner<u64, Cgroup>,
 }
@@ -310,6 +340,16 @@ impl Maps {
         Ok(())
     }
 
+    /// What the slot in force holds, to be checked beside; nothing if it was filled by an earlier daemon.
+    pub(super) fn held(&self) -> Option<Arc<Held>> {
+        place(self.slot).and_then(|place| self.held.get(place)?.clone())
+    }
+
+    /// Has the next policies written in full, since it is not known any longer what the slots hold.
+    pub(super) fn distrust(&mut self) {
+        self.held = [None, None];
+    }
+
     /// Brings a slot that is not in force up to `tables`. What it is known to hold already is left as it is; of edges, the
     /// difference alone is written and read back, unless it is large.
     fn fill(&mut self, slot: u32, tables: &Tables) -> Result<Inner<u64, Cgroup>, MapError> {
@@ -320,59 +360,64 @@ impl Maps {
         let no_cgroups = sparse(names::CGROUPS, MAX_CGROUPS)?;
         write(names::CGROUPS, self.cgroups.set(slot, &no_cgroups, 0))?;
         failpoint::pass("slot-emptied");
-        let differs =
-            |is_same: fn(&Held, &Tables) -> bool| !held.as_ref().is_some_and(|held| is_same(held, tables));
+        let held = held.as_deref();
+        let same = |is_same: fn(&Held, &Tables) -> bool| held.filter(|held| is_same(held, tables));
         let claims = &tables.claims;
-        let automaton = if differs(|held, tables| Arc::ptr_eq(&held.claims, &tables.claims)) {
-            let classes = array(names::CLASSES, std::slice::from_ref(&claims.classes))?;
-            let transitions = array(names::TRANSITIONS, &claims.transitions)?;
-            let (states, owners): (Vec<u32>, Vec<Owner>) = claims.claimants.iter().unzip();
-            let claimants = filled(names::CLAIMANTS, states.len(), &[(&states, &owners)])?;
-            Some((classes, transitions, claimants))
-        } else {
-            None
-        };
+        let (automaton, is_other_automaton) =
+            match same(|held, tables| Arc::ptr_eq(&held.claims, &tables.claims)) {
+                Some(held) => (held.automaton.clone(), false),
+                None => {
+                    let classes = array(names::CLASSES, std::slice::from_ref(&claims.classes))?;
+                    let transitions = array(names::TRANSITIONS, &claims.transitions)?;
+                    let (states, owners): (Vec<u32>, Vec<Owner>) = claims.claimants.iter().unzip();
+                    let claimants = filled(names::CLAIMANTS, states.len(), &[(&states, &owners)])?;
+                    (Arc::new((classes, transitions, claimants)), true)
+                }
+            };
         failpoint::pass("slot-automaton");
-        let networks = if differs(|held, tables| held.networks == tables.networks) {
-            Some(networks(tables)?)
-        } else {
-            None
+        let (network_map, are_other_networks) = match same(|held, tables| held.networks == tables.networks) {
+            Some(held) => (held.network_map.clone(), false),
+            None => (Arc::new(networks(tables)?), true),
         };
-        let reserved = if differs(|held, tables| held.reserved == tables.reserved) {
-            let (ports, owners): (Vec<PortKey>, Vec<Owner>) = tables.reserved.iter().unzip();
-            Some(filled(names::RESERVED, ports.len(), &[(&ports, &owners)])?)
-        } else {
-            None
+        let (reserved_map, is_other_reserved) = match same(|held, tables| held.reserved == tables.reserved) {
+            Some(held) => (held.reserved_map.clone(), false),
+            None => {
+                let (ports, owners): (Vec<PortKey>, Vec<Owner>) = tables.reserved.iter().unzip();
+                (Arc::new(filled(names::RESERVED, ports.len(), &[(&ports, &owners)])?), true)
+            }
         };
-        let protocols = if differs(|held, tables| held.protocols == tables.protocols) {
-            let keys: Vec<ProtocolKey> = tables.protocols.iter().copied().collect();
-            Some(filled(names::PROTOCOLS, keys.len(), &[(&keys, &vec![1; keys.len()])])?)
-        } else {
-            None
-        };
-        let (edge_map, is_other_map) = edges(held, &tables.edges)?;
+        let (protocol_map, are_other_protocols) =
+            match same(|held, tables| held.protocols == tables.protocols) {
+                Some(held) => (held.protocol_map.clone(), false),
+                None => {
+                    let keys: Vec<ProtocolKey> = tables.protocols.iter().copied().collect();
+                    (Arc::new(filled(names::PROTOCOLS, keys.len(), &[(&keys, &vec![1; keys.len()])])?), true)
+                }
+            };
+        let (edge_map, room, are_other_edges) = edges(held, &tables.edges)?;
         failpoint::pass("slot-edges");
         // Each of these waits for every program that may have seen what it replaces, which takes some 10 ms: side by side.
         let outer = &mut *self;
         thread::scope(|scope| {
             let mut writes = Vec::new();
-            if let Some((classes, transitions, claimants)) = &automaton {
+            if is_other_automaton {
+                let (classes, transitions, claimants) = &*automaton;
                 writes.push((names::CLASSES, scope.spawn(|| outer.classes.set(slot, classes, 0))));
                 writes
                     .push((names::TRANSITIONS, scope.spawn(|| outer.transitions.set(slot, transitions, 0))));
                 writes.push((names::CLAIMANTS, scope.spawn(|| outer.claimants.set(slot, claimants, 0))));
             }
-            if is_other_map {
-                writes.push((names::EDGES, scope.spawn(|| outer.edges.set(slot, &edge_map.0, 0))));
+            if are_other_edges {
+                writes.push((names::EDGES, scope.spawn(|| outer.edges.set(slot, &edge_map, 0))));
             }
-            if let Some(networks) = &networks {
-                writes.push((names::NETWORKS, scope.spawn(|| outer.networks.set(slot, networks, 0))));
+            if are_other_networks {
+                writes.push((names::NETWORKS, scope.spawn(|| outer.networks.set(slot, &network_map, 0))));
             }
-            if let Some(reserved) = &reserved {
-                writes.push((names::RESERVED, scope.spawn(|| outer.reserved.set(slot, reserved, 0))));
+            if is_other_reserved {
+                writes.push((names::RESERVED, scope.spawn(|| outer.reserved.set(slot, &reserved_map, 0))));
             }
-            if let Some(protocols) = &protocols {
-                writes.push((names::PROTOCOLS, scope.spawn(|| outer.protocols.set(slot, protocols, 0))));
+            if are_other_protocols {
+                writes.push((names::PROTOCOLS, scope.spawn(|| outer.protocols.set(slot, &protocol_map, 0))));
             }
             writes.into_iter().try_for_each(|(map, write)| match write.join() {
                 Ok(written) => written.map_err(|cause| MapError::Write { map, cause }),
@@ -383,14 +428,19 @@ impl Maps {
         })?;
         write(names::REVISIONS, self.revisions.set(slot, tables.revision, 0))?;
         if let Some(held) = place(slot).and_then(|place| self.held.get_mut(place)) {
-            *held = Some(Held {
+            *held = Some(Arc::new(Held {
                 claims: tables.claims.clone(),
+                automaton,
                 edges: tables.edges.clone(),
                 edge_map,
+                room,
                 networks: tables.networks.clone(),
+                network_map,
                 reserved: tables.reserved.clone(),
+                reserved_map,
                 protocols: tables.protocols.clone(),
-            });
+                protocol_map,
+            }));
         }
         Ok(no_cgroups)
     }
@@ -486,12 +536,7 @@ impl Maps {
 
     /// The owners of cgroups in the tables in force, through a descriptor of its own.
     pub(super) fn owners(&self) -> Result<CgroupOwners, MapError> {
-        let map = names::CGROUPS;
-        let open = |cause: String| MapError::Open { map, cause };
-        let fd = self.cgroups_in_force.map().fd().as_fd().try_clone_to_owned();
-        let data = MapData::from_fd(fd.map_err(|err| open(err.to_string()))?);
-        let data = data.map_err(|cause| open(chain(&cause)))?;
-        let inner = Inner::try_from(Map::HashMap(data)).map_err(|cause| open(chain(&cause)))?;
+        let inner = again(names::CGROUPS, &self.cgroups_in_force)?;
         Ok(CgroupOwners(inner))
     }
 
@@ -567,27 +612,38 @@ fn filled<K: Pod + Ord + Sync, V: Pod + PartialEq + Sync>(
     Ok(map)
 }
 
-/// The map with these edges and how many it has room for, and whether it is another one than that which holds others.
-fn edges(held: Option<Held>, edges: &Edges) -> Result<((Inner<EdgeKey, EdgeValue>, usize), bool), MapError> {
-    if let Some(Held { edges: before, edge_map: (map, room), .. }) = held
-        && edges.len() <= room
-        && let Some(difference) = before.difference(edges, (edges.len() / FEW).max(MANY))
+/// The map with these edges, how many it has room for, and whether it is another one than that which holds others.
+fn edges(held: Option<&Held>, edges: &Edges) -> Result<(Inner<EdgeKey, EdgeValue>, usize, bool), MapError> {
+    if let Some(held) = held
+        && edges.len() <= held.room
+        && let Some(difference) = held.edges.difference(edges, (edges.len() / FEW).max(MANY))
     {
-        change(map, &difference).map(|map| ((map, room), false))
+        let mut map = again(names::EDGES, &held.edge_map)?;
+        change(&mut map, &difference)?;
+        Ok((map, held.room, false))
     } else {
         // A hash table has as many places as the next power of two (`htab_map_alloc` in kernel/bpf/hashtab.c): so much room
         // costs nothing, and leaves some for edges that are added.
         let room = edges.len().next_power_of_two();
         let pieces: Vec<_> = edges.pieces().collect();
-        Ok(((filled(names::EDGES, room, &pieces)?, room), true))
+        Ok((filled(names::EDGES, room, &pieces)?, room, true))
     }
+}
+
+/// The same map, through a descriptor of its own.
+fn again<K: Pod, V: Pod>(map: &'static str, inner: &Inner<K, V>) -> Result<Inner<K, V>, MapError> {
+    let open = |cause: String| MapError::Open { map, cause };
+    let fd = inner.map().fd().as_fd().try_clone_to_owned();
+    let data = MapData::from_fd(fd.map_err(|err| open(err.to_string()))?);
+    let data = data.map_err(|cause| open(chain(&cause)))?;
+    Inner::try_from(Map::HashMap(data)).map_err(|cause| open(chain(&cause)))
 }
 
 /// Makes a table of edges another one, which is read back as far as it is.
 fn change(
-    mut map: Inner<EdgeKey, EdgeValue>,
+    map: &mut Inner<EdgeKey, EdgeValue>,
     Difference { removed, keys, values }: &Difference,
-) -> Result<Inner<EdgeKey, EdgeValue>, MapError> {
+) -> Result<(), MapError> {
     let name = names::EDGES;
     let failed = |cause| MapError::Read { map: name, cause };
     // First, since there may be no room for both.
@@ -610,7 +666,7 @@ fn change(
             Err(cause) => return Err(failed(cause)),
         }
     }
-    Ok(map)
+    Ok(())
 }
 
 /// Writes entries, with every CPU if they are many.
@@ -693,6 +749,22 @@ fn read_back<K: Pod + Ord, V: Pod + PartialEq>(
     if number == entries { Ok(()) } else { Err(differs(number)) }
 }
 
+/// Reads a table that was read back when it was written; one in which nothing is to be may have got something.
+fn check<K: Pod + Ord, V: Pod + PartialEq>(
+    name: &'static str,
+    map: &Inner<K, V>,
+    pieces: &Pieces<'_, K, V>,
+) -> Result<(), MapError> {
+    if pieces.iter().any(|(keys, _)| !keys.is_empty()) {
+        return read_back(name, map.map().fd().as_fd(), pieces);
+    }
+    match map.keys().next() {
+        None => Ok(()),
+        Some(Ok(_)) => Err(MapError::Differs { map: name, index: 0, entries: 0 }),
+        Some(Err(cause)) => Err(MapError::Read { map: name, cause }),
+    }
+}
+
 /// Where `key` stands among sorted keys, or would; looked for from the beginning on, near which it is.
 fn position<K: Ord>(keys: &[K], key: &K) -> usize {
     let mut end = 1;
@@ -710,6 +782,15 @@ fn array<V: Pod + PartialEq + Sync>(name: &'static str, values: &[V]) -> Result<
     may_write(name)?;
     let keys: Vec<u32> = (0..).take(values.len()).collect();
     write_entries(name, map.map().fd().as_fd(), &[(&keys, values)])?;
+    read_back_array(name, &map, values)?;
+    Ok(map)
+}
+
+fn read_back_array<V: Pod + PartialEq>(
+    name: &'static str,
+    map: &Array<MapData, V>,
+    values: &[V],
+) -> Result<(), MapError> {
     for (index, value) in (0..).zip(values) {
         let found: V = map.get(&index, 0).map_err(|cause| MapError::Read { map: name, cause })?;
         if found != *value {
@@ -717,7 +798,7 @@ fn array<V: Pod + PartialEq + Sync>(name: &'static str, values: &[V]) -> Result<
             return Err(MapError::Differs { map: name, index, entries: values.len() });
         }
     }
-    Ok(map)
+    Ok(())
 }
 
 fn networks(tables: &Tables) -> Result<LpmTrie<MapData, [u8; 16], u32>, MapError> {
@@ -728,15 +809,29 @@ fn networks(tables: &Tables) -> Result<LpmTrie<MapData, [u8; 16], u32>, MapError
         let key = Key::new(u32::from(prefix.length), prefix.address.bytes());
         write(map, trie.insert(&key, identity.raw(), 0))?;
     }
-    for (index, (prefix, identity)) in tables.networks.iter().enumerate() {
+    read_back_networks(&trie, &tables.networks)?;
+    Ok(trie)
+}
+
+fn read_back_networks(
+    trie: &LpmTrie<MapData, [u8; 16], u32>,
+    networks: &[(Prefix, Identity)],
+) -> Result<(), MapError> {
+    let map = names::NETWORKS;
+    for (index, (prefix, identity)) in networks.iter().enumerate() {
         // A look-up of a prefix finds the longest one that contains it, which is itself.
         let key = Key::new(u32::from(prefix.length), prefix.address.bytes());
         let found: u32 = trie.get(&key, 0).map_err(|cause| MapError::Read { map, cause })?;
         if found != identity.raw() {
-            return Err(MapError::Differs { map, index, entries: tables.networks.len() });
+            return Err(MapError::Differs { map, index, entries: networks.len() });
         }
     }
-    Ok(trie)
+    let number = trie.keys().count();
+    if number == networks.len() {
+        Ok(())
+    } else {
+        Err(MapError::Differs { map, index: number, entries: networks.len() })
+    }
 }
 
 fn write<T>(map: &'static str, result: Result<T, aya::maps::MapError>) -> Result<T, MapError> {

@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_policy_of_another_form_is_parsed_as_a_whole() {
         let block = format!("{HEAD}allow:\n  - name: r1\n    from: a\n    to: b\n    ports: [80/tcp]\n");
-        let before = documents(&[block.clone()]);
+        let before = documents(std::slice::from_ref(&block));
         let known = parse(&before, Vec::new());
         assert!(known.policy.is_some() && known.tails.is_empty());
         assert!(edited(&before, &known, &documents(&[block.replace("80/", "81/")])).is_none());

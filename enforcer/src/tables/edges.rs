@@ -212,12 +212,16 @@ pub(super) fn compile(
     Ok(edges)
 }
 
+/// A rule and its number.
+type Numbered<'a> = (u32, &'a Rule);
+
 /// The edges of a policy that differs from the one with these `edges` in some rules alone: `before` were there and are not any
 /// longer, `after` are there instead. Rules, services and networks have the numbers that they had.
 pub(super) fn change(
     edges: &Edges,
     rules: &Rules,
-    (before, after): (&[(u32, &Rule)], &[(u32, &Rule)]),
+    before: &[Numbered<'_>],
+    after: &[Numbered<'_>],
     ends: &Ends<'_>,
     identities: &Identities,
     limits: &Limits,
@@ -464,20 +468,17 @@ struct Spans {
 
 impl Spans {
     fn of(rules: &Rules) -> Self {
-        Self::of_each(rules, rules.len(), None)
+        Self::of_each(rules, rules.len())
     }
 
     /// Of the rules with these numbers, which are sorted.
     fn of_some(rules: &Rules, numbers: Vec<u32>) -> Self {
         let some = numbers.iter().filter_map(|number| rules.get(place(*number)));
-        Self::of_each(some, numbers.len(), Some(numbers.clone()))
+        let spans = Self::of_each(some, numbers.len());
+        Self { numbers: Some(numbers), ..spans }
     }
 
-    fn of_each<'a>(
-        rules: impl IntoIterator<Item = &'a Rule>,
-        number: usize,
-        numbers: Option<Vec<u32>>,
-    ) -> Self {
+    fn of_each<'a>(rules: impl IntoIterator<Item = &'a Rule>, number: usize) -> Self {
         let mut spans = Vec::with_capacity(number);
         let mut ends = Vec::with_capacity(number);
         let mut scratch = Vec::new();
@@ -501,7 +502,7 @@ impl Spans {
             }
             ends.push(spans.len());
         }
-        Self { spans, ends, numbers }
+        Self { spans, ends, numbers: None }
     }
 
     fn of_rule(&self, rule: u32) -> &[Span] {
