@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use enforcer::policy::{Document, Loaded, compile_documents};
 use proptest::prelude::*;
 
-fn compile(text: impl Into<String>) -> Loaded {
+fn compile(text: impl Into<std::sync::Arc<str>>) -> Loaded {
     let loaded = compile_documents(&[Document::new("hostile.yaml", text)]);
     let has_errors =
         loaded.findings.iter().any(|finding| finding.severity == enforcer::policy::Severity::Error);
