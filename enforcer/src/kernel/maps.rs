@@ -324,6 +324,8 @@ impl Maps {
         failpoint::begin_writes();
         let mut cgroups = self.fill(idle, tables)?;
         failpoint::pass("slot-filled");
+        // What does not come into force is written in full by whoever comes next.
+        let held = place(idle).and_then(|place| self.held.get_mut(place)?.take());
         enter_cgroups(&mut |id, cgroup| {
             write(names::CGROUPS, cgroups.insert(id, cgroup, 0))?;
             let found = cgroups.get(&id, 0).map_err(|cause| MapError::Read { map: names::CGROUPS, cause })?;
@@ -336,6 +338,9 @@ impl Maps {
         write(names::ACTIVE, self.active.set(0, active.0, 0))?;
         failpoint::pass("flipped");
         self.slot = idle;
+        if let Some(place) = place(idle).and_then(|place| self.held.get_mut(place)) {
+            *place = held;
+        }
         self.cgroups_in_force = cgroups;
         Ok(())
     }
