@@ -22,6 +22,8 @@ try:
         failed = 0 if ready(select.POLLIN) else 115
 except OSError as error:
     failed = error.errno
+# Before a segment that nobody has answered is sent again, which takes a second.
+sock.close()
 sys.exit(failed)
 """
 
@@ -36,6 +38,7 @@ def call(scene, sock):
         if pid == 0:
             os.write(writer, str(true_pid()).encode())
             os.execv("/usr/bin/python3", ["python3", "-ISc", PROGRAM, *words])
+        sock.close()
         scene.pids.append(int(os.read(reader, 16)))
         failed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     scene.took = 0
