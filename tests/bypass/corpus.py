@@ -168,7 +168,7 @@ class Scene:
         self.port = PORT
         self.pids = [os.getpid()]
         self.judged = None
-        self.said = False
+        self.said = self.closed = False
 
     # The path.
 
@@ -393,7 +393,7 @@ class Scene:
         """Puts the usual policy in force; it closes the live connections that it forbids, and this one's end is waited for."""
         self.put_in_force("usual")
         if self.apply and self.caller == "thief":
-            self.ready(sock, select.POLLERR | select.POLLHUP, self.deadline / 3)
+            self.closed = self.ready(sock, select.POLLERR | select.POLLHUP, self.deadline / 3)
 
     def accepted(self):
         """A socket by which the vault was answered, of which nothing but the disconnected socket is left."""
@@ -413,7 +413,7 @@ class Scene:
 
     def outcome(self, end, **more):
         took = round(getattr(self, "took", 0) * 1000, 3)
-        return {"end": end, "call": self.judged or "setup", "ms": took, "pids": self.pids, **more}
+        return {"end": end, "call": self.judged or "setup", "ms": took, "pids": self.pids, "closed": self.closed, **more}
 
 
 def drop(kept=()):

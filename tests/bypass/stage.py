@@ -111,7 +111,7 @@ def perform(order, techniques, cgroups, namespaces):
     os.waitpid(pid, 0)
     if order["bell"]:
         ring_bell(order["bell"])
-    return json.loads(told) if told else {"end": "broken", "call": "", "ms": 0, "pids": [pid], "text": "it died"}
+    return json.loads(told) if told else {"end": "broken", "call": "", "ms": 0, "pids": [pid], "closed": False, "text": "it died"}
 
 
 def build():

@@ -290,7 +290,7 @@ fn tell(fault: Fault, techniques: &Techniques, whole: &BTreeMap<Cell, Ends>) -> 
         for path in paths {
             let cell = Cell { techniques: vec![name.clone()], path: path.clone() };
             let forbidden = whole.get(&cell).and_then(|ends| ends.forbidden.as_ref());
-            if forbidden.is_some_and(|outcome| outcome.is_judged() && !outcome.told.is_closed()) {
+            if forbidden.is_some_and(|outcome| outcome.is_judged() && !outcome.told.closed) {
                 cells.push(cell);
             }
         }

@@ -118,7 +118,7 @@ fn records(techniques: &[&Technique], outcome: &Outcome, open: bool) -> Vec<Stri
     }
     let many = techniques.iter().any(|technique| technique.records.is_some());
     let by_kernel = techniques.iter().any(|technique| technique.bare.is_some())
-        || (outcome.told.errno.as_deref().is_some_and(|errno| errno != "EPERM") && !outcome.told.is_closed());
+        || (outcome.told.errno.as_deref().is_some_and(|errno| errno != "EPERM") && !outcome.told.closed);
     // A call is judged once, and each of its datagrams where it arrives.
     let datagrams = techniques.iter().filter_map(|technique| technique.datagrams).max().unwrap_or(1);
     let arrived = outcome.records.iter().filter(|record| record["hook"] == "ingress").count();

@@ -223,7 +223,7 @@ impl Scene<'_> {
         let mut records = Vec::new();
         if let Some(daemon) = &mut self.daemon {
             // What closes live connections tells of them when it has done so.
-            let (rung, heard) = (Latch::new(false), Latch::new(!told.is_closed()));
+            let (rung, heard) = (Latch::new(false), Latch::new(!told.closed));
             daemon.wait_for(|record| {
                 rung.set(rung.get() || record["process"]["comm"] == bell.as_str());
                 heard.set(heard.get() || record["kind"] == "connection");
@@ -295,17 +295,12 @@ pub struct Told {
     pub ms: f64,
     /// Processes that took part.
     pub pids: Vec<u64>,
+    /// Whether what it had open was closed under it.
+    pub closed: bool,
     /// Name of the errno.
     pub errno: Option<String>,
     /// More on what went wrong.
     pub text: Option<String>,
-}
-
-impl Told {
-    /// Whether a stream or a connected datagram socket was closed under it.
-    pub fn is_closed(&self) -> bool {
-        matches!(self.errno.as_deref(), Some("ECONNABORTED" | "EDESTADDRREQ"))
-    }
 }
 
 /// How an attempt ended, for everybody.
