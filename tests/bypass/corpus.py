@@ -401,7 +401,17 @@ class Scene:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((self.loopback, NOTICES))
         listener.listen()
-        self.role("vault", lambda channel: self.socket().connect((self.loopback, NOTICES)))
+
+        def vault(channel):
+            sock = self.socket()
+            # It is refused or dropped only where something is broken.
+            sock.settimeout(self.deadline / 50)
+            failed = sock.connect_ex((self.loopback, NOTICES))
+            channel.send(str(failed).encode())
+            channel.recv(1)
+
+        if failed := int(self.role("vault", vault).recv(16)):
+            raise OSError(failed, os.strerror(failed))
         sock, _ = listener.accept()
         called(libc.connect(sock.fileno(), bytes(16), 16), "connect")
         return sock

@@ -168,6 +168,11 @@ fn policies(sandbox: &Sandbox) -> anyhow::Result<Value> {
     Ok(json!(commands))
 }
 
+/// Whether a record tells of a live connection that neither end was about to close.
+fn is_open(record: &Value) -> bool {
+    record["kind"] == "connection" && record["state"] == "open"
+}
+
 /// A scene that is set.
 pub struct Scene<'a> {
     stage: &'a mut Stage,
@@ -226,7 +231,7 @@ impl Scene<'_> {
             let (rung, heard) = (Latch::new(false), Latch::new(!told.closed));
             daemon.wait_for(|record| {
                 rung.set(rung.get() || record["process"]["comm"] == bell.as_str());
-                heard.set(heard.get() || record["kind"] == "connection");
+                heard.set(heard.get() || is_open(record));
                 rung.get() && heard.get()
             })?;
             let new = daemon.records().iter().skip(before);
@@ -235,7 +240,9 @@ impl Scene<'_> {
                 [&self.older, &self.vault, &self.proxy].map(|server| u64::from(server.child.0.id()));
             let is_its = |record: &&Value| {
                 let answers = record["process"]["pid"].as_u64().is_some_and(|pid| servers.contains(&pid));
-                record["verdict"].is_string() && record["source"]["service"] != "bell" && !answers
+                // What closes live connections may find some that an attempt before has left behind.
+                let is_told = record["kind"] == "attempt" || (told.closed && is_open(record));
+                is_told && record["source"]["service"] != "bell" && !answers
             };
             records.extend(new.filter(is_its).cloned());
         }
