@@ -65,6 +65,17 @@ fn tally_within(actor: &mut Actor, dead: usize, time: Duration) -> anyhow::Resul
     Ok(serde_json::from_str(&ask(actor, &kept::Request::Await { dead, millis })?)?)
 }
 
+/// Waits until a daemon has written down what is older than itself: whoever follows it before takes all for that.
+fn await_first_look(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let swept = sandbox.state().join("swept.json");
+    let start = Instant::now();
+    while !swept.exists() {
+        ensure!(start.elapsed() < patience(REVOKED_AT_LAST), "nothing says what was spared");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
 /// Sends a byte over every live connection and has the other end read them all.
 fn all_speak(callers: &mut [&mut Actor], answerer: &mut Actor, number: usize) -> anyhow::Result<()> {
     let mut said = 0;
@@ -289,13 +300,7 @@ fn what_a_killed_daemon_had_not_closed_yet_is_closed_by_the_next_and_nothing_tha
     open(&mut three.web, at(8080), Transport::Tcp, EACH)?;
     open(&mut three.shop, at(8080), Transport::Tcp, EACH)?;
     ask(&mut three.orders, &kept::Request::AwaitKept(3 + 2 * EACH))?;
-    // What was spared is written down when the look has ended.
-    let swept = three.sandbox.state().join("swept.json");
-    let start = Instant::now();
-    while !swept.exists() {
-        ensure!(start.elapsed() < patience(REVOKED_AT_LAST), "nothing says what was spared");
-        std::thread::yield_now();
-    }
+    await_first_look(&three.sandbox)?;
     three.sandbox.write_policy(&format!("{services}{ONE}"))?;
     daemon.signal(Signal::SIGHUP)?;
     ensure!(!daemon.wait()?.success(), "it is not killed");
@@ -338,6 +343,7 @@ impl Half {
         command.arg("--audit").arg(log);
         command.envs(point.map(|point| (failpoint::VARIABLE, point)));
         let run = Run::spawn(&three.sandbox, command)?.ready()?;
+        await_first_look(&three.sandbox)?;
         three.connect(EACH)?;
         three.sandbox.write_policy(&format!("{SERVICES}{ONE}"))?;
         Ok((half(three), run))
