@@ -367,7 +367,8 @@ class Scene:
             finally:
                 os._exit(0)
         theirs.close()
-        ours.settimeout(20)
+        # A slow machine has a later deadline.
+        ours.settimeout(self.deadline)
         self.pids.append(pid)
         return ours
 
