@@ -34,7 +34,7 @@ const ODD: &str = "allow:
   - { name: odd, from: web, to: orders, ports: [8081/tcp] }
 ";
 
-const EVEN: &str = "allow:
+pub(crate) const EVEN: &str = "allow:
   - { name: even, from: web, to: orders, ports: [8080/tcp] }
 ";
 
@@ -43,14 +43,14 @@ fn policy(rules: &str) -> String {
 }
 
 /// A sandbox with a caller and an answerer on two ports, and one audit log for all daemons that run in it.
-struct Scene {
-    sandbox: Sandbox,
+pub(crate) struct Scene {
+    pub(crate) sandbox: Sandbox,
     web: Actor,
     _orders: Actor,
 }
 
 impl Scene {
-    fn new(name: &str, rules: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(name: &str, rules: &str) -> anyhow::Result<Self> {
         let sandbox = Sandbox::new(name)?;
         let (web, mut orders) = (sandbox.actor("web")?, sandbox.actor("orders")?);
         for port in [8080, 8081] {
@@ -61,7 +61,7 @@ impl Scene {
         Ok(Self { sandbox, web, _orders: orders })
     }
 
-    fn command(&self) -> anyhow::Result<Command> {
+    pub(crate) fn command(&self) -> anyhow::Result<Command> {
         let mut command = self.sandbox.staying_command(&self.sandbox.directory().join("policy"))?;
         command.arg("--audit").arg(self.log());
         Ok(command)
@@ -72,7 +72,7 @@ impl Scene {
     }
 
     /// Every whole line of the audit log.
-    fn records(&self) -> anyhow::Result<Vec<Value>> {
+    pub(crate) fn records(&self) -> anyhow::Result<Vec<Value>> {
         let text = fs::read_to_string(self.log())?;
         // A daemon that was killed may have left half a line.
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
@@ -95,7 +95,7 @@ impl Scene {
     }
 
     /// Which of the two policies decides, from the outside.
-    fn in_force(&mut self) -> anyhow::Result<&'static str> {
+    pub(crate) fn in_force(&mut self) -> anyhow::Result<&'static str> {
         let (even, odd) = (self.call(8080)?, self.call(8081)?);
         match ((even.is_ok(), even.is_refused()), (odd.is_ok(), odd.is_refused())) {
             ((true, false), (false, true)) => Ok("even"),
