@@ -994,7 +994,9 @@ impl Daemon {
         self.tally.add(1);
         let put = read
             .and_then(|loaded| {
-                let read = (loaded.policy.clone().unwrap_or_default(), loaded.documents.clone());
+                // An empty policy would permit everything.
+                let policy = loaded.policy.clone().context("read policy: nothing of it can be used")?;
+                let read = (policy, loaded.documents.clone());
                 self.known = Some(loaded);
                 Ok(self.revision.next(read, next)?)
             })

@@ -210,8 +210,11 @@ impl Maps {
     pub(super) fn take(object: &mut Ebpf) -> Result<Self, MapError> {
         let mut maps = Self::open(object)?;
         let empty = Tables::default();
-        drop(maps.fill(0, &empty)?);
-        maps.cgroups_in_force = maps.fill(1, &empty)?;
+        let (_, held) = maps.fill(0, &empty)?;
+        maps.hold(0, held);
+        let (cgroups, held) = maps.fill(1, &empty)?;
+        maps.hold(1, held);
+        maps.cgroups_in_force = cgroups;
         maps.slot = 1;
         write(names::ACTIVE, maps.active.set(0, Active::new(1, false, false).0, 0))?;
         failpoint::pass("maps-emptied");
@@ -322,10 +325,8 @@ impl Maps {
     ) -> Result<(), E> {
         let idle = 1 - self.slot;
         failpoint::begin_writes();
-        let mut cgroups = self.fill(idle, tables)?;
+        let (mut cgroups, held) = self.fill(idle, tables)?;
         failpoint::pass("slot-filled");
-        // What does not come into force is written in full by whoever comes next.
-        let held = place(idle).and_then(|place| self.held.get_mut(place)?.take());
         enter_cgroups(&mut |id, cgroup| {
             write(names::CGROUPS, cgroups.insert(id, cgroup, 0))?;
             let found = cgroups.get(&id, 0).map_err(|cause| MapError::Read { map: names::CGROUPS, cause })?;
@@ -338,11 +339,16 @@ impl Maps {
         write(names::ACTIVE, self.active.set(0, active.0, 0))?;
         failpoint::pass("flipped");
         self.slot = idle;
-        if let Some(place) = place(idle).and_then(|place| self.held.get_mut(place)) {
-            *place = held;
-        }
+        // What does not come into force is written in full by whoever comes next.
+        self.hold(idle, held);
         self.cgroups_in_force = cgroups;
         Ok(())
+    }
+
+    fn hold(&mut self, slot: u32, held: Held) {
+        if let Some(place) = place(slot).and_then(|place| self.held.get_mut(place)) {
+            *place = Some(Arc::new(held));
+        }
     }
 
     /// What the slot in force holds, to be checked beside; nothing if it was filled by an earlier daemon.
@@ -357,8 +363,8 @@ impl Maps {
 
     /// Brings a slot that is not in force up to `tables`. What it is known to hold already is left as it is; of edges, the
     /// difference alone is written and read back, unless it is large.
-    fn fill(&mut self, slot: u32, tables: &Tables) -> Result<Inner<u64, Cgroup>, MapError> {
-        // Until all is written it holds neither what it held nor what it is to hold.
+    fn fill(&mut self, slot: u32, tables: &Tables) -> Result<(Inner<u64, Cgroup>, Held), MapError> {
+        // Until it is in force it is not known to hold anything.
         let held = place(slot).and_then(|place| self.held.get_mut(place)?.take());
         // The automaton comes before the cgroups: the programs begin to use a slot with its first cgroup. This also waits for
         // every program that began when the slot was in force, so that what is changed in its place below is read by none.
@@ -432,22 +438,20 @@ impl Maps {
             })
         })?;
         write(names::REVISIONS, self.revisions.set(slot, tables.revision, 0))?;
-        if let Some(held) = place(slot).and_then(|place| self.held.get_mut(place)) {
-            *held = Some(Arc::new(Held {
-                claims: tables.claims.clone(),
-                automaton,
-                edges: tables.edges.clone(),
-                edge_map,
-                room,
-                networks: tables.networks.clone(),
-                network_map,
-                reserved: tables.reserved.clone(),
-                reserved_map,
-                protocols: tables.protocols.clone(),
-                protocol_map,
-            }));
-        }
-        Ok(no_cgroups)
+        let held = Held {
+            claims: tables.claims.clone(),
+            automaton,
+            edges: tables.edges.clone(),
+            edge_map,
+            room,
+            networks: tables.networks.clone(),
+            network_map,
+            reserved: tables.reserved.clone(),
+            reserved_map,
+            protocols: tables.protocols.clone(),
+            protocol_map,
+        };
+        Ok((no_cgroups, held))
     }
 
     /// Says in the tables in force whose a cgroup is.
