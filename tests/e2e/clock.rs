@@ -9,7 +9,7 @@ use enforcer_tests::run::Run;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::pins::{EVEN, Scene};
+use crate::pins::{EVEN, Scene, wait_for};
 
 /// libfaketime, where Debian puts it: the loader knows the directory of the machine's own libraries.
 const PRELOADED: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1";
@@ -48,10 +48,18 @@ impl Clocked {
         Run::spawn(&self.scene.sandbox, command)?.ready()
     }
 
-    /// One call that is permitted and one that is not.
-    fn call(&mut self) -> anyhow::Result<()> {
+    /// One call that is permitted and one that is not, of which nobody may be there to make a record.
+    fn call_unseen(&mut self) -> anyhow::Result<()> {
         assert_eq!(self.scene.in_force()?, "even");
         self.calls += 1;
+        Ok(())
+    }
+
+    /// The same, and the record, which has the clock of its writing.
+    fn call(&mut self) -> anyhow::Result<()> {
+        let written = self.scene.records()?.len();
+        self.call_unseen()?;
+        wait_for(&self.scene, written, |record| record["kind"] == "attempt")?;
         Ok(())
     }
 
@@ -88,7 +96,7 @@ fn a_clock_that_jumps_changes_no_decision_and_no_time_limit() -> anyhow::Result<
     assert!(run.end(Signal::SIGKILL).is_ok());
 
     // The next daemon comes before the one that it follows, by its clock.
-    clocked.call()?;
+    clocked.call_unseen()?;
     clocked.set(-2 * FAR)?;
     let mut run = clocked.start()?;
     run.read_until("took over")?;

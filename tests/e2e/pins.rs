@@ -387,28 +387,28 @@ fn left_below(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Looks at what is attached over and over, and fails if a hook is ever without a program.
+/// Looks at what is attached over and over, and fails if a hook is ever without what it had at first.
 struct Lookout {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<anyhow::Result<u64>>,
 }
 
 impl Lookout {
-    fn new(cgroup: PathBuf) -> Self {
+    fn new(cgroup: PathBuf) -> anyhow::Result<Self> {
+        let first = bpftool::held(&cgroup)?;
+        assert_eq!(first.len(), Hook::ALL.len(), "{first:?}");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let mut looks = 0;
             while !stopped.load(Ordering::Relaxed) {
-                let found = bpftool::programs(&cgroup)?;
-                for hook in hooks() {
-                    ensure!(found.contains(&hook), "look number {looks}: no {hook} in {found:?}");
-                }
+                let found = bpftool::held(&cgroup)?;
+                ensure!(found == first, "look number {looks}: {found:?} instead of {first:?}");
                 looks += 1;
             }
             Ok(looks)
         });
-        Self { stop, thread }
+        Ok(Self { stop, thread })
     }
 
     fn end(self) -> anyhow::Result<u64> {
@@ -426,7 +426,7 @@ fn a_newer_layout_takes_over_under_load_without_a_gap_and_an_older_one_refuses()
     let before = fs::read_to_string(scene.sandbox.state().join("state.json"))?;
     let (command, log, cgroup) = (|| scene.command(), scene.log(), scene.sandbox.cgroup().to_path_buf());
     let load = load(scene.sandbox.actor("web")?);
-    let lookout = Lookout::new(cgroup);
+    let lookout = Lookout::new(cgroup)?;
     for upgrade in 0..upgrades {
         let mut newer = command()?;
         newer.env("ENFORCER_ABI", (1000 + upgrade).to_string());
@@ -783,7 +783,7 @@ fn a_reload_that_runs_out_of_memory_at_any_map_leaves_the_policy_that_was() -> a
 }
 
 /// Waits for a record that was not there before.
-fn wait_for(
+pub(crate) fn wait_for(
     scene: &Scene,
     seen: usize,
     wanted: impl Fn(&Value) -> bool,

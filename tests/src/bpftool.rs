@@ -73,6 +73,21 @@ pub fn linked(cgroup: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
+/// The hooks of `cgroup` that have a link, by the kernel's names, sorted. `bpftool` leaves out of [`programs`] and of
+/// [`linked`] what is replaced between being listed and being looked at; a link that is told has a program.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or its answer not be understood.
+pub fn held(cgroup: &Path) -> anyhow::Result<Vec<String>> {
+    let id = cgroup.metadata()?.ino();
+    let links = every("link")?;
+    let here = links.iter().filter(|link| link["cgroup_id"].as_u64() == Some(id));
+    let mut hooks: Vec<String> = here.map(|link| link["attach_type"].to_string()).collect();
+    hooks.sort();
+    Ok(hooks)
+}
+
 /// The names of the programs that are attached to `cgroup` in whatever way, sorted.
 ///
 /// # Errors
