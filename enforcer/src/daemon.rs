@@ -439,7 +439,7 @@ impl Daemon {
         enforcement.commit();
         // What is attached is not loaded again, and what was made is not given away.
         give_up_all_but(privileges::SERVING)?;
-        let rules = left.rules().collect();
+        let rules = VecDeque::from([(tables.revision, tables.rules.clone())]);
         let kept = left.keep(&ledger, tail, &tally, tables.revision);
         let (sender, requests) = mpsc::channel(REQUESTS_WAITING);
         if let Some(control) = &control {
@@ -1039,7 +1039,7 @@ impl Daemon {
         let Revision { tables, documents, identities, .. } = &revision;
         failpoint::pass("reload-compiled");
         if let Some(kept) = &mut self.kept {
-            kept.remember(tables, documents, identities)?;
+            kept.remember(tables.revision, documents, identities)?;
         }
         failpoint::pass("reload-state-written");
         install(&mut self.enforcement, tables, &self.subtree, &mut self.names, &self.containers)?;
@@ -1536,9 +1536,10 @@ impl Daemon {
         }
     }
 
-    fn connection(&self, cause: Cause, revision: u32, told: Told) -> audit::Connection {
+    fn connection(&mut self, cause: Cause, revision: u32, told: Told) -> audit::Connection {
         let Told { connection, action, error } = told;
         let decision = &connection.decision;
+        let rule = self.rule(revision, decision.rule());
         let end = |identity, end: &connections::judge::End| {
             let cgroup = Some(end.party.cgroup_id()).filter(|id| *id != 0);
             self.end(identity, cgroup, Some((end.at.address, end.at.port)))
@@ -1550,7 +1551,7 @@ impl Daemon {
             verdict: audit::verdict(decision.verdict),
             mode: audit::mode(decision.mode),
             reason: decision.reason.code(),
-            rule: self.rule(revision, decision.rule()),
+            rule,
             revision,
             protocol: audit::protocol(connection.protocol),
             state: connection.state.name(),
@@ -1559,14 +1560,31 @@ impl Daemon {
         }
     }
 
-    fn rule(&self, revision: u32, rule: Option<RuleId>) -> Option<Rule> {
+    fn rule(&mut self, revision: u32, rule: Option<RuleId>) -> Option<Rule> {
+        let number = usize::try_from(rule?.0).ok()?;
+        if !self.rules.iter().any(|(known, _)| *known == revision) {
+            let rules = self.recall(revision)?;
+            self.rules.push_front((revision, rules));
+        }
         let (_, rules) = self.rules.iter().find(|(known, _)| *known == revision)?;
-        let rule = rules.get(usize::try_from(rule?.0).ok()?)?;
+        let rule = rules.get(number)?;
         Some(Rule {
             name: rule.name.to_string(),
             file: rule.location.file.to_path_buf(),
             line: rule.location.line,
         })
+    }
+
+    /// The rules of a policy that was in force under an earlier daemon, by which something was decided that is told only now;
+    /// nothing if it is not remembered, and none if it cannot be read.
+    fn recall(&self, revision: u32) -> Option<Rules> {
+        let documents = self.kept.as_ref()?.documents(revision).map_err(anyhow::Error::from).transpose()?;
+        let loaded = documents.and_then(|documents| parse(&self.settings, documents));
+        let policy = loaded.map(|loaded| loaded.policy).unwrap_or_else(|err| {
+            warn!("name the rules of revision {revision}: {err:#}");
+            None
+        });
+        Some(policy.map(|policy| policy.rules).unwrap_or_default())
     }
 
     fn attempt(&mut self, event: &Event) -> Attempt {

@@ -1,6 +1,5 @@
 //! A policy as it is put in force: its documents and everything that they compile to.
 
-use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
@@ -104,11 +103,7 @@ impl Revision {
         for document in &self.documents {
             hash.update(document.text.as_bytes());
         }
-        hash.finalize().iter().fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            write!(text, "{byte:02x}").unwrap_or_default();
-            text
-        })
+        hex::encode(hash.finalize())
     }
 }
 

@@ -1,6 +1,10 @@
 //! What must outlive the daemon and is not in the kernel: which number stands for which name, and the text of the policy
-//! in force.
+//! in force and of those before it.
+//!
+//! Each text is a file that is named by its hash, so that a policy of many files of which one is changed is not written again.
 
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -8,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use crate::connections::Older;
@@ -15,20 +20,20 @@ use crate::containers::Container;
 use crate::failpoint;
 use crate::identities::Identities;
 use crate::lock::{Lock, LockError};
-use crate::policy::{Document, Location};
-use crate::tables::RuleName;
+use crate::policy::Document;
 
-/// The format of the file; one that is newer is refused.
-const FORMAT: u32 = 1;
+/// The format of the file; one that is newer is refused. In the first the file held the texts of two revisions themselves,
+/// and the names of the rules of some more.
+const FORMAT: u32 = 2;
 
-/// Revisions whose rules are remembered, so that an event that waited across a reload still names its rule.
+/// Revisions whose text is kept: the one in force, and the one that was about to be, of which the kernel tells which is
+/// which; and some before, so that an event that waited across reloads still names its rule.
 const REVISIONS_REMEMBERED: usize = 8;
 
-/// Revisions whose text is kept: the one in force, and the one that was about to be. Which of the two the kernel tells.
-const TEXTS_KEPT: usize = 2;
-
+const TEXTS: &str = "texts";
 const FILE: &str = "state.json";
 const FRESH: &str = "state.json.new";
+const FRESH_TEXT: &str = "text.new";
 const SWEPT: &str = "swept.json";
 const SWEPT_FRESH: &str = "swept.json.new";
 const LOCK: &str = "lock";
@@ -56,6 +61,15 @@ pub struct State {
     pub identities: Identities,
     /// Oldest first.
     revisions: Vec<Revision>,
+    /// Texts that are on no disk yet.
+    #[serde(skip)]
+    fresh: BTreeMap<TextHash, Arc<str>>,
+    /// Texts that no revision has any longer.
+    #[serde(skip)]
+    dropped: Vec<TextHash>,
+    /// The texts of the latest revision, so that one that is the same is not hashed again.
+    #[serde(skip)]
+    latest: Vec<(Document, TextHash)>,
 }
 
 /// What is known of the containers of a boot.
@@ -96,25 +110,30 @@ pub struct Swept {
 #[serde(deny_unknown_fields)]
 struct Revision {
     revision: u32,
-    rules: Vec<Rule>,
-    /// None of a revision that will not be put in force again.
-    documents: Option<Vec<Text>>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Rule {
-    name: Box<str>,
-    file: PathBuf,
-    line: u32,
-    column: u32,
+    documents: Vec<Text>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Text {
     file: PathBuf,
-    text: String,
+    sha256: TextHash,
+}
+
+/// SHA-256 of a text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct TextHash(#[serde(with = "hex::serde")] [u8; 32]);
+
+impl TextHash {
+    fn of(text: &[u8]) -> Self {
+        Self(Sha256::digest(text).into())
+    }
+
+    /// Where a text with this hash is kept.
+    fn place(self) -> PathBuf {
+        Path::new(TEXTS).join(hex::encode(self.0))
+    }
 }
 
 /// Why the state could not be read or written.
@@ -189,28 +208,88 @@ impl Directory {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(StateError::Io { what: "read state", path, cause }),
         };
-        State::parse(&text, &path).map(Some)
+        let state = State::parse(&text, &path)?;
+        self.tidy(&state);
+        Ok(Some(state))
     }
 
-    /// Writes a state so that at any moment the file holds the whole of this one or of the one before.
+    /// The text of a revision; nothing if it is not remembered.
+    ///
+    /// # Errors
+    ///
+    /// A text is not there, or is another one.
+    pub fn documents(&self, state: &State, revision: u32) -> Result<Option<Vec<Document>>, StateError> {
+        let Some(known) = state.revision(revision) else { return Ok(None) };
+        known.documents.iter().map(|text| self.document(state, text)).collect::<Result<_, _>>().map(Some)
+    }
+
+    fn document(&self, state: &State, Text { file, sha256 }: &Text) -> Result<Document, StateError> {
+        if let Some(text) = state.fresh.get(sha256) {
+            return Ok(Document { file: file.as_path().into(), text: text.clone() });
+        }
+        let path = self.path.join(sha256.place());
+        let damaged = |cause: String| StateError::Damaged { path: path.clone(), cause };
+        let text = fs::read_to_string(&path).map_err(|err| damaged(err.to_string()))?;
+        let found = TextHash::of(text.as_bytes());
+        if found != *sha256 {
+            return Err(damaged(format!("its SHA-256 is {}", hex::encode(found.0))));
+        }
+        Ok(Document::new(file, text))
+    }
+
+    /// Writes a state so that at any moment the file holds the whole of this one or of the one before, and every text that it
+    /// names is there.
     ///
     /// # Errors
     ///
     /// The file system is full or broken; the state before is still there then.
-    pub fn write(&self, state: &State) -> Result<(), StateError> {
+    pub fn write(&self, state: &mut State) -> Result<(), StateError> {
+        self.write_texts(&state.fresh)?;
         let (path, fresh) = (self.path.join(FILE), self.path.join(FRESH));
-        let result = (|| {
-            let mut file =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-            file.write_all(&serde_json::to_vec(state)?)?;
-            file.sync_all()?;
+        let result = serde_json::to_vec(state).map_err(io::Error::from).and_then(|text| {
+            write_whole(&fresh, &text)?;
             failpoint::pass("state-staged");
             fs::rename(&fresh, &path)?;
             // The new name is durable only with its directory.
             File::open(&self.path)?.sync_all()
-        })();
+        });
         failpoint::pass("state-written");
-        result.map_err(|cause| StateError::Io { what: "write state", path, cause })
+        result.map_err(|cause| StateError::Io { what: "write state", path, cause })?;
+        state.fresh.clear();
+        for hash in state.dropped.drain(..) {
+            // What stays is removed by the next start.
+            drop(fs::remove_file(self.path.join(hash.place())));
+        }
+        Ok(())
+    }
+
+    fn write_texts(&self, texts: &BTreeMap<TextHash, Arc<str>>) -> Result<(), StateError> {
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let (directory, fresh) = (self.path.join(TEXTS), self.path.join(FRESH_TEXT));
+        let result = (|| {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+            for (hash, text) in texts {
+                write_whole(&fresh, text.as_bytes())?;
+                fs::rename(&fresh, self.path.join(hash.place()))?;
+            }
+            File::open(&directory)?.sync_all()
+        })();
+        result.map_err(|cause| StateError::Io { what: "write policy text", path: directory, cause })
+    }
+
+    /// Removes texts that a state does not name, which are there if a daemon was killed before it named them or after it
+    /// forgot them.
+    fn tidy(&self, state: &State) {
+        let Ok(texts) = fs::read_dir(self.path.join(TEXTS)) else { return };
+        let named = state.named();
+        for text in texts.flatten() {
+            if hash_of(&text.file_name()).is_some_and(|hash| !named.contains(&hash)) {
+                // It is in nobody's way.
+                drop(fs::remove_file(text.path()));
+            }
+        }
     }
 
     /// What was last written of containers; nothing if it is damaged, as a loss of power may leave it: then they are asked
@@ -228,9 +307,7 @@ impl Directory {
     pub fn write_containers(&self, known: &KnownContainers) -> Result<(), StateError> {
         let (path, fresh) = (self.path.join(CONTAINERS), self.path.join(FRESH_CONTAINERS));
         let result = (|| {
-            let mut file =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-            file.write_all(&serde_json::to_vec(known)?)?;
+            open_fresh(&fresh)?.write_all(&serde_json::to_vec(known)?)?;
             fs::rename(&fresh, &path)
         })();
         result.map_err(|cause| StateError::Io { what: "write containers", path, cause })
@@ -252,9 +329,7 @@ impl Directory {
         let (path, fresh) = (self.path.join(SWEPT), self.path.join(SWEPT_FRESH));
         let result = fs::read_to_string(BOOT).and_then(|boot| {
             let text = serde_json::to_vec(&Swept { boot, revision, older })?;
-            let mut file =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-            file.write_all(&text)?;
+            open_fresh(&fresh)?.write_all(&text)?;
             // What a crash of the machine makes of it does not matter: it is of this boot alone.
             fs::rename(&fresh, &path)
         });
@@ -267,24 +342,55 @@ impl Directory {
     ///
     /// A file cannot be removed.
     pub fn remove(self) -> Result<(), StateError> {
-        for name in [SWEPT_FRESH, SWEPT, FRESH_CONTAINERS, CONTAINERS, FRESH, FILE, LOCK] {
-            let path = self.path.join(name);
+        let texts = self.path.join(TEXTS);
+        let mut files: Vec<PathBuf> = [SWEPT_FRESH, SWEPT, FRESH_CONTAINERS, CONTAINERS, FRESH, FRESH_TEXT]
+            .map(|name| self.path.join(name))
+            .into();
+        let named = fs::read_dir(&texts).into_iter().flatten().flatten();
+        files.extend(named.filter(|text| hash_of(&text.file_name()).is_some()).map(|text| text.path()));
+        // The state itself last, which tells what the others are.
+        files.extend([FILE, LOCK].map(|name| self.path.join(name)));
+        for path in files {
             match fs::remove_file(&path) {
                 Ok(()) => {}
                 Err(err) if err.kind() == io::ErrorKind::NotFound => {}
                 Err(cause) => return Err(StateError::Io { what: "remove", path, cause }),
             }
         }
-        match fs::remove_dir(&self.path) {
-            // Somebody else's files are in it, or it is a mount point.
-            Err(err)
-                if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy].contains(&err.kind()) =>
-            {
-                Ok(())
+        for path in [&texts, &self.path] {
+            match fs::remove_dir(path) {
+                Ok(()) => {}
+                // Somebody else's files are in it, or it is a mount point.
+                Err(err)
+                    if [
+                        io::ErrorKind::DirectoryNotEmpty,
+                        io::ErrorKind::ResourceBusy,
+                        io::ErrorKind::NotFound,
+                    ]
+                    .contains(&err.kind()) => {}
+                Err(cause) => return Err(StateError::Io { what: "remove", path: path.clone(), cause }),
             }
-            other => other.map_err(|cause| StateError::Io { what: "remove", path: self.path, cause }),
         }
+        Ok(())
     }
+}
+
+/// The hash that is the name of a text's file.
+fn hash_of(name: &OsStr) -> Option<TextHash> {
+    let mut hash = TextHash([0; 32]);
+    hex::decode_to_slice(name.as_encoded_bytes(), &mut hash.0).ok()?;
+    (*name == *hex::encode(hash.0)).then_some(hash)
+}
+
+fn open_fresh(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Writes a file, and waits until the disk has it.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = open_fresh(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 impl State {
@@ -295,6 +401,9 @@ impl State {
             written_by: env!("CARGO_PKG_VERSION").to_owned(),
             identities: Identities::default(),
             revisions: Vec::new(),
+            fresh: BTreeMap::new(),
+            dropped: Vec::new(),
+            latest: Vec::new(),
         }
     }
 
@@ -307,38 +416,39 @@ impl State {
         let damaged =
             |err: serde_json::Error| StateError::Damaged { path: path.to_path_buf(), cause: err.to_string() };
         let head: Head = serde_json::from_slice(text).map_err(damaged)?;
-        if head.format > FORMAT {
-            return Err(StateError::Newer {
-                path: path.to_path_buf(),
-                by: head.written_by,
-                format: head.format,
-            });
+        match head.format {
+            FORMAT => serde_json::from_slice(text).map_err(damaged),
+            1 => serde_json::from_slice::<first::State>(text).map(Self::from).map_err(damaged),
+            format => Err(StateError::Newer { path: path.to_path_buf(), by: head.written_by, format }),
         }
-        serde_json::from_slice(text).map_err(damaged)
     }
 
     /// Remembers a policy as one that is about to be put in force. One of the same revision, which then was not, is
     /// forgotten.
-    pub fn remember(
-        &mut self,
-        revision: u32,
-        documents: &[Document],
-        rules: impl IntoIterator<Item = RuleName>,
-        identities: &Identities,
-    ) {
+    pub fn remember(&mut self, revision: u32, documents: &[Document], identities: &Identities) {
         self.written_by = env!("CARGO_PKG_VERSION").to_owned();
         self.identities = identities.clone();
-        self.revisions.retain(|known| known.revision != revision);
-        self.revisions.push(Revision {
-            revision,
-            rules: rules.into_iter().map(Rule::from).collect(),
-            documents: Some(documents.iter().map(Text::from).collect()),
+        let before = std::mem::take(&mut self.latest);
+        let hashed = documents.iter().map(|document| {
+            let place = before.binary_search_by(|(known, _)| known.file.cmp(&document.file)).ok();
+            let known = place.and_then(|place| before.get(place));
+            let same = known.filter(|(known, _)| Arc::ptr_eq(&known.text, &document.text));
+            (document.clone(), same.map_or_else(|| TextHash::of(document.text.as_bytes()), |(_, hash)| *hash))
         });
-        let number = self.revisions.len();
-        for old in self.revisions.iter_mut().take(number.saturating_sub(TEXTS_KEPT)) {
-            old.documents = None;
+        self.latest = hashed.collect();
+        let mut gone: Vec<Revision> = self.revisions.extract_if(.., |known| known.revision == revision).collect();
+        let known = self.named();
+        for (document, hash) in self.latest.iter().filter(|(_, hash)| !known.contains(hash)) {
+            self.fresh.insert(*hash, document.text.clone());
         }
-        self.revisions.drain(..number.saturating_sub(REVISIONS_REMEMBERED));
+        let text = |(document, sha256): &(Document, TextHash)| Text { file: document.file.to_path_buf(), sha256: *sha256 };
+        self.revisions.push(Revision { revision, documents: self.latest.iter().map(text).collect() });
+        let number = self.revisions.len();
+        gone.extend(self.revisions.drain(..number.saturating_sub(REVISIONS_REMEMBERED)));
+        let named = self.named();
+        self.dropped.extend(gone.iter().flat_map(Revision::hashes));
+        self.dropped.retain(|hash| !named.contains(hash));
+        self.fresh.retain(|hash, _| named.contains(hash));
     }
 
     /// The last revision that was remembered; 0 if none was.
@@ -346,34 +456,29 @@ impl State {
         self.revisions.last().map_or(0, |last| last.revision)
     }
 
-    /// The text of a revision, if it is kept.
-    pub fn documents(&self, revision: u32) -> Option<Vec<Document>> {
-        let known = self.revisions.iter().find(|known| known.revision == revision)?;
-        let texts = known.documents.as_ref()?;
-        Some(texts.iter().map(|text| Document::new(&text.file, text.text.as_str())).collect())
-    }
-
     /// Whether this is the text of that revision.
     pub fn is_text_of(&self, revision: u32, documents: &[Document]) -> bool {
-        let known = self.revisions.iter().find(|known| known.revision == revision);
-        known.and_then(|known| known.documents.as_ref()).is_some_and(|texts| {
-            texts.len() == documents.len()
-                && texts
-                    .iter()
-                    .zip(documents)
-                    .all(|(text, now)| *text.file == *now.file && *text.text == *now.text)
+        self.revision(revision).is_some_and(|known| {
+            known.documents.len() == documents.len()
+                && known.documents.iter().zip(documents).all(|(text, now)| {
+                    *text.file == *now.file && text.sha256 == TextHash::of(now.text.as_bytes())
+                })
         })
     }
 
-    /// How the rules of a revision are named, if that is remembered.
-    pub fn rules(&self, revision: u32) -> Option<Vec<RuleName>> {
-        let known = self.revisions.iter().find(|known| known.revision == revision)?;
-        Some(known.rules.iter().map(RuleName::from).collect())
+    fn revision(&self, revision: u32) -> Option<&Revision> {
+        self.revisions.iter().find(|known| known.revision == revision)
     }
 
-    /// Every revision that is remembered, oldest first.
-    pub fn revisions(&self) -> impl Iterator<Item = u32> {
-        self.revisions.iter().map(|known| known.revision)
+    /// Every text of a revision.
+    fn named(&self) -> HashSet<TextHash> {
+        self.revisions.iter().flat_map(Revision::hashes).collect()
+    }
+}
+
+impl Revision {
+    fn hashes(&self) -> impl Iterator<Item = TextHash> {
+        self.documents.iter().map(|text| text.sha256)
     }
 }
 
@@ -383,23 +488,48 @@ impl Default for State {
     }
 }
 
-impl From<RuleName> for Rule {
-    fn from(rule: RuleName) -> Self {
-        let Location { file, line, column } = rule.location;
-        Self { name: rule.name, file: file.to_path_buf(), line, column }
-    }
-}
+/// The format before this one.
+mod first {
+    use std::path::PathBuf;
 
-impl From<&Rule> for RuleName {
-    fn from(rule: &Rule) -> Self {
-        let file: Arc<Path> = rule.file.as_path().into();
-        Self { name: rule.name.clone(), location: Location { file, line: rule.line, column: rule.column } }
-    }
-}
+    use serde::Deserialize;
 
-impl From<&Document> for Text {
-    fn from(document: &Document) -> Self {
-        Self { file: document.file.to_path_buf(), text: document.text.to_string() }
+    use crate::identities::Identities;
+    use crate::policy::Document;
+
+    #[derive(Deserialize)]
+    pub(super) struct State {
+        written_by: String,
+        identities: Identities,
+        revisions: Vec<Revision>,
+    }
+
+    #[derive(Deserialize)]
+    struct Revision {
+        revision: u32,
+        documents: Option<Vec<Text>>,
+    }
+
+    #[derive(Deserialize)]
+    struct Text {
+        file: PathBuf,
+        text: String,
+    }
+
+    impl From<State> for super::State {
+        fn from(state: State) -> Self {
+            let mut now = Self::new();
+            for Revision { revision, documents } in state.revisions {
+                // One of which the rules' names alone were kept is not known any longer.
+                let Some(texts) = documents else { continue };
+                let documents: Vec<Document> =
+                    texts.into_iter().map(|Text { file, text }| Document::new(file, text)).collect();
+                now.remember(revision, &documents, &state.identities);
+            }
+            now.identities = state.identities;
+            now.written_by = state.written_by;
+            now
+        }
     }
 }
 
@@ -410,41 +540,142 @@ mod tests {
     use std::path::Path;
 
     use super::{
-        CONTAINERS, Directory, KnownContainer, KnownContainers, REVISIONS_REMEMBERED, State, StateError,
+        CONTAINERS, Directory, FILE, KnownContainer, KnownContainers, REVISIONS_REMEMBERED, State, StateError,
+        TEXTS,
     };
     use crate::containers::Container;
     use crate::containers::cgroup::Runtime;
     use crate::identities::Identities;
-    use crate::policy::{Document, Location};
-    use crate::tables::RuleName;
+    use crate::policy::Document;
 
     fn documents(text: &str) -> Vec<Document> {
         vec![Document::new("policy.yaml", text)]
-    }
-
-    fn rule(name: &str) -> RuleName {
-        let file = Path::new("policy.yaml").into();
-        RuleName { name: name.into(), location: Location { file, line: 3, column: 5 } }
     }
 
     fn read(text: &[u8]) -> Result<State, StateError> {
         State::parse(text, Path::new("state.json"))
     }
 
+    /// What two files say; the second is always the same.
+    fn two(first: &str) -> Vec<Document> {
+        vec![Document::new("a.yaml", first), Document::new("b.yaml", "same")]
+    }
+
+    fn texts(place: &Path) -> usize {
+        fs::read_dir(place.join(TEXTS)).map_or(0, Iterator::count)
+    }
+
     #[test]
     fn what_was_remembered_is_read_back() {
+        let place = tempfile::tempdir().expect("room for a directory");
+        let directory = Directory::open(place.path()).expect("a new one");
+        assert!(directory.read().expect("nothing is there").is_none());
         let mut identities = Identities::default();
         let web = identities.intern_service("web");
         let mut state = State::new();
-        state.remember(1, &documents("one"), [rule("first")], &identities);
-        state.remember(2, &documents("two"), [rule("second")], &identities);
-        let mut state = read(&serde_json::to_vec(&state).expect("plain data")).expect("what was written");
+        state.remember(1, &two("one"), &identities);
+        assert_eq!(directory.documents(&state, 1).expect("not written yet"), Some(two("one")));
+        directory.write(&mut state).expect("room for files");
+        state.remember(2, &two("two"), &identities);
+        directory.write(&mut state).expect("room for files");
+        assert_eq!(texts(place.path()), 3, "what is the same is there once");
+
+        let mut state = directory.read().expect("what was written").expect("it was");
         assert_eq!(state.latest(), 2);
         assert_eq!(state.identities.intern_service("web"), web);
-        assert!(state.is_text_of(1, &documents("one")) && state.is_text_of(2, &documents("two")));
-        assert!(!state.is_text_of(2, &documents("one")) && !state.is_text_of(3, &documents("two")));
-        assert_eq!(state.rules(1), Some(vec![rule("first")]));
-        assert_eq!(state.rules(3), None);
+        assert!(state.is_text_of(1, &two("one")) && state.is_text_of(2, &two("two")));
+        assert!(!state.is_text_of(2, &two("one")) && !state.is_text_of(3, &two("two")));
+        for (revision, documents) in [(1, Some(two("one"))), (2, Some(two("two"))), (3, None)] {
+            assert_eq!(directory.documents(&state, revision).expect("whole"), documents, "{revision}");
+        }
+
+        // A text that is gone, cut, or another one is damage, whatever else is whole.
+        for (number, damage) in [Some("sam"), Some("other"), None].into_iter().enumerate() {
+            for text in fs::read_dir(place.path().join(TEXTS)).expect("it is there") {
+                let path = text.expect("it is there").path();
+                let whole = fs::read(&path).expect("it is there");
+                match damage {
+                    Some(text) => fs::write(&path, text).expect("room for less"),
+                    None => fs::remove_file(&path).expect("it is there"),
+                }
+                let found = [1, 2].map(|revision| directory.documents(&state, revision));
+                assert!(
+                    found.iter().any(|found| matches!(found, Err(StateError::Damaged { .. }))),
+                    "{number}: {found:?}"
+                );
+                fs::write(&path, whole).expect("room for a file");
+            }
+        }
+
+        let theirs = place.path().join(TEXTS).join("theirs");
+        fs::write(&theirs, "somebody else's").expect("room for a file");
+        directory.remove().expect("all of ours");
+        assert_eq!((texts(place.path()), theirs.exists()), (1, true));
+        assert!(!place.path().join(FILE).exists());
+    }
+
+    #[test]
+    fn a_text_that_no_revision_has_is_removed() {
+        let place = tempfile::tempdir().expect("room for a directory");
+        let directory = Directory::open(place.path()).expect("a new one");
+        let mut state = State::new();
+        for revision in 1..=20 {
+            state.remember(revision, &two(&format!("text {revision}")), &Identities::default());
+            directory.write(&mut state).expect("room for files");
+        }
+        assert_eq!(texts(place.path()), REVISIONS_REMEMBERED + 1);
+        assert!(directory.documents(&state, 12).expect("forgotten").is_none());
+        assert_eq!(directory.documents(&state, 13).expect("whole"), Some(two("text 13")));
+        // One that was written when a daemon was killed, before the state named it.
+        let orphan = place.path().join(TEXTS).join("00".repeat(32));
+        fs::write(&orphan, "about to be").expect("room for a file");
+        let state = directory.read().expect("what was written").expect("it was");
+        assert!(!orphan.exists());
+        assert_eq!(directory.documents(&state, 13).expect("whole"), Some(two("text 13")));
+        // Back to a text that was forgotten, and to one that is there.
+        let mut state = state;
+        for (revision, text) in [(21, "text 2"), (22, "text 20")] {
+            state.remember(revision, &two(text), &Identities::default());
+            directory.write(&mut state).expect("room for files");
+            assert_eq!(directory.documents(&state, revision).expect("whole"), Some(two(text)));
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_the_next_time() {
+        let place = tempfile::tempdir().expect("room for a directory");
+        let directory = Directory::open(place.path()).expect("a new one");
+        let mut state = State::new();
+        let in_the_way = place.path().join(TEXTS);
+        fs::write(&in_the_way, "no directory").expect("room for a file");
+        state.remember(1, &two("one"), &Identities::default());
+        let err = directory.write(&mut state).expect_err("a file is in the way");
+        assert!(err.to_string().starts_with("write policy text "), "{err}");
+        fs::remove_file(&in_the_way).expect("it is there");
+        state.remember(1, &two("another"), &Identities::default());
+        directory.write(&mut state).expect("room for files");
+        assert_eq!(texts(place.path()), 2);
+        let state = directory.read().expect("what was written").expect("it was");
+        assert_eq!(directory.documents(&state, 1).expect("whole"), Some(two("another")));
+    }
+
+    #[test]
+    fn the_first_format_is_read() {
+        let text = r#"{"format":1,"written_by":"0.1.0","identities":IDENTITIES,"revisions":[
+            {"revision":4,"rules":[{"name":"r","file":"a.yaml","line":3,"column":5}],"documents":null},
+            {"revision":5,"rules":[],"documents":[{"file":"a.yaml","text":"one"},{"file":"b.yaml","text":"same"}]}]}"#;
+        let mut identities = Identities::default();
+        let web = identities.intern_service("web");
+        let known = serde_json::to_string(&identities).expect("plain data");
+        let mut state = read(text.replace("IDENTITIES", &known).as_bytes()).expect("an older one");
+        assert_eq!((state.latest(), state.identities.intern_service("web")), (5, web));
+        let place = tempfile::tempdir().expect("room for a directory");
+        let directory = Directory::open(place.path()).expect("a new one");
+        assert_eq!(directory.documents(&state, 5).expect("not written yet"), Some(two("one")));
+        assert!(directory.documents(&state, 4).expect("not kept").is_none());
+        directory.write(&mut state).expect("room for files");
+        let state = directory.read().expect("what was written").expect("it was");
+        assert_eq!(directory.documents(&state, 5).expect("whole"), Some(two("one")));
     }
 
     #[test]
@@ -481,38 +712,23 @@ mod tests {
     fn a_revision_that_was_not_put_in_force_gives_its_number_to_the_next_one() {
         let mut state = State::new();
         for text in ["refused by the kernel", "taken"] {
-            state.remember(1, &documents(text), [], &Identities::default());
+            state.remember(1, &documents(text), &Identities::default());
         }
         assert!(state.is_text_of(1, &documents("taken")));
-        assert_eq!(state.revisions().count(), 1);
-    }
-
-    #[test]
-    fn old_texts_and_then_old_rules_are_forgotten() {
-        let mut state = State::new();
-        for revision in 1..=20 {
-            state.remember(revision, &documents("text"), [rule("rule")], &Identities::default());
-        }
-        assert_eq!(state.revisions().count(), REVISIONS_REMEMBERED);
-        for (revision, text, rules) in
-            [(20, true, true), (19, true, true), (18, false, true), (13, false, true), (12, false, false)]
-        {
-            assert_eq!(state.documents(revision).is_some(), text, "{revision}");
-            assert_eq!(state.rules(revision).is_some(), rules, "{revision}");
-        }
+        assert_eq!(state.revisions.len(), 1);
     }
 
     #[test]
     fn half_a_file_is_refused_and_so_is_a_newer_one() {
         let mut state = State::new();
-        state.remember(1, &documents("text"), [rule("rule")], &Identities::default());
+        state.remember(1, &documents("text"), &Identities::default());
         let whole = serde_json::to_vec(&state).expect("plain data");
         for end in 0..whole.len() {
             let err = read(whole.split_at(end).0).expect_err("cut");
             assert!(matches!(err, StateError::Damaged { .. }), "{end}: {err}");
         }
-        let newer = br#"{"format":2,"written_by":"9.0.0","something":"else"}"#;
+        let newer = br#"{"format":3,"written_by":"9.0.0","something":"else"}"#;
         let err = read(newer).expect_err("newer");
-        assert!(err.to_string().contains("enforcer 9.0.0 wrote it in format 2"), "{err}");
+        assert!(err.to_string().contains("enforcer 9.0.0 wrote it in format 3"), "{err}");
     }
 }

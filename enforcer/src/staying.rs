@@ -14,9 +14,9 @@ use crate::containers::{Containers, cgroup};
 use crate::failpoint;
 use crate::identities::Identities;
 use crate::kernel::{Enforcement, Ledger, Pins, Tally};
-use crate::policy::{Document, Loaded, Policy, Rules};
+use crate::policy::{Document, Loaded, Policy};
 use crate::state::{self, KnownContainer, KnownContainers, State, StateError, Swept};
-use crate::tables::{RuleName, Tables};
+use crate::tables::Tables;
 
 /// Where that is kept which outlives the daemon.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub(crate) struct Left {
     directory: Option<state::Directory>,
     is_adopting: bool,
     is_replacing: bool,
+    /// Whether what cannot be read is replaced.
+    is_afresh: bool,
 }
 
 /// The policy that a start puts in force before it attaches anything.
@@ -80,7 +82,8 @@ impl Left {
         }
         let state = read.unwrap_or_default();
         let is_replacing = pins.is_in_use() && state.latest() > 0;
-        let left = Self { state, directory: Some(directory), is_adopting: pins.is_adoptable(), is_replacing };
+        let (is_adopting, is_afresh) = (pins.is_adoptable(), staying.takeover);
+        let left = Self { state, directory: Some(directory), is_adopting, is_replacing, is_afresh };
         Ok((left, Some(pins)))
     }
 
@@ -109,22 +112,30 @@ impl Left {
             (false, false) => None,
         };
         if let Some(revision) = in_force {
-            let documents = self.state.documents(revision).with_context(|| {
-                format!(
-                    "adopt pins: revision {revision} is in force, and its text is not in the state\n\
-                     hint: `enforcer run --takeover` puts the policy of --policy in its place"
-                )
-            })?;
-            let Loaded { policy, documents, .. } = parse(documents)?;
-            if let Some(policy) = policy {
-                let tables = compile(&policy, &mut identities, revision)?;
-                return Ok(First { policy, documents, tables, identities, is_adopted: true });
+            let documents = match self.documents(revision) {
+                Err(err @ StateError::Damaged { .. }) if self.is_afresh => {
+                    warn!("start afresh: {err}");
+                    None
+                }
+                documents => Some(documents?.with_context(|| {
+                    format!(
+                        "adopt pins: revision {revision} is in force, and its text is not in the state\n\
+                         hint: `enforcer run --takeover` puts the policy of --policy in its place"
+                    )
+                })?),
+            };
+            if let Some(documents) = documents {
+                let Loaded { policy, documents, .. } = parse(documents)?;
+                if let Some(policy) = policy {
+                    let tables = compile(&policy, &mut identities, revision)?;
+                    return Ok(First { policy, documents, tables, identities, is_adopted: true });
+                }
+                // The version that put it in force took what this one does not.
+                warn!(
+                    revision,
+                    "the policy in force cannot be read by this version: that of --policy takes its place"
+                );
             }
-            // The version that put it in force took what this one does not.
-            warn!(
-                revision,
-                "the policy in force cannot be read by this version: that of --policy takes its place"
-            );
         }
         let (policy, documents) = match on_disk {
             Ok(Loaded { policy: Some(policy), documents, .. }) => (policy, documents),
@@ -135,9 +146,9 @@ impl Left {
         let is_same = in_force.is_none() && self.state.is_text_of(self.state.latest(), documents);
         let revision = in_force.unwrap_or(self.state.latest()) + u32::from(!is_same);
         let tables = compile(policy, &mut identities, revision)?;
-        self.state.remember(revision, documents, tables.rules.iter().map(RuleName::from), &identities);
         if let Some(directory) = &self.directory {
-            directory.write(&self.state)?;
+            self.state.remember(revision, documents, &identities);
+            directory.write(&mut self.state)?;
         }
         let (policy, documents) = (policy.clone(), documents.clone());
         Ok(First { policy, documents, tables, identities, is_adopted: in_force.is_some() })
@@ -165,12 +176,8 @@ impl Left {
         self.directory.as_ref()?.swept()
     }
 
-    /// How the rules of every revision that is remembered are named.
-    pub(crate) fn rules(&self) -> impl Iterator<Item = (u32, Rules)> {
-        let rules = |names: Vec<RuleName>| names.into_iter().map(RuleName::into_rule).collect();
-        self.state
-            .revisions()
-            .filter_map(move |revision| Some((revision, rules(self.state.rules(revision)?))))
+    fn documents(&self, revision: u32) -> Result<Option<Vec<Document>>, StateError> {
+        self.directory.as_ref().map_or(Ok(None), |directory| directory.documents(&self.state, revision))
     }
 
     /// What the daemon keeps from now on, given what the last one had told of its events and of what it did; `None` where
@@ -258,12 +265,21 @@ impl Kept {
     /// The disk does not take it.
     pub(crate) fn remember(
         &mut self,
-        tables: &Tables,
+        revision: u32,
         documents: &[Document],
         identities: &Identities,
     ) -> Result<(), StateError> {
-        self.state.remember(tables.revision, documents, tables.rules.iter().map(RuleName::from), identities);
-        self.directory.write(&self.state)
+        self.state.remember(revision, documents, identities);
+        self.directory.write(&mut self.state)
+    }
+
+    /// The text of a policy that is or was in force; nothing if it is not remembered.
+    ///
+    /// # Errors
+    ///
+    /// It is not what was written.
+    pub(crate) fn documents(&self, revision: u32) -> Result<Option<Vec<Document>>, StateError> {
+        self.directory.documents(&self.state, revision)
     }
 
     /// Writes down what a look at all live connections has come to, so that the next daemon knows which are older than the

@@ -168,7 +168,7 @@ class Scene:
         self.port = PORT
         self.pids = [os.getpid()]
         self.judged = None
-        self.said = self.closed = False
+        self.said = self.closed = self.pardoned = False
 
     # The path.
 
@@ -385,10 +385,13 @@ class Scene:
         """Has everybody judged by another policy from here on, if anybody judges."""
         if not self.apply:
             return
+        # Until it is known that the other one is.
+        self.pardoned = True
         self.governor.send(name.encode())
         told = self.governor.recv(4096)
         if told != b"done":
             raise RuntimeError(f"apply policy {name}: {told.decode()}")
+        self.pardoned = name != "usual"
 
     def revoke(self, sock):
         """Puts the usual policy in force; it closes the live connections that it forbids, and this one's end is waited for."""
@@ -424,7 +427,8 @@ class Scene:
 
     def outcome(self, end, **more):
         took = round(getattr(self, "took", 0) * 1000, 3)
-        return {"end": end, "call": self.judged or "setup", "ms": took, "pids": self.pids, "closed": self.closed, **more}
+        return {"end": end, "call": self.judged or "setup", "ms": took, "pids": self.pids, "closed": self.closed,
+                "pardoned": self.pardoned, **more}
 
 
 def drop(kept=()):

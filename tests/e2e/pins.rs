@@ -474,28 +474,51 @@ fn what_is_half_or_damaged_is_refused_until_it_is_taken_over() -> anyhow::Result
     assert!(scene.start()?.end(Signal::SIGTERM)?);
     scene.sandbox.write_policy(&policy(EVEN))?;
     let state = scene.sandbox.state().join("state.json");
-    let whole = fs::read(&state)?;
-    for (half, words) in [(Some(whole.split_at(whole.len() / 2).0), "read state"), (None, "has no state")] {
-        match half {
-            Some(half) => fs::write(&state, half)?,
-            None => fs::remove_file(&state)?,
+    let text = the_text(&scene)?;
+    for (file, is_half, words) in [
+        (&text, true, "read state"),
+        (&text, false, "read state"),
+        (&state, true, "read state"),
+        (&state, false, "has no state"),
+    ] {
+        let whole = fs::read(file)?;
+        if is_half {
+            fs::write(file, whole.split_at(whole.len() / 2).0)?;
+        } else {
+            fs::remove_file(file)?;
         }
         let output = scene.sandbox.output(scene.command()?)?;
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(words) && said.contains("--takeover"), "{said}");
         assert_eq!(scene.in_force()?, "odd", "the policy in force stays");
+        if words == "read state" {
+            fs::write(file, whole)?;
+        }
     }
-    let mut command = scene.command()?;
-    command.arg("--takeover");
-    let run = Run::spawn(&scene.sandbox, command)?.ready()?;
-    assert_eq!(scene.in_force()?, "even");
-    assert_eq!(scene.attached()?, hooks());
-    assert!(run.end(Signal::SIGTERM)?);
-    // From then on it is like any other.
-    assert!(scene.start()?.end(Signal::SIGTERM)?);
-    assert_eq!(scene.in_force()?, "even");
+    for (rules, name) in [(EVEN, "even"), (ODD, "odd")] {
+        scene.sandbox.write_policy(&policy(rules))?;
+        if name == "odd" {
+            fs::write(the_text(&scene)?, "damaged")?;
+        }
+        let mut command = scene.command()?;
+        command.arg("--takeover");
+        let run = Run::spawn(&scene.sandbox, command)?.ready()?;
+        assert_eq!(scene.in_force()?, name);
+        assert_eq!(scene.attached()?, hooks());
+        assert!(run.end(Signal::SIGTERM)?);
+        // From then on it is like any other.
+        assert!(scene.start()?.end(Signal::SIGTERM)?);
+        assert_eq!(scene.in_force()?, name);
+    }
     Ok(())
+}
+
+/// The file with the text of the only policy that was ever in force.
+fn the_text(scene: &Scene) -> anyhow::Result<PathBuf> {
+    let texts = left_below(&scene.sandbox.state().join("texts"))?;
+    let [text] = texts.as_slice() else { bail!("one text in {texts:?}") };
+    Ok(text.clone())
 }
 
 #[test]
@@ -517,9 +540,14 @@ fn a_start_that_fails_leaves_nothing_behind() -> anyhow::Result<()> {
 fn a_policy_in_force_that_this_version_cannot_read_gives_way_to_that_on_the_disk() -> anyhow::Result<()> {
     let mut scene = Scene::new("unreadable", ODD)?;
     assert!(scene.start()?.end(Signal::SIGTERM)?);
-    let state = scene.sandbox.state().join("state.json");
     // As another version might have taken it.
-    fs::write(&state, fs::read_to_string(&state)?.replace("version: 1", "version: 7"))?;
+    let (state, text) = (scene.sandbox.state().join("state.json"), the_text(&scene)?);
+    fs::write(&text, fs::read_to_string(&text)?.replace("version: 1", "version: 7"))?;
+    let printed = Command::new("sha256sum").arg(&text).output()?;
+    let hash = String::from_utf8_lossy(&printed.stdout).chars().take(64).collect::<String>();
+    let name = text.file_name().context("a text has a name")?.to_string_lossy().into_owned();
+    fs::write(&state, fs::read_to_string(&state)?.replace(&name, &hash))?;
+    fs::rename(&text, text.with_file_name(&hash))?;
     scene.sandbox.write_policy("version: 1\nservicse: {}\n")?;
     let output = scene.sandbox.output(scene.command()?)?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -598,6 +626,44 @@ fn after_a_panic_the_kernel_goes_on_and_the_next_one_takes_over_as_after_a_kill(
     }
     assert!(scene.start()?.end(Signal::SIGTERM)?);
     check_books(&scene.records()?, 12)?;
+    Ok(())
+}
+
+#[test]
+fn what_was_decided_by_a_policy_before_that_in_force_names_its_rule_after_a_crash() -> anyhow::Result<()> {
+    let scene = Scene::new("renamed", EVEN)?;
+    let command = || -> anyhow::Result<Command> {
+        let mut command = scene.command()?;
+        command.arg("--log-allowed");
+        Ok(command)
+    };
+    assert!(Run::spawn(&scene.sandbox, command()?)?.ready()?.end(Signal::SIGTERM)?);
+    let load = load(scene.sandbox.actor("web")?);
+    let mut crashing = command()?;
+    // First that of the policy which it adopts.
+    crashing.env(failpoint::VARIABLE, "flipped:2");
+    let run = Run::spawn(&scene.sandbox, crashing)?.ready()?;
+    load.wait_for(20)?;
+    scene.sandbox.write_policy(&policy(&EVEN.replace("name: even", "name: again")))?;
+    run.signal(Signal::SIGHUP)?;
+    assert_eq!(run.wait()?.signal(), Some(nix::libc::SIGABRT));
+    load.wait_for(20)?;
+    let before = scene.records()?.len();
+    let mut run = Run::spawn(&scene.sandbox, command()?)?;
+    run.read_until("took over")?;
+    load.end()?;
+    assert!(run.end(Signal::SIGTERM)?);
+    let records = scene.records()?;
+    // While the policy was being put in force, nobody wrote what was decided by the one before.
+    let mut named = [0_u64; 2];
+    for record in records.iter().skip(before).filter(|record| record["verdict"] == "allow") {
+        match (record["revision"].as_u64(), record["rule"]["name"].as_str()) {
+            (Some(1), Some("even")) => named[0] += 1,
+            (Some(2), Some("again")) => named[1] += 1,
+            other => bail!("{other:?}: {record}"),
+        }
+    }
+    assert!(named.iter().all(|number| *number > 0), "{named:?}");
     Ok(())
 }
 

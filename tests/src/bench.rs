@@ -141,7 +141,7 @@ const SINGLY: [Metric; 5] = [Metric::Outside, Metric::Load, Metric::Change, Metr
 
 /// How often a policy is put in force, and how often it is changed.
 const LOADS: usize = 3;
-const CHANGES: usize = 6;
+const CHANGES: usize = 12;
 
 /// Events that are made in a second for the goal: what makes them lags a little behind, and 200,000 are wanted.
 const AUDITED: f64 = 210e3;
@@ -284,7 +284,10 @@ impl Bench<'_> {
                 }
             }
             Metric::Change => {
-                self.report.changes = singles::change(if short { 1000 } else { 1_000_000 }, CHANGES)?;
+                let (rules, each) = if short { (1000, 100) } else { (1_000_000, 1000) };
+                for each in [rules, each] {
+                    self.report.changes.extend(singles::change(rules, each, CHANGES)?);
+                }
             }
             Metric::Audit => {
                 let (rates, time, last): (&[f64], Duration, Duration) = if short {

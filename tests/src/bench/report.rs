@@ -307,16 +307,19 @@ impl Report {
     }
 
     fn change_times(&self) -> Vec<Vec<String>> {
-        let mut rows = vec![["change of one rule", "rules", "time"].map(str::to_owned).to_vec()];
-        let mut keys: Vec<(usize, Variant)> =
-            self.changes.iter().map(|change| (change.rules, change.variant)).collect();
+        let head = ["change of one rule", "rules", "in files", "", "time"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        let key = |change: &Change| (change.variant, change.rules, change.files, change.first);
+        let mut keys: Vec<_> = self.changes.iter().map(key).collect();
         keys.dedup();
-        for (number, variant) in keys {
-            let found =
-                self.changes.iter().filter(|change| (change.rules, change.variant) == (number, variant));
+        for wanted in keys {
+            let (variant, number, files, first) = wanted;
+            let found = self.changes.iter().filter(|change| key(change) == wanted);
             let seconds: Vec<f64> = found.map(|change| change.seconds).collect();
             let Some(seconds) = Figure::of(&seconds) else { continue };
-            rows.push(vec![variant.name().to_owned(), rules(number), span(&seconds)]);
+            let which = if first { "the first since the start" } else { "" };
+            let files = files.to_string();
+            rows.push(vec![variant.name().to_owned(), rules(number), files, which.to_owned(), span(&seconds)]);
         }
         rows
     }

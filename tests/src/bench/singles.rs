@@ -38,6 +38,10 @@ pub struct Change {
     pub variant: Variant,
     /// Rules of the policy.
     pub rules: usize,
+    /// Files that hold the rules.
+    pub files: usize,
+    /// Whether it is the first since the daemon was started.
+    pub first: bool,
     /// Seconds until the change is in force.
     pub seconds: f64,
 }
@@ -107,20 +111,31 @@ pub fn load_nft(rules: usize) -> anyhow::Result<Load> {
     Ok(Load { variant: Variant::NftSet, rules, seconds: watched.seconds, memory: watched.memory })
 }
 
-/// Changes one of so many rules back and forth.
+/// Changes one of so many rules back and forth, with `each` of them in a file, under a daemon whose enforcement outlives it.
 ///
 /// # Errors
 ///
 /// The daemon does not take it.
-pub fn change(rules: usize, times: usize) -> anyhow::Result<Vec<Change>> {
+pub fn change(rules: usize, each: usize, times: usize) -> anyhow::Result<Vec<Change>> {
     let (sandbox, workload) = prepare(rules, "change")?;
     let root = root(&sandbox);
-    let mut daemon = Daemon::start(&sandbox, &workload.yaml(&root, false), false)?;
+    let [before, after] = [false, true].map(|change| workload.files(&root, each, change));
+    let files = before.len() - 1;
+    let directory = sandbox.directory().join("policy");
+    fs::create_dir(&directory)?;
+    for (name, text) in &before {
+        fs::write(directory.join(name), text)?;
+    }
+    let mut changed = before.iter().zip(&after).filter(|(before, after)| before != after);
+    let ((name, before), (_, after)) = changed.next().context("a change that changes something")?;
+    let mut daemon = Daemon::start_staying(&sandbox, &directory)?;
     let mut changes = Vec::new();
     for time in 0..times {
-        sandbox.write_policy(&workload.yaml(&root, time.is_multiple_of(2)))?;
+        let fresh = directory.join(".fresh");
+        fs::write(&fresh, if time.is_multiple_of(2) { after } else { before })?;
+        fs::rename(&fresh, directory.join(name))?;
         let seconds = daemon.reload()?.as_secs_f64();
-        changes.push(Change { variant: Variant::Enforcer, rules, seconds });
+        changes.push(Change { variant: Variant::Enforcer, rules, files, first: time == 0, seconds });
     }
     daemon.stop()?;
     Ok(changes)

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -264,6 +264,23 @@ impl Daemon {
     ///
     /// It does not.
     pub fn start(sandbox: &Sandbox, policy: &str, log_allowed: bool) -> anyhow::Result<Self> {
+        let mut command = sandbox.daemon_command(policy)?;
+        if log_allowed {
+            command.arg("--log-allowed");
+        }
+        Self::of(sandbox, command)
+    }
+
+    /// The same of one as it is installed: with a directory of many policy files, and what outlives it.
+    ///
+    /// # Errors
+    ///
+    /// It does not enforce.
+    pub fn start_staying(sandbox: &Sandbox, policy: &Path) -> anyhow::Result<Self> {
+        Self::of(sandbox, sandbox.staying_command(policy)?)
+    }
+
+    fn of(sandbox: &Sandbox, mut command: Command) -> anyhow::Result<Self> {
         let notify = sandbox.directory().join("notify");
         if notify.exists() {
             // That of an earlier one.
@@ -273,11 +290,7 @@ impl Daemon {
         told.set_read_timeout(Some(PATIENCE))?;
         let log = sandbox.directory().join("audit.jsonl");
         let words = sandbox.directory().join("words");
-        let mut command = sandbox.daemon_command(policy)?;
         command.arg("--audit").arg(&log).env("NOTIFY_SOCKET", &notify);
-        if log_allowed {
-            command.arg("--log-allowed");
-        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&words)?);
         let start = Instant::now();
         let child = Killed(sandbox.spawn(command)?);

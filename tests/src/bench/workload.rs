@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 /// The service whose calls are measured, and its cgroup.
 pub const CLIENT: &str = "client";
@@ -110,22 +111,42 @@ impl Workload {
     /// The policy as enforcer reads it; `root` is the path of the cgroups' parent from the top of the tree. With a
     /// `change` the port of the last rule that nobody uses is another one.
     pub fn yaml(&self, root: &str, change: bool) -> String {
+        let mut text = self.services_yaml(root);
+        self.rules_yaml(&mut text, 0..self.edges.len(), change);
+        text
+    }
+
+    /// The same as files, by name: the services, and the rules with so many in each.
+    pub fn files(&self, root: &str, each: usize, change: bool) -> Vec<(String, String)> {
+        let mut files = vec![(String::from("services.yaml"), self.services_yaml(root))];
+        for start in (0..self.edges.len()).step_by(each) {
+            let mut text = String::from("version: 1\n");
+            self.rules_yaml(&mut text, start..self.edges.len().min(start + each), change);
+            files.push((format!("rules-{start:07}.yaml"), text));
+        }
+        files
+    }
+
+    fn services_yaml(&self, root: &str) -> String {
         let mut text = String::from("version: 1\nservices:\n");
         for name in &self.services {
             line(&mut text, format_args!("  {name}: {{ match: [{{ cgroup: {root}/{name} }}] }}"));
         }
+        text
+    }
+
+    fn rules_yaml(&self, text: &mut String, range: Range<usize>, change: bool) {
         text.push_str("allow:\n");
         let changed = self.edges.iter().rposition(|edge| edge.port == UNUSED_PORT).filter(|_| change);
-        for (number, edge) in self.edges.iter().enumerate() {
+        for (number, edge) in self.edges.iter().enumerate().take(range.end).skip(range.start) {
             let (from, to) = (self.name(edge.from), self.name(edge.to));
             let port = if changed == Some(number) { UNUSED_PORT + 1 } else { edge.port };
             let protocol = edge.protocol();
             line(
-                &mut text,
+                text,
                 format_args!("  - {{ name: r{number}, from: {from}, to: {to}, ports: [{port}/{protocol}] }}"),
             );
         }
-        text
     }
 
     /// The best form for nftables: the first packet of a connection and each datagram are looked up in one set by who
