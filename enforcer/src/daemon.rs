@@ -319,6 +319,8 @@ struct Daemon {
     tampering: Vec<Tampering>,
     /// Whether the tables in force are being read back.
     is_checking: bool,
+    /// Whether it is to be, once nobody waits for the change of policy any longer.
+    is_check_due: bool,
     /// Losses that were already told of.
     lost_in_ring: u64,
     lost_in_writing: u64,
@@ -485,6 +487,7 @@ impl Daemon {
             kept,
             tampering: Vec::new(),
             is_checking: false,
+            is_check_due: false,
             lost_in_ring: 0,
             lost_in_writing: 0,
             own_unwritten: 0,
@@ -670,6 +673,9 @@ impl Daemon {
             let is_reading = !self.reloads.is_empty();
             let settled_at = self.unsettled.filter(|_| !is_reading).map(|unsettled| unsettled.until);
             inputs.heartbeat.run(self.wants_heartbeat())?;
+            if std::mem::take(&mut self.is_check_due) {
+                self.check_tables();
+            }
             match inputs.next(self.more_events, confirm_by, settled_at, &mut self.sweeper).await? {
                 Input::Events => self.write_some_events()?,
                 Input::KernelLog => self.enforcement.flush_log(),
@@ -962,6 +968,10 @@ impl Daemon {
             let (seen, read) = read_policy(&settings, known.as_ref(), || {});
             Input::Parsed(Box::new(Parsed { seen, read, known }))
         });
+        // Meanwhile; what comes of it is seen when the policy is put in force.
+        if let Err(err) = self.enforcement.make_ready() {
+            debug!("make ready for the next policy: {err}");
+        }
     }
 
     /// Puts in force what was read; if that cannot be used, the policy in force stays. Goes on to the next reload that waits.
@@ -1048,7 +1058,7 @@ impl Daemon {
             self.rules.pop_front();
         }
         self.revision = Arc::new(revision);
-        self.check_tables();
+        self.is_check_due = true;
         warn_of_ephemeral(&self.revision.policy);
         self.ask_about_containers();
         Ok(())

@@ -121,9 +121,18 @@ struct Text {
 }
 
 /// SHA-256 of a text.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize)]
 #[serde(transparent)]
 struct TextHash(#[serde(with = "hex::serde")] [u8; 32]);
+
+impl Serialize for TextHash {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A policy of many files has many of them, which `hex::serde` makes digit by digit.
+        let mut digits = [0; 64];
+        hex::encode_to_slice(self.0, &mut digits).map_err(serde::ser::Error::custom)?;
+        serializer.serialize_str(str::from_utf8(&digits).map_err(serde::ser::Error::custom)?)
+    }
+}
 
 impl TextHash {
     fn of(text: &[u8]) -> Self {

@@ -199,6 +199,15 @@ impl Enforcement {
         self.maps.install(tables, enter_cgroups)
     }
 
+    /// Does what putting the next policy in force begins with and does not depend on it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no memory for it. Putting a policy in force tries it again.
+    pub fn make_ready(&mut self) -> Result<(), MapError> {
+        self.maps.empty_idle()
+    }
+
     /// What is in force as it was written, to be [checked](maps::Held::check) beside; nothing if an earlier daemon has written it.
     pub fn held(&self) -> Option<Arc<maps::Held>> {
         self.maps.held()

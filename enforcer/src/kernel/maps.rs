@@ -200,6 +200,8 @@ pub(super) struct Maps {
     slot: u32,
     /// What each slot holds, but for its cgroups; nothing if that is not known, so that it is written in full.
     held: [Option<Arc<Held>>; 2],
+    /// The slot that was emptied last and not filled since, with its cgroups, of which there are none.
+    emptied: Option<(u32, Inner<u64, Cgroup>)>,
     /// The cgroups of the slot in force, kept open because they change between policies.
     cgroups_in_force: Inner<u64, Cgroup>,
 }
@@ -242,6 +244,7 @@ impl Maps {
             counters: take(object, names::COUNTERS)?,
             slot: 0,
             held: [None, None],
+            emptied: None,
             cgroups_in_force: sparse(names::CGROUPS, 1)?,
         })
     }
@@ -361,16 +364,35 @@ impl Maps {
         self.held = [None, None];
     }
 
+    /// Takes every cgroup out of the slot that is not in force, so that it need not be done when the next policy is known.
+    pub(super) fn empty_idle(&mut self) -> Result<(), MapError> {
+        let idle = 1 - self.slot;
+        if self.emptied.as_ref().is_none_or(|(slot, _)| *slot != idle) {
+            self.emptied = Some((idle, self.empty(idle)?));
+        }
+        Ok(())
+    }
+
+    /// Takes every cgroup out of a slot that is not in force. The programs begin to use a slot with its first cgroup. This also
+    /// waits for every program that began when the slot was in force, which takes some 10 ms, so that what is changed in its
+    /// place afterwards is read by none.
+    fn empty(&mut self, slot: u32) -> Result<Inner<u64, Cgroup>, MapError> {
+        let no_cgroups = sparse(names::CGROUPS, MAX_CGROUPS)?;
+        write(names::CGROUPS, self.cgroups.set(slot, &no_cgroups, 0))?;
+        failpoint::pass("slot-emptied");
+        Ok(no_cgroups)
+    }
+
     /// Brings a slot that is not in force up to `tables`. What it is known to hold already is left as it is; of edges, the
     /// difference alone is written and read back, unless it is large.
     fn fill(&mut self, slot: u32, tables: &Tables) -> Result<(Inner<u64, Cgroup>, Held), MapError> {
         // Until it is in force it is not known to hold anything.
         let held = place(slot).and_then(|place| self.held.get_mut(place)?.take());
-        // The automaton comes before the cgroups: the programs begin to use a slot with its first cgroup. This also waits for
-        // every program that began when the slot was in force, so that what is changed in its place below is read by none.
-        let no_cgroups = sparse(names::CGROUPS, MAX_CGROUPS)?;
-        write(names::CGROUPS, self.cgroups.set(slot, &no_cgroups, 0))?;
-        failpoint::pass("slot-emptied");
+        // The automaton comes before the cgroups.
+        let no_cgroups = match self.emptied.take() {
+            Some((emptied, no_cgroups)) if emptied == slot => no_cgroups,
+            _ => self.empty(slot)?,
+        };
         let held = held.as_deref();
         let same = |is_same: fn(&Held, &Tables) -> bool| held.filter(|held| is_same(held, tables));
         let claims = &tables.claims;

@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::Location;
@@ -96,28 +97,38 @@ pub fn read_again(paths: &[PathBuf], known: &[Document]) -> Sources {
 
 /// The texts of files, read by every CPU if most of it is there to be compared with.
 fn read_files(files: &[Arc<Path>], known: &[Document]) -> Vec<Result<Arc<str>, Box<Finding>>> {
-    let read = |file: &Arc<Path>| {
-        let place = known.binary_search_by(|known| known.file.cmp(file)).ok();
-        read_file(file, place.and_then(|place| known.get(place)).map(|known| &known.text))
+    let read = |place: usize, file: &Arc<Path>| {
+        // Mostly there are the same files as before.
+        let same = known.get(place).filter(|known| known.file == *file);
+        let known = same.or_else(|| known.get(known.binary_search_by(|known| known.file.cmp(file)).ok()?));
+        read_file(file, known.map(|known| &known.text))
     };
     let bytes: usize = known.iter().map(|known| known.text.len()).sum();
     let threads =
         if bytes > MANY_BYTES { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 };
-    let part = files.len().div_ceil(threads).max(1);
-    thread::scope(|scope| {
-        let read = &read;
-        let mut parts = files.chunks(part);
-        let first = parts.next();
-        let others: Vec<_> = parts
-            .map(|part| (part, scope.spawn(move || part.iter().map(read).collect::<Vec<_>>())))
-            .collect();
-        let mut texts: Vec<_> = first.into_iter().flatten().map(read).collect();
-        for (part, thread) in others {
-            // What a thread has not read is read here.
-            texts.extend(thread.join().unwrap_or_else(|_panic| part.iter().map(read).collect()));
+    let next = AtomicUsize::new(0);
+    let read_some = || {
+        let mut texts = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = files.get(place) else { return texts };
+            texts.push((place, read(place, file)));
         }
-        texts
-    })
+    };
+    let mut texts: Vec<_> = files.iter().map(|_| None).collect();
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(read_some)).collect();
+        let own = read_some();
+        let theirs = others.into_iter().flat_map(|thread| thread.join().unwrap_or_default());
+        for (place, text) in own.into_iter().chain(theirs) {
+            if let Some(known) = texts.get_mut(place) {
+                *known = Some(text);
+            }
+        }
+    });
+    // What a thread took and has not read is read here.
+    let texts = texts.into_iter().zip(files).enumerate();
+    texts.map(|(place, (text, file))| text.unwrap_or_else(|| read(place, file))).collect()
 }
 
 fn read_directory(directory: &Path, files: &mut BTreeSet<PathBuf>, findings: &mut Vec<Finding>) {
@@ -127,21 +138,24 @@ fn read_directory(directory: &Path, files: &mut BTreeSet<PathBuf>, findings: &mu
     };
     let mut found = false;
     for entry in entries {
-        let path = match entry {
-            Ok(entry) => entry.path(),
+        let entry = match entry {
+            Ok(entry) => entry,
             Err(error) => {
                 findings.push(unreadable(directory, &error));
                 continue;
             }
         };
+        let path = entry.path();
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         let extension = path.extension().map(|extension| extension.as_encoded_bytes());
-        if hidden || path.is_dir() {
+        // The directory itself tells of most that they are files.
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if hidden || (!is_file && path.is_dir()) {
             continue;
         } else if extension == Some(b"yaml") {
             found = true;
             // Opening a pipe would wait for its writer; a dangling link is told when it is read.
-            if path.exists() && !path.is_file() {
+            if !is_file && path.exists() && !path.is_file() {
                 let message = String::from("not a regular file");
                 findings.push(of_file(Severity::Error, "unreadable", &path, message));
             } else {
