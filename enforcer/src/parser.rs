@@ -4,7 +4,9 @@
 //! pipe, gives up whatever it could do, parses and checks, and answers through another pipe. It is this same program,
 //! started anew for each policy, so that its memory goes back with it.
 
+use std::fs::File;
 use std::io::{self, BufWriter, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -12,6 +14,8 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use thiserror::Error;
 
@@ -32,6 +36,9 @@ const MAX_ANSWER: u64 = 1 << 30;
 /// Bytes of address space that the process may have, and for each byte of text besides: several times what it takes.
 const MEMORY: u64 = 512 << 20;
 const MEMORY_PER_BYTE: u64 = 128;
+
+/// Bytes that the pipes hold, if the kernel grants it: fewer turns of who writes and who reads.
+const PIPE: usize = 1 << 20;
 
 /// How often whoever waits may do something else meanwhile.
 const TURN: Duration = Duration::from_millis(50);
@@ -145,6 +152,10 @@ impl Parser {
         let by = Instant::now() + self.patience;
         let mut running = Running::start()?;
         let (mut question, mut answer) = running.pipes()?;
+        for pipe in [question.as_fd(), answer.as_fd()] {
+            // It works with less.
+            let _: Result<usize, Errno> = fcntl_setpipe_size(pipe, PIPE);
+        }
         let (sender, receiver) = sync_channel(1);
         thread::scope(|scope| {
             scope.spawn(move || {
@@ -230,12 +241,13 @@ pub fn run() -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     failpoint::hold_parser()?;
     let is_lingering = failpoint::is_lingering();
+    // Not by lines, as `Stdout` writes, and as much at a time as the pipe holds. From `confine` on nothing is opened.
+    let mut out = BufWriter::with_capacity(PIPE, File::from(io::stdout().as_fd().try_clone_to_owned()?));
     let mut question = Vec::new();
     io::stdin().lock().read_to_end(&mut question)?;
     confine(&question)?;
     let asked = wire::read_question(&question)?;
     drop(question);
-    let mut out = BufWriter::new(io::stdout().lock());
     match asked {
         Question::Whole(documents, found) => {
             wire::write_answer(&policy::parse(&documents, found), &mut out)?;

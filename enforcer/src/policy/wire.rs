@@ -394,12 +394,12 @@ struct Writer<W> {
 
 impl<W: Write> Writer<W> {
     fn value(&mut self, value: &impl Serialize) -> io::Result<()> {
-        postcard::to_io(value, &mut self.out).map(drop).map_err(io::Error::other)
+        postcard::to_io(value, Unflushed(&mut self.out)).map(drop).map_err(io::Error::other)
     }
 
     fn files(&mut self) -> io::Result<()> {
         let paths: Vec<&[u8]> = self.files.list.iter().map(|file| file.as_os_str().as_bytes()).collect();
-        postcard::to_io(&paths, &mut self.out).map(drop).map_err(io::Error::other)
+        postcard::to_io(&paths, Unflushed(&mut self.out)).map(drop).map_err(io::Error::other)
     }
 
     fn place(&mut self, location: &Location) -> Place {
@@ -419,6 +419,23 @@ impl<W: Write> Writer<W> {
                 related.iter().map(|(location, what)| (self.place(location), what)).collect();
             self.value(&(severity, code, message, place, text, hint, related, excerpt))?;
         }
+        Ok(())
+    }
+}
+
+/// Does not pass on that `postcard` flushes after each value: a million rules would be as many calls of the kernel.
+struct Unflushed<W>(W);
+
+impl<W: Write> Write for Unflushed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
