@@ -4,7 +4,7 @@ use crate::{Address, Asked, Identity, Mode, Port, Protocol, RuleId};
 
 /// Changes with every change to a layout in this file, in [`event`](crate::event) or of the host's own ledger, or to a name in
 /// [`names`](crate::names); a host and an object that differ in it refuse each other.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// The one value of `ACTIVE`: which slot is in force, and what happens when decisions cannot be told. Each part has a byte of
 /// its own, so that programs and host change theirs with one store.

@@ -403,7 +403,7 @@ impl Maps {
                     let classes = array(names::CLASSES, std::slice::from_ref(&claims.classes))?;
                     let transitions = array(names::TRANSITIONS, &claims.transitions)?;
                     let (states, owners): (Vec<u32>, Vec<Owner>) = claims.claimants.iter().unzip();
-                    let claimants = filled(names::CLAIMANTS, states.len(), &[(&states, &owners)])?;
+                    let claimants = filled(names::CLAIMANTS, &[(&states, &owners)])?;
                     (Arc::new((classes, transitions, claimants)), true)
                 }
             };
@@ -416,7 +416,7 @@ impl Maps {
             Some(held) => (held.reserved_map.clone(), false),
             None => {
                 let (ports, owners): (Vec<PortKey>, Vec<Owner>) = tables.reserved.iter().unzip();
-                (Arc::new(filled(names::RESERVED, ports.len(), &[(&ports, &owners)])?), true)
+                (Arc::new(filled(names::RESERVED, &[(&ports, &owners)])?), true)
             }
         };
         let (protocol_map, are_other_protocols) =
@@ -424,7 +424,7 @@ impl Maps {
                 Some(held) => (held.protocol_map.clone(), false),
                 None => {
                     let keys: Vec<ProtocolKey> = tables.protocols.iter().copied().collect();
-                    (Arc::new(filled(names::PROTOCOLS, keys.len(), &[(&keys, &vec![1; keys.len()])])?), true)
+                    (Arc::new(filled(names::PROTOCOLS, &[(&keys, &vec![1; keys.len()])])?), true)
                 }
             };
         let (edge_map, room, are_other_edges) = edges(held, &tables.edges)?;
@@ -629,13 +629,21 @@ const AT_ONCE: usize = 65_536;
 /// Sorted entries in pieces: keys, and what stands behind each.
 type Pieces<'a, K, V> = [(&'a [K], &'a [V])];
 
-/// A table of these entries, with room for so many, written and read back.
+/// A table of these entries, written and read back.
 fn filled<K: Pod + Ord + Sync, V: Pod + PartialEq + Sync>(
     name: &'static str,
-    room: usize,
     pieces: &Pieces<'_, K, V>,
 ) -> Result<Inner<K, V>, MapError> {
-    let map = sparse(name, capacity(room))?;
+    let entries = pieces.iter().map(|(keys, _)| keys.len()).sum();
+    fill(name, sparse(name, capacity(entries))?, pieces)
+}
+
+/// Writes these entries into a table that has none, and reads them back.
+fn fill<K: Pod + Ord + Sync, V: Pod + PartialEq + Sync>(
+    name: &'static str,
+    map: Inner<K, V>,
+    pieces: &Pieces<'_, K, V>,
+) -> Result<Inner<K, V>, MapError> {
     // Of an empty one too, which is about to be put into its place.
     may_write(name)?;
     write_entries(name, map.map().fd().as_fd(), pieces)?;
@@ -653,11 +661,12 @@ fn edges(held: Option<&Held>, edges: &Edges) -> Result<(Inner<EdgeKey, EdgeValue
         change(&mut map, &difference)?;
         Ok((map, held.room, false))
     } else {
-        // A hash table has as many places as the next power of two (`htab_map_alloc` in kernel/bpf/hashtab.c): so much room
-        // costs nothing, and leaves some for edges that are added.
-        let room = edges.len().next_power_of_two();
+        // Some for edges that are added. All memory is taken at once, in which a million entries are written and found faster
+        // than where each has its own.
+        let room = edges.len() + edges.len() / 32 + MANY;
+        let map = Inner::create(capacity(room), 0).map_err(|cause| MapError::Write { map: names::EDGES, cause })?;
         let pieces: Vec<_> = edges.pieces().collect();
-        Ok((filled(names::EDGES, room, &pieces)?, room, true))
+        Ok((fill(names::EDGES, map, &pieces)?, room, true))
     }
 }
 
