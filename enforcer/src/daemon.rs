@@ -319,7 +319,7 @@ struct Daemon {
     tampering: Vec<Tampering>,
     /// Whether the tables in force are being read back.
     is_checking: bool,
-    /// Whether it is to be, once nobody waits for the change of policy any longer.
+    /// Whether this is to be done, and the next change of policy made ready for, once nobody waits for the last one any longer.
     is_check_due: bool,
     /// Losses that were already told of.
     lost_in_ring: u64,
@@ -675,6 +675,7 @@ impl Daemon {
             inputs.heartbeat.run(self.wants_heartbeat())?;
             if std::mem::take(&mut self.is_check_due) {
                 self.check_tables();
+                self.make_ready();
             }
             match inputs.next(self.more_events, confirm_by, settled_at, &mut self.sweeper).await? {
                 Input::Events => self.write_some_events()?,
@@ -968,7 +969,11 @@ impl Daemon {
             let (seen, read) = read_policy(&settings, known.as_ref(), || {});
             Input::Parsed(Box::new(Parsed { seen, read, known }))
         });
-        // Meanwhile; what comes of it is seen when the policy is put in force.
+        self.make_ready();
+    }
+
+    /// Does what can be done for the next policy before it is known; what comes of it is seen when that is put in force.
+    fn make_ready(&mut self) {
         if let Err(err) = self.enforcement.make_ready() {
             debug!("make ready for the next policy: {err}");
         }

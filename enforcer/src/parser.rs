@@ -14,10 +14,10 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use thiserror::Error;
+use tracing::debug;
 
 use crate::failpoint;
 use crate::policy::wire::Question;
@@ -153,8 +153,9 @@ impl Parser {
         let mut running = Running::start()?;
         let (mut question, mut answer) = running.pipes()?;
         for pipe in [question.as_fd(), answer.as_fd()] {
-            // It works with less.
-            let _: Result<usize, Errno> = fcntl_setpipe_size(pipe, PIPE);
+            if let Err(err) = fcntl_setpipe_size(pipe, PIPE) {
+                debug!("make a pipe larger: {err}");
+            }
         }
         let (sender, receiver) = sync_channel(1);
         thread::scope(|scope| {

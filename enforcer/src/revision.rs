@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::identities::Identities;
 use crate::policy::{Document, Finding, Loaded, Policy};
-use crate::tables::Tables;
+use crate::tables::{CapacityError, Tables};
 
 /// The policy that was given cannot be used; every finding of it is in the text.
 #[derive(Debug, thiserror::Error)]
@@ -67,15 +67,13 @@ impl Revision {
     ///
     /// It is larger than the tables.
     pub fn read(
-        (policy, documents): (Policy, Vec<Document>),
+        read: (Policy, Vec<Document>),
         mut identities: Identities,
         number: u32,
         top: &[u8],
     ) -> Result<Self, InvalidPolicy> {
-        let tables = Tables::compile_below(&policy, &mut identities, number, top)
-            .map_err(|err| InvalidPolicy(err.to_string()))?;
-        let (origin, since) = (Origin::Directory, SystemTime::now());
-        Ok(Self { origin, since, documents, policy, tables, identities, warnings: Vec::new() })
+        let tables = Tables::compile_below(&read.0, &mut identities, number, top);
+        Self::of_directory(read, tables, identities)
     }
 
     /// Compiles a policy that was read from the policy directory, to follow this one. What the two share is not compiled again.
@@ -83,16 +81,18 @@ impl Revision {
     /// # Errors
     ///
     /// It is larger than the tables.
-    pub fn next(
-        &self,
-        (policy, documents): (Policy, Vec<Document>),
-        number: u32,
-    ) -> Result<Self, InvalidPolicy> {
+    pub fn next(&self, read: (Policy, Vec<Document>), number: u32) -> Result<Self, InvalidPolicy> {
         let mut identities = self.identities.clone();
-        let tables = self
-            .tables
-            .compile_next(&self.policy, &policy, &mut identities, number)
-            .map_err(|err| InvalidPolicy(err.to_string()))?;
+        let tables = self.tables.compile_next(&self.policy, &read.0, &mut identities, number);
+        Self::of_directory(read, tables, identities)
+    }
+
+    fn of_directory(
+        (policy, documents): (Policy, Vec<Document>),
+        tables: Result<Tables, CapacityError>,
+        identities: Identities,
+    ) -> Result<Self, InvalidPolicy> {
+        let tables = tables.map_err(|err| InvalidPolicy(err.to_string()))?;
         let (origin, since) = (Origin::Directory, SystemTime::now());
         Ok(Self { origin, since, documents, policy, tables, identities, warnings: Vec::new() })
     }

@@ -445,12 +445,16 @@ impl State {
             (document.clone(), same.map_or_else(|| TextHash::of(document.text.as_bytes()), |(_, hash)| *hash))
         });
         self.latest = hashed.collect();
-        let mut gone: Vec<Revision> = self.revisions.extract_if(.., |known| known.revision == revision).collect();
+        let mut gone: Vec<Revision> =
+            self.revisions.extract_if(.., |known| known.revision == revision).collect();
         let known = self.named();
         for (document, hash) in self.latest.iter().filter(|(_, hash)| !known.contains(hash)) {
             self.fresh.insert(*hash, document.text.clone());
         }
-        let text = |(document, sha256): &(Document, TextHash)| Text { file: document.file.to_path_buf(), sha256: *sha256 };
+        let text = |(document, sha256): &(Document, TextHash)| Text {
+            file: document.file.to_path_buf(),
+            sha256: *sha256,
+        };
         self.revisions.push(Revision { revision, documents: self.latest.iter().map(text).collect() });
         let number = self.revisions.len();
         gone.extend(self.revisions.drain(..number.saturating_sub(REVISIONS_REMEMBERED)));
@@ -549,8 +553,8 @@ mod tests {
     use std::path::Path;
 
     use super::{
-        CONTAINERS, Directory, FILE, KnownContainer, KnownContainers, REVISIONS_REMEMBERED, State, StateError,
-        TEXTS,
+        CONTAINERS, Directory, FILE, KnownContainer, KnownContainers, REVISIONS_REMEMBERED, State,
+        StateError, TEXTS,
     };
     use crate::containers::Container;
     use crate::containers::cgroup::Runtime;

@@ -186,7 +186,8 @@ impl Enforcement {
     }
 
     /// Puts a policy in force with one store; if it fails, the one before stays in force. `enter_cgroups` enters every
-    /// cgroup through the function that it is given, each before its children are listed.
+    /// cgroup through the function that it is given, each before its children are listed. When this returns, nothing is
+    /// decided by the one before any longer.
     ///
     /// # Errors
     ///
@@ -196,7 +197,12 @@ impl Enforcement {
         tables: &Tables,
         enter_cgroups: impl FnOnce(&mut dyn FnMut(u64, Cgroup) -> Result<(), MapError>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.maps.install(tables, enter_cgroups)
+        self.maps.install(tables, enter_cgroups)?;
+        // It is in force, whatever comes of this.
+        if let Err(err) = self.maps.await_programs() {
+            log::error!("wait for what began by the policy before: {err}");
+        }
+        Ok(())
     }
 
     /// Does what putting the next policy in force begins with and does not depend on it.

@@ -664,7 +664,8 @@ fn edges(held: Option<&Held>, edges: &Edges) -> Result<(Inner<EdgeKey, EdgeValue
         // Some for edges that are added. All memory is taken at once, in which a million entries are written and found faster
         // than where each has its own.
         let room = edges.len() + edges.len() / 32 + MANY;
-        let map = Inner::create(capacity(room), 0).map_err(|cause| MapError::Write { map: names::EDGES, cause })?;
+        let map =
+            Inner::create(capacity(room), 0).map_err(|cause| MapError::Write { map: names::EDGES, cause })?;
         let pieces: Vec<_> = edges.pieces().collect();
         Ok((fill(names::EDGES, map, &pieces)?, room, true))
     }

@@ -319,7 +319,13 @@ impl Report {
             let Some(seconds) = Figure::of(&seconds) else { continue };
             let which = if first { "the first since the start" } else { "" };
             let files = files.to_string();
-            rows.push(vec![variant.name().to_owned(), rules(number), files, which.to_owned(), span(&seconds)]);
+            rows.push(vec![
+                variant.name().to_owned(),
+                rules(number),
+                files,
+                which.to_owned(),
+                span(&seconds),
+            ]);
         }
         rows
     }
