@@ -18,7 +18,7 @@ use enforcer_common::layout::{
 use enforcer_common::limits::{
     MAX_ANCESTORS, MAX_DEVICES, MAX_LOCALS, MAX_NEIGHBOURS, MAX_STRANGERS, RING_BYTES,
 };
-use enforcer_common::{Address, Identity, Mode, Port, Protocol, Tables};
+use enforcer_common::{Address, Identity, Mode, Party, Port, Protocol, Tables};
 
 use crate::ctx::packet::Headers;
 use crate::ctx::task;
@@ -268,6 +268,12 @@ impl KernelTables {
         let packed = cgroup_owner(self.slot, id);
         self.found = (id, packed);
         packed != 0
+    }
+
+    /// Whoever is in a cgroup, which is looked up once.
+    #[inline(always)]
+    pub(crate) fn party(&mut self, id: u64) -> Party {
+        if self.find(id) { Party::cgroup(id) } else { Party::UNKNOWN }
     }
 
     /// The nearest ancestor of the current task's cgroup that these tables know; 0 if they know none.

@@ -26,6 +26,15 @@ pub(crate) fn cgroup() -> u64 {
     unsafe { bpf_get_current_cgroup_id() }
 }
 
+/// The id of the top of the cgroup v2 tree, which is its first directory (`kernfs_create_root` in fs/kernfs/dir.c).
+const TOP: u64 = 1;
+
+/// Whether the current task is in no cgroup but the top one, as the threads of the kernel are.
+#[inline(always)]
+pub(crate) fn is_at_the_top() -> bool {
+    cgroup() == TOP
+}
+
 /// Whether a party is known by its own cgroup.
 #[inline(always)]
 pub(crate) fn is_exact(party: &Party) -> bool {

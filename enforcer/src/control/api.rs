@@ -192,7 +192,7 @@ pub struct Limit {
 
 impl Limit {
     /// Every limit. The bypass corpus tries each but the last two, and demands that it is open.
-    pub const ALL: [(&str, &str); 6] = [
+    pub const ALL: [(&str, &str); 7] = [
         (
             "handed-over-socket",
             "whoever is handed an open connection or a listener, moves with it, or takes it by pidfd_getfd, has its rights",
@@ -203,7 +203,11 @@ impl Limit {
         ),
         ("proxy", "a proxy in user space calls in its own name, whoever asks it"),
         ("forged-packets", "whoever has CAP_NET_RAW can write packets in another's name with AF_PACKET"),
-        ("other-sockets", "AF_UNIX and vsock are not judged"),
+        (
+            "shared-rxrpc",
+            "calls by RxRPC without a port of their own leave by one socket of the kernel's, in the name of its first user",
+        ),
+        ("other-sockets", "AF_UNIX, vsock, TIPC and RDS are not judged"),
         (
             "root",
             "root, and whoever has CAP_BPF, CAP_SYS_ADMIN or CAP_NET_ADMIN or writes to others' cgroups, can defeat it",
