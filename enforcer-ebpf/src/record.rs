@@ -47,6 +47,13 @@ impl Attempt {
         self
     }
 
+    /// The same, made by whoever is in this cgroup.
+    #[inline(always)]
+    pub(crate) const fn by(mut self, cgroup: u64) -> Self {
+        self.caller_cgroup = cgroup;
+        self
+    }
+
     /// The same, from this address.
     #[inline(always)]
     pub(crate) const fn from(mut self, address: Address, port: Port) -> Self {

@@ -21,8 +21,12 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address, local: 
     if let Some(mut tables) = KernelTables::in_force() {
         // A kernel thread sends what somebody has put into a socket of another family (RxRPC, since 6.2).
         let owner = if task::is_at_the_top() { sockets::note(ctx.socket().cast()).owner } else { 0 };
-        let caller = if owner == 0 { task::party(&mut tables) } else { tables.party(owner) };
-        attempt = attempt.caller(&caller);
+        let caller = if owner == 0 {
+            task::party(&mut tables)
+        } else {
+            attempt = attempt.by(owner);
+            tables.party(owner)
+        };
         let answerer = sockets::answerer(ctx, protocol, local, address, port);
         // A datagram from a bound socket to one that asked may be a reply to whoever may call that port.
         let is_bound = protocol == Protocol::UDP && local.1 != Port::new(0);
