@@ -1057,7 +1057,10 @@ impl Daemon {
             kept.remember(tables.revision, documents, identities)?;
         }
         failpoint::pass("reload-state-written");
-        install(&mut self.enforcement, tables, &self.subtree, &mut self.names, &self.containers)?;
+        // Before it is in force: what it permits is not closed by the one before.
+        self.sweeper.expect(tables.revision);
+        install(&mut self.enforcement, tables, &self.subtree, &mut self.names, &self.containers)
+            .inspect_err(|_refused| self.sweeper.expect(self.revision.tables.revision))?;
         self.rules.push_back((tables.revision, tables.rules.clone()));
         while self.rules.len() > REVISIONS_REMEMBERED {
             self.rules.pop_front();

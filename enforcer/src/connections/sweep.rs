@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -158,6 +158,8 @@ pub struct Sweeper {
     orders: mpsc::Sender<Order>,
     reports: reports::Receiver<Report>,
     ending: Arc<AtomicBool>,
+    /// The revision that is in force, or about to be.
+    in_force: Arc<AtomicU32>,
 }
 
 enum Order {
@@ -185,11 +187,13 @@ impl Sweeper {
         let (orders, incoming) = mpsc::channel();
         let (outgoing, reports) = reports::channel(MAX_WAITING);
         let ending = Arc::new(AtomicBool::new(false));
+        let in_force = Arc::new(AtomicU32::new(0));
         let worker = Worker {
             subtree,
             incoming,
             outgoing,
             ending: ending.clone(),
+            in_force: in_force.clone(),
             older,
             tally,
             unreadable: HashSet::new(),
@@ -201,7 +205,7 @@ impl Sweeper {
                 Err(err) => error!("judge live connections: give up capabilities: {err}"),
             }
         })?;
-        Ok(Self { orders, reports, ending })
+        Ok(Self { orders, reports, ending, in_force })
     }
 
     /// Has every live connection judged by `revision`, which is in force.
@@ -210,7 +214,14 @@ impl Sweeper {
     ///
     /// The thread has ended.
     pub fn order(&self, cause: Cause, revision: Arc<Revision>, owners: CgroupOwners) -> io::Result<()> {
+        self.expect(revision.tables.revision);
         self.send(Order::Judge(Sentence { cause, revision, owners }))
+    }
+
+    /// Has nothing more closed by another revision than this one, which is in force or about to be: an order that is under way
+    /// would close what the next policy permits.
+    pub fn expect(&self, revision: u32) {
+        self.in_force.store(revision, Ordering::SeqCst);
     }
 
     /// Has every connection left alone until the next order, also by one that is under way.
@@ -244,6 +255,7 @@ struct Worker {
     incoming: mpsc::Receiver<Order>,
     outgoing: reports::Sender<Report>,
     ending: Arc<AtomicBool>,
+    in_force: Arc<AtomicU32>,
     older: Older,
     tally: Tally,
     /// What was said already of namespaces that cannot be read.
@@ -339,6 +351,12 @@ impl Worker {
 
     fn look(&mut self, order: &Sentence, progress: &mut Progress) -> Result<Result<Look, MapError>, Ended> {
         let mut survey = Survey::take(&self.subtree);
+        // What has been seen was there before another policy came into force. The first look of all is not left out, since it
+        // alone knows what is older than the enforcer.
+        let is_in_force = self.in_force.load(Ordering::SeqCst) == order.revision.tables.revision;
+        if order.cause != Cause::Start && !is_in_force {
+            return Ok(Ok(Look::default()));
+        }
         for trouble in std::mem::take(&mut survey.snapshot.unreadable) {
             if self.unreadable.insert(trouble.clone()) {
                 self.tell(Report::Trouble(trouble))?;
