@@ -407,14 +407,6 @@ impl Daemon {
             warn!(services = audited.join(", "), "in audit mode: what is denied to these passes");
         }
         warn_of_ephemeral(&policy);
-        info!(
-            revision = tables.revision,
-            services = tables.services.len(),
-            rules = tables.rules.len(),
-            cgroup_root = %path.display(),
-            adopted = is_adopted,
-            "enforcing"
-        );
         let ledger = enforcement.ledger()?.unwrap_or_default();
         let tail = log.tail(&settings.audit, staying::place(&ledger)).context("read audit log")?;
         let swept = left.swept().filter(|_| is_adopted);
@@ -439,6 +431,14 @@ impl Daemon {
             told => told.context("write audit log")?,
         }
         enforcement.commit();
+        info!(
+            revision = tables.revision,
+            services = tables.services.len(),
+            rules = tables.rules.len(),
+            cgroup_root = %subtree.path.display(),
+            adopted = is_adopted,
+            "enforcing"
+        );
         // What is attached is not loaded again, and what was made is not given away.
         give_up_all_but(privileges::SERVING)?;
         let rules = VecDeque::from([(tables.revision, tables.rules.clone())]);

@@ -208,6 +208,8 @@ fn under_full_load_and_reloads_nothing_grows() -> anyhow::Result<()> {
                 scene.load.wait_for(100)?;
             }
         }
+        // It gets ready for the next policy after the answer to a reload, and answers this after that.
+        scene.sandbox.ask_daemon(&["status"])?;
         Holding::least(process, 20)
     };
     // What it takes to have seen everything once is not growth.

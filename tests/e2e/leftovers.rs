@@ -55,6 +55,10 @@ services:
     dead.wait()?;
     let stray = Stray::new(&format!("enforcer-test-stray-{dead_pid}"))?;
     let foreign = Stray::new(&format!("another-stray-{dead_pid}"))?;
+    // One whose processes the kernel does not list.
+    let threads = stray.0.join("threads");
+    fs::create_dir(&threads)?;
+    fs::write(threads.join("cgroup.type"), "threaded")?;
     let mut left = Command::new(binary("enforcer-actor")?)
         .arg(&stray.0)
         .args(["exec", "sleep", "1000"])

@@ -166,8 +166,9 @@ fn in_use(cgroup: &Path, name: &str, attachments: &[Attachment]) -> anyhow::Resu
 
 fn look_inside(cgroup: &Path, ids: &mut BTreeSet<u64>, inside: &mut BTreeSet<u32>) -> anyhow::Result<()> {
     ids.insert(fs::metadata(cgroup)?.ino());
-    for pid in fs::read_to_string(cgroup.join("cgroup.procs"))?.lines() {
-        inside.insert(pid.parse()?);
+    // The kernel lists no processes where threads have cgroups of their own (EOPNOTSUPP since 4.14), but these.
+    for thread in fs::read_to_string(cgroup.join("cgroup.threads"))?.lines() {
+        inside.extend(process_of(thread.parse()?));
     }
     for entry in fs::read_dir(cgroup)? {
         let entry = entry?;
@@ -176,6 +177,15 @@ fn look_inside(cgroup: &Path, ids: &mut BTreeSet<u64>, inside: &mut BTreeSet<u32
         }
     }
     Ok(())
+}
+
+/// The process that a thread is of: 0 for one of another pid namespace, nothing if it has ended.
+fn process_of(thread: u32) -> Option<u32> {
+    if thread == 0 {
+        return Some(0);
+    }
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
 /// Whether that process runs the `enforcer` command, and not some tool that looks at links.

@@ -349,6 +349,10 @@ impl Pins {
     /// Opens the oldest open book of an earlier daemon, if there is one. Only one at a time: after many crashes there may be
     /// many, each with a ring in memory.
     pub(super) fn oldest_book(&self, first_open: u64) -> Result<Option<Book>, PinError> {
+        // Unmounted or removed since the start: no pin is left, and the next look puts back what this daemon holds.
+        if !self.directory.exists() {
+            return Ok(None);
+        }
         let mut made: Vec<Made> =
             self.entries()?.iter().filter_map(|name| Made::parse(EVENTS, name)).collect();
         made.sort_unstable();
