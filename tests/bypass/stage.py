@@ -16,6 +16,7 @@ import traceback
 import corpus
 from corpus import Absent, Scene, drop, libc
 
+PR_SET_CHILD_SUBREAPER = 36
 KINDS = ("ways", "sources", "destinations", "plays")
 
 
@@ -104,11 +105,7 @@ def perform(order, techniques, cgroups, namespaces):
     # Reached only by a technique that is broken.
     told = os.read(reader, 65536) if poll.poll(order["deadline"]) else b""
     os.close(reader)
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    os.waitpid(pid, 0)
+    end(pid)
     died = {"end": "broken", "call": "", "ms": 0, "pids": [pid], "closed": False, "pardoned": True, "text": "it died"}
     told = json.loads(told) if told else died
     # What comes next is judged by the usual policy, however this ended.
@@ -117,6 +114,17 @@ def perform(order, techniques, cgroups, namespaces):
     if order["bell"]:
         ring_bell(order["bell"])
     return told
+
+
+def end(group):
+    """Ends every process of an attempt and waits until each is gone, since any may hold the ports that the next one asks for."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+        while True:
+            # Those whose parent has ended are children of this process, which is their reaper.
+            os.waitpid(-group, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
 
 
 def build():
@@ -193,6 +201,7 @@ def run(command, script):
 def main():
     root = pathlib.Path(sys.argv[1])
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     techniques = load()
     annex = build()
     cgroups = {"root": os.open(root, os.O_PATH)}
