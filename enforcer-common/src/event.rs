@@ -28,9 +28,9 @@ pub struct Event {
     /// Real user id; with [`Event::PROCESS`].
     pub uid: u32,
     /// The caller's address; with [`Event::CALLER_ADDRESS`].
-    pub caller_address: [u8; 16],
+    pub caller_address: Address,
     /// The answerer's address; with [`Event::ANSWERER_ADDRESS`].
-    pub answerer_address: [u8; 16],
+    pub answerer_address: Address,
     /// The caller's port; with [`Event::CALLER_ADDRESS`].
     pub caller_port: [u8; 2],
     /// The answerer's port; with [`Event::ANSWERER_ADDRESS`].
@@ -91,8 +91,8 @@ impl Event {
             rule: u32::from_ne_bytes(fields.take()?),
             pid: u32::from_ne_bytes(fields.take()?),
             uid: u32::from_ne_bytes(fields.take()?),
-            caller_address: fields.take()?,
-            answerer_address: fields.take()?,
+            caller_address: Address::new(fields.take()?),
+            answerer_address: Address::new(fields.take()?),
             caller_port: fields.take()?,
             answerer_port: fields.take()?,
             hook: fields.byte()?,
@@ -179,7 +179,7 @@ impl Event {
     /// The caller's address and port, if the hook knew them.
     pub const fn caller_endpoint(&self) -> Option<(Address, Port)> {
         if self.has(Self::CALLER_ADDRESS) {
-            Some((Address::new(self.caller_address), Port(self.caller_port)))
+            Some((self.caller_address, Port(self.caller_port)))
         } else {
             None
         }
@@ -188,7 +188,7 @@ impl Event {
     /// The answerer's address and port, if the hook knew them.
     pub const fn answerer_endpoint(&self) -> Option<(Address, Port)> {
         if self.has(Self::ANSWERER_ADDRESS) {
-            Some((Address::new(self.answerer_address), Port(self.answerer_port)))
+            Some((self.answerer_address, Port(self.answerer_port)))
         } else {
             None
         }
@@ -376,7 +376,7 @@ mod tests {
         let event = Event::parse(&bytes).expect("valid");
         assert_eq!(event.at.to_ne_bytes(), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(event.uid.to_ne_bytes(), [44, 45, 46, 47]);
-        assert_eq!(event.caller_address[0], 48);
+        assert_eq!(event.caller_address.bytes()[0], 48);
         assert_eq!(event.answerer_port, [82, 83]);
         assert_eq!(event.process().map(|(_, _, comm)| comm), Some(&b"comm"[..]));
     }

@@ -312,7 +312,7 @@ impl ProtocolKey {
 #[repr(C)]
 pub struct LocalKey {
     netns: u64,
-    address: [u8; 16],
+    address: Address,
 }
 
 const _: () = assert!(size_of::<LocalKey>() == 24);
@@ -321,7 +321,7 @@ impl LocalKey {
     /// `address` as seen from the network namespace of cookie `netns`.
     #[inline(always)]
     pub const fn new(netns: u64, address: Address) -> Self {
-        Self { netns, address: address.bytes() }
+        Self { netns, address }
     }
 }
 
@@ -330,23 +330,23 @@ impl LocalKey {
 #[repr(C)]
 pub struct Place {
     netns: i32,
-    source: [u8; 16],
+    source: Address,
 }
 
 const _: () = assert!(size_of::<Place>() == 20);
 
 impl Place {
     /// The namespace that looks. The number is what socket look-ups take for it (`BPF_F_CURRENT_NETNS`).
-    pub const HERE: Self = Self { netns: -1, source: [0; 16] };
+    pub const HERE: Self = Self { netns: -1, source: Address::V6_UNSPECIFIED };
     /// More than one namespace has the address, so that it tells nobody's identity.
-    pub const AMBIGUOUS: Self = Self { netns: -2, source: [0; 16] };
+    pub const AMBIGUOUS: Self = Self { netns: -2, source: Address::V6_UNSPECIFIED };
 
     /// The namespace that the one that looks knows by the id `nsid` (`RTM_NEWNSID`), which a socket of that one that
     /// is bound to no address reaches from `source`.
     pub const fn namespace(nsid: u32, source: Address) -> Self {
         // An id is a positive int in the kernel; the highest bit would make it one of the values above.
         let [a, b, c, d] = nsid.to_ne_bytes();
-        Self { netns: i32::from_ne_bytes([a, b, c, d]) & i32::MAX, source: source.bytes() }
+        Self { netns: i32::from_ne_bytes([a, b, c, d]) & i32::MAX, source }
     }
 
     /// The network namespace as socket look-ups take it; `None` if there is more than one.
@@ -364,7 +364,7 @@ impl Place {
     /// The address that an unbound socket reaches it from.
     #[inline(always)]
     pub const fn source(&self) -> Address {
-        Address::new(self.source)
+        self.source
     }
 }
 

@@ -67,7 +67,7 @@ type ClassesOf = Array<Words<Classes>, 1, RESIZABLE>;
 type TransitionsOf = Array<u32, 1, RESIZABLE>;
 type Claimants = HashMap<u32, Words<Owner>, 1, SPARSE>;
 type Edges = HashMap<EdgeKey, Words<EdgeValue>, 1, 0>;
-type Networks = LpmTrie<[u8; 16], u32, 1>;
+type Networks = LpmTrie<[u32; 4], u32, 1>;
 type Reserved = HashMap<PortKey, Words<Owner>, 1, SPARSE>;
 type Protocols = HashMap<ProtocolKey, u32, 1, SPARSE>;
 
@@ -326,7 +326,7 @@ extern "C" fn cgroup_owner(slot: u32, id: u64) -> u64 {
 #[inline(never)]
 extern "C" fn address_network(slot: u32, a: u32, b: u32, c: u32, d: u32) -> u32 {
     let Some(networks) = NETWORKS.get(slot) else { return 0 };
-    let key = Key::new(128, Address::from_words([a, b, c, d]).bytes());
+    let key = Key::new(128, [a, b, c, d]);
     networks.get(&key).copied().unwrap_or(0)
 }
 

@@ -39,11 +39,11 @@ impl Attempt {
         }
     }
 
-    /// The same, made by the current task.
+    /// The same, made by the current task, which is in this cgroup.
     #[inline(always)]
-    pub(crate) fn by_task(mut self) -> Self {
+    pub(crate) const fn by_task(mut self, cgroup: u64) -> Self {
         self.flags |= Event::PROCESS | Event::CALLER_CGROUP;
-        self.caller_cgroup = task::cgroup();
+        self.caller_cgroup = cgroup;
         self
     }
 
@@ -122,8 +122,8 @@ fn write(decision: &Decision, attempt: &Attempt, revision: u32) {
         rule: decision.rule().unwrap_or(RuleId(0)).0,
         pid: 0,
         uid: 0,
-        caller_address: attempt.source.bytes(),
-        answerer_address: attempt.destination.bytes(),
+        caller_address: attempt.source,
+        answerer_address: attempt.destination,
         caller_port: attempt.source_port.0,
         answerer_port: attempt.destination_port.0,
         hook: attempt.hook as u8,

@@ -40,6 +40,7 @@ use crate::ephemeral::Ephemeral;
 use crate::existing::{self, Bound};
 use crate::failpoint;
 use crate::identities::Identities;
+use crate::install::{cgroup_of, install};
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::watch::{Deed, Tampering};
 use crate::kernel::{self, Enforcement, LoadError, MapError, Options, Tally};
@@ -71,7 +72,7 @@ const EVENTS_THAT_WAIT: usize = RING_BYTES as usize / size_of::<Event>();
 
 /// How long events are left to gather after some were read. A program wakes the reader of a ring that was read to its end,
 /// by an interrupt that costs the caller more than the rest of the event, so this bounds how often one does.
-const EVENTS_GATHER: Duration = Duration::from_millis(2);
+const EVENTS_GATHER: Duration = Duration::from_millis(10);
 
 /// How often the next daemon can tell from the ledger that this one was alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -386,7 +387,7 @@ impl Daemon {
         // Whoever was known stays who he is until his runtime says otherwise, also if it is down now.
         let mut containers = left.containers(&subtree, &tables.top);
         containers.take_change();
-        install(&mut enforcement, &tables, &subtree, &mut names, &containers)?;
+        install(&mut enforcement, &tables, None, &subtree, &mut names, &containers)?;
         failpoint::pass("installed");
         let mut watch = None;
         if !enforcement.identifies_cgroups() {
@@ -882,7 +883,7 @@ impl Daemon {
         self.enforcement.distrust();
         let tables = &self.revision.tables;
         let installed =
-            install(&mut self.enforcement, tables, &self.subtree, &mut self.names, &self.containers);
+            install(&mut self.enforcement, tables, None, &self.subtree, &mut self.names, &self.containers);
         let error = installed.err().map(|err| format!("{err:#}"));
         let (repaired, objects) = (error.is_none(), vec![map.to_owned()]);
         warn!(%found, repaired, error, "somebody tampers with enforcement");
@@ -1059,7 +1060,8 @@ impl Daemon {
         failpoint::pass("reload-state-written");
         // Before it is in force: what it permits is not closed by the one before.
         self.sweeper.expect(tables.revision);
-        install(&mut self.enforcement, tables, &self.subtree, &mut self.names, &self.containers)
+        let former = Some(&self.revision.tables);
+        install(&mut self.enforcement, tables, former, &self.subtree, &mut self.names, &self.containers)
             .inspect_err(|_refused| self.sweeper.expect(self.revision.tables.revision))?;
         self.rules.push_back((tables.revision, tables.rules.clone()));
         while self.rules.len() > REVISIONS_REMEMBERED {
@@ -1765,63 +1767,6 @@ fn compile(
 ) -> anyhow::Result<Tables> {
     Tables::compile_below(policy, identities, revision, top)
         .map_err(|err| InvalidPolicy(err.to_string()).into())
-}
-
-/// Puts tables in force with every cgroup of the subtree identified.
-fn install(
-    enforcement: &mut Enforcement,
-    tables: &Tables,
-    subtree: &Subtree,
-    names: &mut Names,
-    containers: &Containers,
-) -> anyhow::Result<()> {
-    let (former, former_ids) = (enforcement.owners()?, enforcement.cgroups()?);
-    let is_same_policy = enforcement.revision()? == tables.revision;
-    enforcement.install(tables, |enter| {
-        let mut entered: HashMap<u64, Cgroup> = HashMap::new();
-        subtree.walk(|found| {
-            let cgroup = cgroup_of(tables, containers, &entered, &found);
-            enter(found.id, cgroup)?;
-            entered.insert(found.id, cgroup);
-            names.insert(found.id, found.path.to_path_buf());
-            Ok::<(), anyhow::Error>(())
-        })?;
-        // Sockets outlive the directory of their cgroup, and go on being its service's.
-        for id in former_ids.into_iter().filter(|id| !entered.contains_key(id)) {
-            let Some(was) = former.cgroup(id)? else { continue };
-            match names.path(id) {
-                Some(path) => {
-                    let found = cgroups::Found { id, parent: None, path };
-                    enter(id, cgroup_of(tables, containers, &HashMap::new(), &found))?;
-                }
-                // It vanished before this daemon came: nobody can say any longer what another policy calls it.
-                None if is_same_policy => enter(id, was)?,
-                None => {}
-            }
-        }
-        Ok(())
-    })
-}
-
-/// Whose a cgroup is, from its parent if that was entered already, or else from its path.
-pub(crate) fn cgroup_of(
-    tables: &Tables,
-    containers: &Containers,
-    entered: &HashMap<u64, Cgroup>,
-    found: &cgroups::Found<'_>,
-) -> Cgroup {
-    let (state, inherited) = match found.parent.and_then(|parent| entered.get(&parent)) {
-        Some(parent) => {
-            let name = found.path.file_name().unwrap_or_default();
-            (tables.claims.child(parent.state, name.as_bytes()), parent.owner)
-        }
-        None => {
-            let parent = found.path.parent().map_or(&b""[..], cgroups::bytes);
-            (tables.claims.state(cgroups::bytes(found.path)), tables.owner_of_path(parent))
-        }
-    };
-    let claimed = tables.claims.claimants.get(&state).copied();
-    Cgroup { owner: containers.owner(tables, found.id, claimed, inherited), state }
 }
 
 /// What is to be asked about a cgroup, if it is the own one of a container of the host's.

@@ -16,6 +16,7 @@ pub mod ephemeral;
 pub mod existing;
 pub mod failpoint;
 pub mod identities;
+mod install;
 pub mod kernel;
 pub mod lock;
 pub mod namespaces;

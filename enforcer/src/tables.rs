@@ -59,7 +59,7 @@ pub struct Tables {
 }
 
 /// A declared service, as cgroups and ports are owned by it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceOwner {
     /// Its name.
     pub name: String,

@@ -1,5 +1,6 @@
 //! `struct __sk_buff` on the way in: the receiving socket, and the packet's headers from the IP header on.
 
+use core::arch::asm;
 use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
@@ -57,17 +58,19 @@ pub(crate) struct Headers {
     _pad: [u8; 2],
 }
 
+/// What a packet's transport header says, as far as it is asked for; zero where the protocol has no ports.
+struct Ports {
+    source: Port,
+    destination: Port,
+    opens: u8,
+}
+
 impl Headers {
-    /// What stands here before a packet is read; every byte is set, as the verifier wants it.
-    const UNREAD: Self = Self {
-        source: Address::V6_UNSPECIFIED,
-        destination: Address::V6_UNSPECIFIED,
-        source_port: Port::new(0),
-        destination_port: Port::new(0),
-        protocol: Protocol(0),
-        opens: 0,
-        _pad: [0; 2],
-    };
+    #[inline(always)]
+    const fn new(protocol: Protocol, source: Address, destination: Address, ports: Ports) -> Self {
+        let Ports { source: source_port, destination: destination_port, opens } = ports;
+        Self { source, destination, source_port, destination_port, protocol, opens, _pad: [0; 2] }
+    }
 
     /// Whether the packet begins a flow that nobody has judged: everything does but a segment of a TCP connection.
     #[inline(always)]
@@ -172,75 +175,107 @@ impl Packet {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn read_headers(skb: *mut __sk_buff) -> u32 {
-    let Some(place) = maps::headers() else { return 0 };
-    let mut headers = Headers::UNREAD;
-    // In one call all that most packets are asked for: an IPv6 header, or one of IPv4 and what fits of the next.
-    let length = read!(skb, len);
-    let mut start = [0_u32; 10];
-    let mut short = [0_u32; 7];
-    let mut header = [0_u32; 5];
-    let has = if length >= 40 && copy(skb, 0, &mut start) {
-        40
-    } else if length >= 28 && copy(skb, 0, &mut short) {
-        start = [short[0], short[1], short[2], short[3], short[4], short[5], 0, 0, 0, 0];
-        28
-    } else if copy(skb, 0, &mut header) {
-        start = [header[0], header[1], header[2], header[3], header[4], 0, 0, 0, 0, 0];
-        20
-    } else {
+    let (Some(place), Some(headers)) = (maps::headers(), at_hand(skb).or_else(|| copied(skb))) else {
         return 0;
     };
-    let [first, _, _, _] = start[0].to_ne_bytes();
-    let is_read = match (first >> 4, has) {
-        (4, _) => v4(skb, &start, has, &mut headers),
-        (6, 40) => v6(skb, &start, &mut headers),
-        _ => false,
-    };
-    if !is_read {
-        return 0;
-    }
     // SAFETY: a live element of this CPU, which the packet that is judged on it now has to itself.
     unsafe { *place = headers };
     1
 }
 
+/// Reads the headers where they lie, if these are TCP's or UDP's and directly follow an IP header without options, all in
+/// the first piece of the buffer.
 #[inline(always)]
-fn v4(skb: *mut __sk_buff, start: &[u32; 10], has: u32, headers: &mut Headers) -> bool {
-    let [length, _, _, _] = start[0].to_ne_bytes();
-    let [_, protocol, _, _] = start[2].to_ne_bytes();
-    headers.protocol = Protocol(protocol);
-    headers.source = Address::from_v4(start[3].to_ne_bytes());
-    headers.destination = Address::from_v4(start[4].to_ne_bytes());
-    let length = u32::from(length & 0x0f) * 4;
-    if length < 20 {
-        return false;
+fn at_hand(skb: *mut __sk_buff) -> Option<Headers> {
+    let start = read!(skb, data) as usize;
+    let end = read!(skb, data_end) as usize;
+    if start + 28 > end {
+        return None;
     }
-    // Without options, the next header begins with the sixth word.
-    let at_hand = match headers.protocol {
-        Protocol::TCP => 40,
-        Protocol::UDP => 28,
-        _ => u32::MAX,
+    let word = |index: usize| {
+        let word: u64;
+        // SAFETY: four bytes that were found to lie before `end` ahead of each call. They need not be aligned, which the
+        // instruction does not ask for where the verifier admits it, and a read of Rust's would.
+        unsafe {
+            asm!("{word} = *(u32 *)({at} + 0)", word = out(reg) word, at = in(reg) start + index * 4,
+                options(pure, readonly, nostack));
+        }
+        (word & 0xffff_ffff) as u32
     };
-    if length == 20 && has >= at_hand {
-        let [a, b, c, d] = start[5].to_ne_bytes();
-        (headers.source_port, headers.destination_port) = (Port([a, b]), Port([c, d]));
-        let [_, flags, _, _] = start[8].to_ne_bytes();
-        headers.opens = opens(flags);
-        return true;
+    let [first, _, _, _] = word(0).to_ne_bytes();
+    // The verifier wants to be told of each length by itself.
+    let (protocol, source, destination, ports, flags) = if first == 0x45 {
+        let [_, protocol, _, _] = word(2).to_ne_bytes();
+        let flags = match Protocol(protocol) {
+            Protocol::UDP => 0,
+            Protocol::TCP if start + 40 <= end => word(8),
+            _ => return None,
+        };
+        let (source, destination) = (word(3).to_ne_bytes(), word(4).to_ne_bytes());
+        (Protocol(protocol), Address::from_v4(source), Address::from_v4(destination), word(5), flags)
+    } else if first >> 4 == 6 && start + 48 <= end {
+        let [_, _, protocol, _] = word(1).to_ne_bytes();
+        let flags = match Protocol(protocol) {
+            Protocol::UDP => 0,
+            Protocol::TCP if start + 60 <= end => word(13),
+            _ => return None,
+        };
+        let source = Address::from_words([word(2), word(3), word(4), word(5)]);
+        let destination = Address::from_words([word(6), word(7), word(8), word(9)]);
+        (Protocol(protocol), source, destination, word(10), flags)
+    } else {
+        return None;
+    };
+    let ([a, b, c, d], [_, flags, _, _]) = (ports.to_ne_bytes(), flags.to_ne_bytes());
+    let ports = Ports { source: Port([a, b]), destination: Port([c, d]), opens: opens(flags) };
+    Some(Headers::new(protocol, source, destination, ports))
+}
+
+/// Reads the headers of any packet, wherever in the buffer they lie; `None` if they cannot be followed to the ports.
+#[inline(always)]
+fn copied(skb: *mut __sk_buff) -> Option<Headers> {
+    let mut start = [0_u32; 5];
+    if !copy(skb, 0, &mut start) {
+        return None;
     }
-    transport(skb, length, headers)
+    let [first, _, _, _] = start[0].to_ne_bytes();
+    match first >> 4 {
+        4 => v4(skb, &start),
+        6 => v6(skb, start[1]),
+        _ => None,
+    }
 }
 
 #[inline(always)]
-fn v6(skb: *mut __sk_buff, start: &[u32; 10], headers: &mut Headers) -> bool {
-    headers.source = Address::from_words([start[2], start[3], start[4], start[5]]);
-    headers.destination = Address::from_words([start[6], start[7], start[8], start[9]]);
-    let [_, _, next, _] = start[1].to_ne_bytes();
+fn v4(skb: *mut __sk_buff, start: &[u32; 5]) -> Option<Headers> {
+    let [length, _, _, _] = start[0].to_ne_bytes();
+    let [_, protocol, _, _] = start[2].to_ne_bytes();
+    let (source, destination) = (start[3].to_ne_bytes(), start[4].to_ne_bytes());
+    let length = u32::from(length & 0x0f) * 4;
+    if length < 20 {
+        return None;
+    }
+    let ports = transport(skb, length, Protocol(protocol))?;
+    Some(Headers::new(Protocol(protocol), Address::from_v4(source), Address::from_v4(destination), ports))
+}
+
+#[inline(always)]
+fn v6(skb: *mut __sk_buff, second: u32) -> Option<Headers> {
+    let mut addresses = [[0_u32; 4]; 2];
+    if !copy(skb, 8, &mut addresses) {
+        return None;
+    }
+    let [_, _, next, _] = second.to_ne_bytes();
     let end = walk_extensions(skb, u32::from(next));
-    headers.protocol = Protocol((end & 0xff) as u8);
+    let protocol = Protocol((end & 0xff) as u8);
     // The kernel itself takes no packet whose headers are longer than this.
     let offset = ((end >> 8) & 0xffff) as u32;
-    offset != 0 && transport(skb, offset, headers)
+    if offset == 0 {
+        return None;
+    }
+    let ports = transport(skb, offset, protocol)?;
+    let [source, destination] = addresses.map(Address::from_words);
+    Some(Headers::new(protocol, source, destination, ports))
 }
 
 /// Whether a TCP segment with these flags asks for a new connection.
@@ -249,31 +284,25 @@ fn opens(flags: u8) -> u8 {
     u8::from(flags & TCP_SYN != 0 && flags & TCP_ACK == 0)
 }
 
-/// Reads the ports, where the protocol has them, from the transport header at `offset`; returns false if it ends before.
+/// Reads the ports, where the protocol has them, from the transport header at `offset`; `None` if it ends before.
 #[inline(always)]
-fn transport(skb: *mut __sk_buff, offset: u32, headers: &mut Headers) -> bool {
+fn transport(skb: *mut __sk_buff, offset: u32, protocol: Protocol) -> Option<Ports> {
     let has_ports = matches!(
-        headers.protocol,
+        protocol,
         Protocol::TCP | Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | Protocol::DCCP
     );
     if !has_ports {
-        return true;
+        return Some(Ports { source: Port::new(0), destination: Port::new(0), opens: 0 });
     }
     let mut ports = [[0_u8; 2]; 2];
     if !copy(skb, offset, &mut ports) {
-        return false;
-    }
-    headers.source_port = Port(ports[0]);
-    headers.destination_port = Port(ports[1]);
-    if headers.protocol != Protocol::TCP {
-        return true;
+        return None;
     }
     let mut flags = [0_u8; 1];
-    if !copy(skb, offset + 13, &mut flags) {
-        return false;
+    if protocol == Protocol::TCP && !copy(skb, offset + 13, &mut flags) {
+        return None;
     }
-    headers.opens = opens(flags[0]);
-    true
+    Some(Ports { source: Port(ports[0]), destination: Port(ports[1]), opens: opens(flags[0]) })
 }
 
 /// Copies bytes of a packet, counted from the IP header, wherever in the buffer they lie.

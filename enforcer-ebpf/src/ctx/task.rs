@@ -29,10 +29,10 @@ pub(crate) fn cgroup() -> u64 {
 /// The id of the top of the cgroup v2 tree, which is its first directory (`kernfs_create_root` in fs/kernfs/dir.c).
 const TOP: u64 = 1;
 
-/// Whether the current task is in no cgroup but the top one, as the threads of the kernel are.
+/// Whether a task of this cgroup is in no cgroup but the top one, as the threads of the kernel are.
 #[inline(always)]
-pub(crate) fn is_at_the_top() -> bool {
-    cgroup() == TOP
+pub(crate) const fn is_top(cgroup: u64) -> bool {
+    cgroup == TOP
 }
 
 /// Whether a party is known by its own cgroup.
@@ -48,10 +48,9 @@ pub(crate) fn ancestor(level: u32) -> u64 {
     unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }
 }
 
-/// The current task as a party: by its own cgroup, or by the nearest ancestor that the tables know.
+/// The current task, which is in the cgroup `id`, as a party: by that, or by the nearest ancestor that the tables know.
 #[inline(always)]
-pub(crate) fn party(tables: &mut KernelTables) -> Party {
-    let id = cgroup();
+pub(crate) fn party(id: u64, tables: &mut KernelTables) -> Party {
     if tables.find(id) {
         return Party::cgroup(id);
     }

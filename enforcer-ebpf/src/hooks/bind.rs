@@ -37,11 +37,12 @@ fn bind(ctx: &SockAddrContext, hook: Hook, address: Address) -> i32 {
 /// May the current task have this port, which it has asked for, or which the kernel has chosen for it?
 #[inline(always)]
 pub(super) fn judge(hook: Hook, protocol: Protocol, address: Address, port: Port) -> i32 {
-    let attempt = Attempt::new(hook, protocol).by_task().to(address, port);
+    let own = task::cgroup();
+    let attempt = Attempt::new(hook, protocol).by_task(own).to(address, port);
     let mut decision = Decision::TABLES_MISSING;
     let mut revision = 0;
     if let Some(mut tables) = KernelTables::in_force() {
-        let binder = task::party(&mut tables);
+        let binder = task::party(own, &mut tables);
         decision = decide_bind(&binder, protocol, port, &tables);
         if !decision.concerns_a_service() {
             return PASS;

@@ -15,14 +15,16 @@ use crate::sockets;
 #[inline(always)]
 pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address, local: (Address, Port)) -> i32 {
     let (protocol, port) = (ctx.protocol(), ctx.port());
-    let mut attempt = Attempt::new(hook, protocol).by_task().to(address, port);
+    // Asked once, since every call of a helper counts.
+    let own = task::cgroup();
+    let mut attempt = Attempt::new(hook, protocol).by_task(own).to(address, port);
     let mut decision = Decision::TABLES_MISSING;
     let mut revision = 0;
     if let Some(mut tables) = KernelTables::in_force() {
         // A kernel thread sends what somebody has put into a socket of another family (RxRPC, since 6.2).
-        let owner = if task::is_at_the_top() { sockets::note(ctx.socket().cast()).owner } else { 0 };
+        let owner = if task::is_top(own) { sockets::note(ctx.socket().cast()).owner } else { 0 };
         let caller = if owner == 0 {
-            task::party(&mut tables)
+            task::party(own, &mut tables)
         } else {
             attempt = attempt.by(owner);
             tables.party(owner)
@@ -58,7 +60,7 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address, local: 
             }
             // A socket that was never bound by hand has no note of its owner yet.
             if note.owner == 0 {
-                note.owner = task::cgroup();
+                note.owner = own;
             }
             note.netns = netns;
         });

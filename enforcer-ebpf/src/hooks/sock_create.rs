@@ -17,11 +17,12 @@ fn sock_create(ctx: SockContext) -> i32 {
     if !raw && matches!(protocol, Protocol::TCP | Protocol::UDP) {
         return PASS;
     }
-    let attempt = Attempt::new(Hook::SockCreate, protocol).by_task();
+    let own = task::cgroup();
+    let attempt = Attempt::new(Hook::SockCreate, protocol).by_task(own);
     let mut decision = Decision::TABLES_MISSING;
     let mut revision = 0;
     if let Some(mut tables) = KernelTables::in_force() {
-        let creator = task::party(&mut tables);
+        let creator = task::party(own, &mut tables);
         decision = decide_create(&creator, protocol, raw, &tables);
         if !decision.concerns_a_service() {
             return PASS;

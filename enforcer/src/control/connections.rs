@@ -16,7 +16,7 @@ use crate::connections::survey::Survey;
 use crate::connections::sweep::action;
 use crate::connections::{self, Action, Cause, Connection, InForce, State, Traffic, judge};
 use crate::containers::Containers;
-use crate::daemon::cgroup_of;
+use crate::install::cgroup_of;
 use crate::revision::Revision;
 
 /// The sockets of this host at one moment.

@@ -23,7 +23,7 @@ use super::btf;
 use super::chain;
 use super::feature::{self, Unsupported};
 use super::ledger::{Ledger, LedgerMap, Tally};
-use super::maps::{self, CgroupOwners, Counts, MapError, Maps};
+use super::maps::{self, CgroupOwners, Counts, Entering, MapError, Maps};
 use super::pins::{Book, PinError, Pins};
 use super::sys;
 use super::watch::Held;
@@ -186,8 +186,8 @@ impl Enforcement {
     }
 
     /// Puts a policy in force with one store; if it fails, the one before stays in force. `enter_cgroups` enters every
-    /// cgroup through the function that it is given, each before its children are listed. When this returns, nothing is
-    /// decided by the one before any longer.
+    /// cgroup into what it is given, each before its children are listed. When this returns, nothing is decided by the one
+    /// before any longer.
     ///
     /// # Errors
     ///
@@ -195,7 +195,7 @@ impl Enforcement {
     pub fn install<E: From<MapError>>(
         &mut self,
         tables: &Tables,
-        enter_cgroups: impl FnOnce(&mut dyn FnMut(u64, Cgroup) -> Result<(), MapError>) -> Result<(), E>,
+        enter_cgroups: impl FnOnce(&mut Entering<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.maps.install(tables, enter_cgroups)?;
         // It is in force, whatever comes of this.

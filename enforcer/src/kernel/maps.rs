@@ -127,12 +127,83 @@ impl CgroupOwners {
     ///
     /// The map cannot be read.
     pub fn cgroup(&self, id: u64) -> Result<Option<Cgroup>, MapError> {
-        match self.0.get(&id, 0) {
-            Ok(cgroup) => Ok(Some(cgroup)),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
-            Err(cause) => Err(MapError::Read { map: names::CGROUPS, cause }),
+        find(&self.0, id)
+    }
+
+    /// The ids of the cgroups that the tables have.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read.
+    pub fn ids(&self) -> Result<Vec<u64>, MapError> {
+        ids(&self.0)
+    }
+}
+
+/// The cgroups of the tables that are about to be in force.
+pub struct Entering<'a> {
+    next: &'a mut Inner<u64, Cgroup>,
+    in_force: &'a Inner<u64, Cgroup>,
+}
+
+impl Entering<'_> {
+    /// Enters a cgroup.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written, or does not read back as it was.
+    pub fn enter(&mut self, id: u64, cgroup: Cgroup) -> Result<(), MapError> {
+        write(names::CGROUPS, self.next.insert(id, cgroup, 0))?;
+        if find(self.next, id)? == Some(cgroup) { Ok(()) } else { Err(MapError::Cgroup { id }) }
+    }
+
+    /// Enters every cgroup that the tables in force have, as they have it: for tables that say the same of each.
+    ///
+    /// One that is made meanwhile is entered by the program on the tracepoint, if its parent is there already. So what a look
+    /// finds to be missing may have children that are missing too, and is looked for again until nothing is.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read or written.
+    pub fn carry_over(&mut self) -> Result<(), MapError> {
+        loop {
+            let there = entries(self.in_force)?;
+            let here: BTreeMap<u64, Cgroup> = entries(self.next)?.into_iter().collect();
+            let missing = there.into_iter().filter(|(id, cgroup)| here.get(id) != Some(cgroup));
+            let (ids, cgroups): (Vec<u64>, Vec<Cgroup>) = missing.unzip();
+            if ids.is_empty() {
+                return Ok(());
+            }
+            may_write(names::CGROUPS)?;
+            write_entries(names::CGROUPS, self.next.map().fd().as_fd(), &[(&ids, &cgroups)])?;
         }
     }
+}
+
+/// Every cgroup of a table.
+fn entries(cgroups: &Inner<u64, Cgroup>) -> Result<Vec<(u64, Cgroup)>, MapError> {
+    const BLANK: Cgroup = Cgroup { owner: Owner::UNMANAGED, state: DEAD };
+    let mut entries = Vec::new();
+    each_batch(names::CGROUPS, cgroups.map().fd().as_fd(), (0, BLANK), LEAST_AT_ONCE, |ids, cgroups| {
+        entries.extend(ids.iter().copied().zip(cgroups.iter().copied()));
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
+/// A cgroup as a table has it; `None` if it is not in it.
+fn find(cgroups: &Inner<u64, Cgroup>, id: u64) -> Result<Option<Cgroup>, MapError> {
+    match cgroups.get(&id, 0) {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+        Err(cause) => Err(MapError::Read { map: names::CGROUPS, cause }),
+    }
+}
+
+/// The ids of the cgroups that a table has.
+fn ids(cgroups: &Inner<u64, Cgroup>) -> Result<Vec<u64>, MapError> {
+    let keys: Result<Vec<u64>, aya::maps::MapError> = cgroups.keys().collect();
+    keys.map_err(|cause| MapError::Read { map: names::CGROUPS, cause })
 }
 
 /// What was written into a slot, and read back, with the maps that it is in.
@@ -318,23 +389,19 @@ impl Maps {
     /// Puts `tables` in force: fills the idle slot, reads it back, and flips `ACTIVE` with one store. Until that
     /// store every decision is made by the tables before; if it is not reached, they stay.
     ///
-    /// `enter_cgroups` is called when the slot has everything else. It enters every cgroup through the function that
-    /// it is given, a parent before its children are listed: from then on the programs on the cgroup tracepoints enter
+    /// `enter_cgroups` is called when the slot has everything else. It enters every cgroup into what it is given, a parent
+    /// before its children are listed: from then on the programs on the cgroup tracepoints enter
     /// the children that are made.
     pub(super) fn install<E: From<MapError>>(
         &mut self,
         tables: &Tables,
-        enter_cgroups: impl FnOnce(&mut dyn FnMut(u64, Cgroup) -> Result<(), MapError>) -> Result<(), E>,
+        enter_cgroups: impl FnOnce(&mut Entering<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let idle = 1 - self.slot;
         failpoint::begin_writes();
         let (mut cgroups, held) = self.fill(idle, tables)?;
         failpoint::pass("slot-filled");
-        enter_cgroups(&mut |id, cgroup| {
-            write(names::CGROUPS, cgroups.insert(id, cgroup, 0))?;
-            let found = cgroups.get(&id, 0).map_err(|cause| MapError::Read { map: names::CGROUPS, cause })?;
-            if found == cgroup { Ok(()) } else { Err(MapError::Cgroup { id }) }
-        })?;
+        enter_cgroups(&mut Entering { next: &mut cgroups, in_force: &self.cgroups_in_force })?;
         failpoint::pass("cgroups-entered");
         may_write(names::ACTIVE)?;
         let armed = tables.on_audit_loss == OnAuditLoss::DenyNew;
@@ -573,8 +640,7 @@ impl Maps {
 
     /// The ids of the cgroups that the tables in force hold.
     pub(super) fn cgroups(&self) -> Result<Vec<u64>, MapError> {
-        let keys: Result<Vec<u64>, aya::maps::MapError> = self.cgroups_in_force.keys().collect();
-        keys.map_err(|cause| MapError::Read { map: names::CGROUPS, cause })
+        ids(&self.cgroups_in_force)
     }
 
     /// Reads all counters.
@@ -625,6 +691,8 @@ fn place(slot: u32) -> Option<usize> {
 
 /// Entries that are written or read in one call: enough that calls do not count.
 const AT_ONCE: usize = 65_536;
+/// More than stand at any one place of a table, or a call would find no room for them.
+const LEAST_AT_ONCE: usize = 1024;
 
 /// Sorted entries in pieces: keys, and what stands behind each.
 type Pieces<'a, K, V> = [(&'a [K], &'a [V])];
@@ -748,20 +816,13 @@ fn read_back<K: Pod + Ord, V: Pod + PartialEq>(
     let Some((key, value)) = wanted.next() else { return Ok(()) };
     let entries: usize = pieces.iter().map(|(keys, _)| keys.len()).sum();
     let differs = |index| MapError::Differs { map: name, index, entries };
-    // More than stand at any one place of the table, or a call would find no room for them.
-    let room = entries.clamp(1024, AT_ONCE);
-    let (mut found_keys, mut found_values) = (vec![*key; room], vec![*value; room]);
+    let room = entries.clamp(LEAST_AT_ONCE, AT_ONCE);
     let mut order: Vec<usize> = Vec::with_capacity(room);
-    let (mut position_of_call, mut number) = (None, 0);
-    loop {
-        let found = sys::lookup_batch(map, &mut position_of_call, &mut found_keys, &mut found_values);
-        let found = found.map_err(|io_error| MapError::Read {
-            map: name,
-            cause: SyscallError { call: "bpf_map_lookup_batch", io_error }.into(),
-        })?;
+    let mut number = 0;
+    each_batch(name, map, (*key, *value), room, |found_keys, found_values| {
         // In the order of what they are compared with: a million searches that jump about take most of a second.
         order.clear();
-        order.extend(0..found);
+        order.extend(0..found_keys.len());
         order.sort_unstable_by_key(|at| found_keys.get(*at));
         // How many stand in the pieces before, and where in this one to go on.
         let (mut before, mut index) = (0, 0);
@@ -782,12 +843,33 @@ fn read_back<K: Pod + Ord, V: Pod + PartialEq>(
             }
         }
         // No key is told twice, since nobody else writes: as many as there are are all.
-        number += found;
+        number += found_keys.len();
+        Ok(())
+    })?;
+    if number == entries { Ok(()) } else { Err(differs(number)) }
+}
+
+/// Reads a table, `room` entries to a call, and hands them over. `blank` stands where nothing was read yet.
+fn each_batch<K: Pod, V: Pod>(
+    name: &'static str,
+    map: BorrowedFd<'_>,
+    blank: (K, V),
+    room: usize,
+    mut take: impl FnMut(&[K], &[V]) -> Result<(), MapError>,
+) -> Result<(), MapError> {
+    let (mut keys, mut values) = (vec![blank.0; room], vec![blank.1; room]);
+    let mut position_of_call = None;
+    loop {
+        let found = sys::lookup_batch(map, &mut position_of_call, &mut keys, &mut values);
+        let found = found.map_err(|io_error| MapError::Read {
+            map: name,
+            cause: SyscallError { call: "bpf_map_lookup_batch", io_error }.into(),
+        })?;
+        take(keys.get(..found).unwrap_or_default(), values.get(..found).unwrap_or_default())?;
         if position_of_call.is_none() {
-            break;
+            return Ok(());
         }
     }
-    if number == entries { Ok(()) } else { Err(differs(number)) }
 }
 
 /// Reads a table that was read back when it was written; one in which nothing is to be may have got something.

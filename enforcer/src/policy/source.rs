@@ -19,7 +19,7 @@ pub const MAX_DOCUMENT_BYTES: u64 = 256 * 1024 * 1024;
 pub const MAX_FILES: usize = 65_536;
 
 /// Bytes of a file that are compared at a time: they stay in the cache of a CPU.
-const BLOCK: usize = 128 * 1024;
+const BLOCK: usize = 64 * 1024;
 
 /// So many bytes are compared by one CPU in no time.
 const MANY_BYTES: usize = 4 * 1024 * 1024;
@@ -97,22 +97,22 @@ pub fn read_again(paths: &[PathBuf], known: &[Document]) -> Sources {
 
 /// The texts of files, read by every CPU if most of it is there to be compared with.
 fn read_files(files: &[Arc<Path>], known: &[Document]) -> Vec<Result<Arc<str>, Box<Finding>>> {
-    let read = |place: usize, file: &Arc<Path>| {
+    let read = |place: usize, file: &Arc<Path>, block: &mut [u8]| {
         // Mostly there are the same files as before.
         let same = known.get(place).filter(|known| known.file == *file);
         let known = same.or_else(|| known.get(known.binary_search_by(|known| known.file.cmp(file)).ok()?));
-        read_file(file, known.map(|known| &known.text))
+        read_file(file, known.map(|known| &known.text), block)
     };
     let bytes: usize = known.iter().map(|known| known.text.len()).sum();
     let threads =
         if bytes > MANY_BYTES { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 };
     let next = AtomicUsize::new(0);
     let read_some = || {
-        let mut texts = Vec::new();
+        let (mut texts, mut block) = (Vec::new(), vec![0; BLOCK]);
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some(file) = files.get(place) else { return texts };
-            texts.push((place, read(place, file)));
+            texts.push((place, read(place, file, &mut block)));
         }
     };
     let mut texts: Vec<_> = files.iter().map(|_| None).collect();
@@ -127,8 +127,8 @@ fn read_files(files: &[Arc<Path>], known: &[Document]) -> Vec<Result<Arc<str>, B
         }
     });
     // What a thread took and has not read is read here.
-    let texts = texts.into_iter().zip(files).enumerate();
-    texts.map(|(place, (text, file))| text.unwrap_or_else(|| read(place, file))).collect()
+    let (texts, mut block) = (texts.into_iter().zip(files).enumerate(), vec![0; BLOCK]);
+    texts.map(|(place, (text, file))| text.unwrap_or_else(|| read(place, file, &mut block))).collect()
 }
 
 fn read_directory(directory: &Path, files: &mut BTreeSet<PathBuf>, findings: &mut Vec<Finding>) {
@@ -174,12 +174,12 @@ fn read_directory(directory: &Path, files: &mut BTreeSet<PathBuf>, findings: &mu
     }
 }
 
-/// Reads a file; if it is `known`, its text is that.
-fn read_file(path: &Path, known: Option<&Arc<str>>) -> Result<Arc<str>, Box<Finding>> {
+/// Reads a file; if it is `known`, its text is that. `block` is what it is read to while it is compared.
+fn read_file(path: &Path, known: Option<&Arc<str>>, block: &mut [u8]) -> Result<Arc<str>, Box<Finding>> {
     let mut bytes = Vec::new();
     let result = fs::File::open(path).and_then(|mut file| {
         if let Some(known) = known
-            && is_same(&mut file, known.as_bytes(), &mut bytes)?
+            && is_same(&mut file, known.as_bytes(), block, &mut bytes)?
         {
             return Ok(true);
         }
@@ -206,13 +206,12 @@ fn read_file(path: &Path, known: Option<&Arc<str>>) -> Result<Arc<str>, Box<Find
     })
 }
 
-/// Reads as long as `known` is read, and one byte more. If it is all of the file, nothing is kept of it; otherwise `bytes` is
+/// Reads, a block at a time, as long as `known` is read, and one byte more. If it is all of the file, nothing is kept of it; otherwise `bytes` is
 /// what was read.
-fn is_same(file: &mut fs::File, known: &[u8], bytes: &mut Vec<u8>) -> io::Result<bool> {
-    let mut block = vec![0; BLOCK];
+fn is_same(file: &mut fs::File, known: &[u8], block: &mut [u8], bytes: &mut Vec<u8>) -> io::Result<bool> {
     let mut rest = known;
     loop {
-        let read = match file.read(&mut block) {
+        let read = match file.read(block) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),

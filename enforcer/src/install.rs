@@ -1,0 +1,83 @@
+//! Puts tables in force with every cgroup of the subtree identified.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
+
+use enforcer_common::layout::Cgroup;
+
+use crate::cgroups::{self, Names, Subtree};
+use crate::containers::Containers;
+use crate::kernel::Enforcement;
+use crate::tables::Tables;
+
+/// Puts tables in force. Where they say of every cgroup what the `former` ones in force say, the cgroups are taken from
+/// those; otherwise the tree is walked.
+pub(crate) fn install(
+    enforcement: &mut Enforcement,
+    tables: &Tables,
+    former: Option<&Tables>,
+    subtree: &Subtree,
+    names: &mut Names,
+    containers: &Containers,
+) -> anyhow::Result<()> {
+    if former.is_some_and(|former| own_the_same(former, tables)) {
+        return enforcement.install(tables, |next| Ok(next.carry_over()?));
+    }
+    let in_force = enforcement.owners()?;
+    let former_ids = in_force.ids()?;
+    let is_same_policy = enforcement.revision()? == tables.revision;
+    enforcement.install(tables, |next| {
+        let mut entered: HashMap<u64, Cgroup> = HashMap::new();
+        subtree.walk(|found| {
+            let cgroup = cgroup_of(tables, containers, &entered, &found);
+            next.enter(found.id, cgroup)?;
+            entered.insert(found.id, cgroup);
+            names.insert(found.id, found.path.to_path_buf());
+            Ok::<(), anyhow::Error>(())
+        })?;
+        // Sockets outlive the directory of their cgroup, and go on being its service's.
+        for id in former_ids.into_iter().filter(|id| !entered.contains_key(id)) {
+            let Some(was) = in_force.cgroup(id)? else { continue };
+            match names.path(id) {
+                Some(path) => {
+                    let found = cgroups::Found { id, parent: None, path };
+                    next.enter(id, cgroup_of(tables, containers, &HashMap::new(), &found))?;
+                }
+                // It vanished before this daemon came: nobody can say any longer what another policy calls it.
+                None if is_same_policy => next.enter(id, was)?,
+                None => {}
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Whether both say the same of every cgroup, in the same states of the automaton.
+fn own_the_same(former: &Tables, tables: &Tables) -> bool {
+    Arc::ptr_eq(&former.claims, &tables.claims)
+        && former.services == tables.services
+        && former.pending == tables.pending
+        && former.top == tables.top
+}
+
+/// Whose a cgroup is, from its parent if that was entered already, or else from its path.
+pub(crate) fn cgroup_of(
+    tables: &Tables,
+    containers: &Containers,
+    entered: &HashMap<u64, Cgroup>,
+    found: &cgroups::Found<'_>,
+) -> Cgroup {
+    let (state, inherited) = match found.parent.and_then(|parent| entered.get(&parent)) {
+        Some(parent) => {
+            let name = found.path.file_name().unwrap_or_default();
+            (tables.claims.child(parent.state, name.as_bytes()), parent.owner)
+        }
+        None => {
+            let parent = found.path.parent().map_or(&b""[..], cgroups::bytes);
+            (tables.claims.state(cgroups::bytes(found.path)), tables.owner_of_path(parent))
+        }
+    };
+    let claimed = tables.claims.claimants.get(&state).copied();
+    Cgroup { owner: containers.owner(tables, found.id, claimed, inherited), state }
+}
