@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use anyhow::{anyhow, ensure};
 use enforcer::failpoint;
 use enforcer_common::layout::{EdgeKey, EdgeValue};
 use enforcer_tests::actor::{Reply, Request, Transport};
@@ -81,6 +84,54 @@ fn a_rule_that_is_added_permits_and_one_that_is_removed_refuses() -> anyhow::Res
     let record = daemon.wait_for(|record| record["verdict"] == "deny")?;
     assert_eq!((&record["revision"], &record["source"]["service"]), (&8.into(), &"web".into()), "{record}");
     daemon.stop()?.check_totals()
+}
+
+#[test]
+fn every_cgroup_that_is_made_while_rules_change_is_carried_over() -> anyhow::Result<()> {
+    const CHAINS: usize = 1500;
+    const LEVELS: usize = 4;
+    let mut pair = Pair::new("carried")?;
+    let mut daemon = pair.sandbox.daemon(&format!("{SERVICES}{RULE}"))?;
+    pair.serve()?;
+    let web = pair.sandbox.cgroup().join("web");
+    let are_made = AtomicBool::new(false);
+    thread::scope(|scope| -> anyhow::Result<()> {
+        let maker = scope.spawn(|| {
+            let made = (0..CHAINS).try_for_each(|chain| {
+                let mut directory = web.join(format!("chain-{chain}"));
+                fs::create_dir(&directory)?;
+                for level in 1..LEVELS {
+                    directory.push(format!("level-{level}"));
+                    fs::create_dir(&directory)?;
+                }
+                anyhow::Ok(())
+            });
+            are_made.store(true, Ordering::Release);
+            made
+        });
+        for reloads in 0.. {
+            if are_made.load(Ordering::Acquire) && reloads > 1 {
+                break;
+            }
+            let rule = if reloads % 2 == 0 { SECOND_RULE } else { RULE };
+            let record = daemon.reload(&pair.sandbox, &format!("{SERVICES}{rule}"))?;
+            ensure!(record["result"] == "applied", "{record}");
+        }
+        maker.join().map_err(|_panic| anyhow!("the thread panicked"))?
+    })?;
+
+    // Whoever is in the innermost of them is the service that they lie in.
+    let last = format!("web/chain-{}/level-1/level-2/level-3", CHAINS - 1);
+    let mut inner = pair.sandbox.actor(&last)?;
+    let connect = Request::Connect { to: address(8080), transport: Transport::Tcp, mapped: false };
+    assert_eq!(inner.ask(&connect)?.text, "hello");
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    // The root of the subtree, and those of the two services.
+    assert_eq!(finished.stop["cgroups"], 3 + CHAINS * LEVELS, "{}", finished.stop);
+    assert_eq!(finished.stop["cgroups_failed"], 0);
+    assert_eq!(finished.stop["cgroups_repaired"], 0);
+    Ok(())
 }
 
 /// A rule for each of these ports, in a file of its own.

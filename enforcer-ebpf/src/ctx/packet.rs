@@ -66,12 +66,6 @@ struct Ports {
 }
 
 impl Headers {
-    #[inline(always)]
-    const fn new(protocol: Protocol, source: Address, destination: Address, ports: Ports) -> Self {
-        let Ports { source: source_port, destination: destination_port, opens } = ports;
-        Self { source, destination, source_port, destination_port, protocol, opens, _pad: [0; 2] }
-    }
-
     /// Whether the packet begins a flow that nobody has judged: everything does but a segment of a TCP connection.
     #[inline(always)]
     pub(crate) fn begin_a_flow(&self) -> bool {
@@ -175,22 +169,36 @@ impl Packet {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn read_headers(skb: *mut __sk_buff) -> u32 {
-    let (Some(place), Some(headers)) = (maps::headers(), at_hand(skb).or_else(|| copied(skb))) else {
-        return 0;
-    };
+    let Some(place) = maps::headers() else { return 0 };
+    u32::from(at_hand(skb, place) || copied(skb, place))
+}
+
+/// Keeps the headers of the packet that is judged. Written where they are all known: of a value that may be none the compiler
+/// keeps parts that were never set, which the verifier of old kernels refuses.
+#[inline(always)]
+fn keep(
+    place: *mut Headers,
+    protocol: Protocol,
+    source: Address,
+    destination: Address,
+    ports: Ports,
+) -> bool {
+    let Ports { source: source_port, destination: destination_port, opens } = ports;
+    let headers =
+        Headers { source, destination, source_port, destination_port, protocol, opens, _pad: [0; 2] };
     // SAFETY: a live element of this CPU, which the packet that is judged on it now has to itself.
     unsafe { *place = headers };
-    1
+    true
 }
 
 /// Reads the headers where they lie, if these are TCP's or UDP's and directly follow an IP header without options, all in
-/// the first piece of the buffer.
+/// the first piece of the buffer; returns whether they are.
 #[inline(always)]
-fn at_hand(skb: *mut __sk_buff) -> Option<Headers> {
+fn at_hand(skb: *mut __sk_buff, place: *mut Headers) -> bool {
     let start = read!(skb, data) as usize;
     let end = read!(skb, data_end) as usize;
     if start + 28 > end {
-        return None;
+        return false;
     }
     let word = |index: usize| {
         let word: u64;
@@ -209,7 +217,7 @@ fn at_hand(skb: *mut __sk_buff) -> Option<Headers> {
         let flags = match Protocol(protocol) {
             Protocol::UDP => 0,
             Protocol::TCP if start + 40 <= end => word(8),
-            _ => return None,
+            _ => return false,
         };
         let (source, destination) = (word(3).to_ne_bytes(), word(4).to_ne_bytes());
         (Protocol(protocol), Address::from_v4(source), Address::from_v4(destination), word(5), flags)
@@ -218,64 +226,57 @@ fn at_hand(skb: *mut __sk_buff) -> Option<Headers> {
         let flags = match Protocol(protocol) {
             Protocol::UDP => 0,
             Protocol::TCP if start + 60 <= end => word(13),
-            _ => return None,
+            _ => return false,
         };
         let source = Address::from_words([word(2), word(3), word(4), word(5)]);
         let destination = Address::from_words([word(6), word(7), word(8), word(9)]);
         (Protocol(protocol), source, destination, word(10), flags)
     } else {
-        return None;
+        return false;
     };
     let ([a, b, c, d], [_, flags, _, _]) = (ports.to_ne_bytes(), flags.to_ne_bytes());
     let ports = Ports { source: Port([a, b]), destination: Port([c, d]), opens: opens(flags) };
-    Some(Headers::new(protocol, source, destination, ports))
+    keep(place, protocol, source, destination, ports)
 }
 
-/// Reads the headers of any packet, wherever in the buffer they lie; `None` if they cannot be followed to the ports.
+/// Reads the headers of any packet, wherever in the buffer they lie; returns false if they cannot be followed to the ports.
 #[inline(always)]
-fn copied(skb: *mut __sk_buff) -> Option<Headers> {
+fn copied(skb: *mut __sk_buff, place: *mut Headers) -> bool {
     let mut start = [0_u32; 5];
     if !copy(skb, 0, &mut start) {
-        return None;
+        return false;
     }
     let [first, _, _, _] = start[0].to_ne_bytes();
     match first >> 4 {
-        4 => v4(skb, &start),
-        6 => v6(skb, start[1]),
-        _ => None,
+        4 => v4(skb, &start, place),
+        6 => v6(skb, start[1], place),
+        _ => false,
     }
 }
 
 #[inline(always)]
-fn v4(skb: *mut __sk_buff, start: &[u32; 5]) -> Option<Headers> {
+fn v4(skb: *mut __sk_buff, start: &[u32; 5], place: *mut Headers) -> bool {
     let [length, _, _, _] = start[0].to_ne_bytes();
     let [_, protocol, _, _] = start[2].to_ne_bytes();
     let (source, destination) = (start[3].to_ne_bytes(), start[4].to_ne_bytes());
     let length = u32::from(length & 0x0f) * 4;
-    if length < 20 {
-        return None;
-    }
-    let ports = transport(skb, length, Protocol(protocol))?;
-    Some(Headers::new(Protocol(protocol), Address::from_v4(source), Address::from_v4(destination), ports))
+    let (source, destination) = (Address::from_v4(source), Address::from_v4(destination));
+    length >= 20 && transport(skb, length, Protocol(protocol), source, destination, place)
 }
 
 #[inline(always)]
-fn v6(skb: *mut __sk_buff, second: u32) -> Option<Headers> {
+fn v6(skb: *mut __sk_buff, second: u32, place: *mut Headers) -> bool {
     let mut addresses = [[0_u32; 4]; 2];
     if !copy(skb, 8, &mut addresses) {
-        return None;
+        return false;
     }
     let [_, _, next, _] = second.to_ne_bytes();
     let end = walk_extensions(skb, u32::from(next));
     let protocol = Protocol((end & 0xff) as u8);
     // The kernel itself takes no packet whose headers are longer than this.
     let offset = ((end >> 8) & 0xffff) as u32;
-    if offset == 0 {
-        return None;
-    }
-    let ports = transport(skb, offset, protocol)?;
     let [source, destination] = addresses.map(Address::from_words);
-    Some(Headers::new(protocol, source, destination, ports))
+    offset != 0 && transport(skb, offset, protocol, source, destination, place)
 }
 
 /// Whether a TCP segment with these flags asks for a new connection.
@@ -284,25 +285,34 @@ fn opens(flags: u8) -> u8 {
     u8::from(flags & TCP_SYN != 0 && flags & TCP_ACK == 0)
 }
 
-/// Reads the ports, where the protocol has them, from the transport header at `offset`; `None` if it ends before.
+/// Reads the ports, where the protocol has them, from the transport header at `offset`; returns false if it ends before.
 #[inline(always)]
-fn transport(skb: *mut __sk_buff, offset: u32, protocol: Protocol) -> Option<Ports> {
+fn transport(
+    skb: *mut __sk_buff,
+    offset: u32,
+    protocol: Protocol,
+    source: Address,
+    destination: Address,
+    place: *mut Headers,
+) -> bool {
     let has_ports = matches!(
         protocol,
         Protocol::TCP | Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | Protocol::DCCP
     );
     if !has_ports {
-        return Some(Ports { source: Port::new(0), destination: Port::new(0), opens: 0 });
+        let ports = Ports { source: Port::new(0), destination: Port::new(0), opens: 0 };
+        return keep(place, protocol, source, destination, ports);
     }
     let mut ports = [[0_u8; 2]; 2];
     if !copy(skb, offset, &mut ports) {
-        return None;
+        return false;
     }
     let mut flags = [0_u8; 1];
     if protocol == Protocol::TCP && !copy(skb, offset + 13, &mut flags) {
-        return None;
+        return false;
     }
-    Some(Ports { source: Port(ports[0]), destination: Port(ports[1]), opens: opens(flags[0]) })
+    let ports = Ports { source: Port(ports[0]), destination: Port(ports[1]), opens: opens(flags[0]) };
+    keep(place, protocol, source, destination, ports)
 }
 
 /// Copies bytes of a packet, counted from the IP header, wherever in the buffer they lie.
