@@ -24,8 +24,7 @@ pub(crate) fn install(
     if former.is_some_and(|former| own_the_same(former, tables)) {
         return enforcement.install(tables, |next| Ok(next.carry_over()?));
     }
-    let in_force = enforcement.owners()?;
-    let former_ids = in_force.ids()?;
+    let (in_force, former_ids) = (enforcement.owners()?, enforcement.cgroups()?);
     let is_same_policy = enforcement.revision()? == tables.revision;
     enforcement.install(tables, |next| {
         let mut entered: HashMap<u64, Cgroup> = HashMap::new();

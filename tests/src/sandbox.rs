@@ -602,8 +602,9 @@ fn signal_tree(cgroup: &Path) -> anyhow::Result<()> {
             signal_tree(&entry.path())?;
         }
     }
-    for pid in fs::read_to_string(cgroup.join("cgroup.procs"))?.lines() {
-        match kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL) {
+    // The kernel lists no processes where threads have cgroups of their own; the signal ends a thread's process.
+    for thread in fs::read_to_string(cgroup.join("cgroup.threads"))?.lines() {
+        match kill(Pid::from_raw(thread.parse()?), Signal::SIGKILL) {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
             Err(err) => return Err(err.into()),
         }

@@ -129,15 +129,6 @@ impl CgroupOwners {
     pub fn cgroup(&self, id: u64) -> Result<Option<Cgroup>, MapError> {
         find(&self.0, id)
     }
-
-    /// The ids of the cgroups that the tables have.
-    ///
-    /// # Errors
-    ///
-    /// The map cannot be read.
-    pub fn ids(&self) -> Result<Vec<u64>, MapError> {
-        ids(&self.0)
-    }
 }
 
 /// The cgroups of the tables that are about to be in force.
@@ -198,12 +189,6 @@ fn find(cgroups: &Inner<u64, Cgroup>, id: u64) -> Result<Option<Cgroup>, MapErro
         Err(aya::maps::MapError::KeyNotFound) => Ok(None),
         Err(cause) => Err(MapError::Read { map: names::CGROUPS, cause }),
     }
-}
-
-/// The ids of the cgroups that a table has.
-fn ids(cgroups: &Inner<u64, Cgroup>) -> Result<Vec<u64>, MapError> {
-    let keys: Result<Vec<u64>, aya::maps::MapError> = cgroups.keys().collect();
-    keys.map_err(|cause| MapError::Read { map: names::CGROUPS, cause })
 }
 
 /// What was written into a slot, and read back, with the maps that it is in.
@@ -390,8 +375,7 @@ impl Maps {
     /// store every decision is made by the tables before; if it is not reached, they stay.
     ///
     /// `enter_cgroups` is called when the slot has everything else. It enters every cgroup into what it is given, a parent
-    /// before its children are listed: from then on the programs on the cgroup tracepoints enter
-    /// the children that are made.
+    /// before its children are listed: from then on the programs on the cgroup tracepoints enter the children that are made.
     pub(super) fn install<E: From<MapError>>(
         &mut self,
         tables: &Tables,
@@ -640,7 +624,8 @@ impl Maps {
 
     /// The ids of the cgroups that the tables in force hold.
     pub(super) fn cgroups(&self) -> Result<Vec<u64>, MapError> {
-        ids(&self.cgroups_in_force)
+        let keys: Result<Vec<u64>, aya::maps::MapError> = self.cgroups_in_force.keys().collect();
+        keys.map_err(|cause| MapError::Read { map: names::CGROUPS, cause })
     }
 
     /// Reads all counters.

@@ -206,8 +206,8 @@ fn read_file(path: &Path, known: Option<&Arc<str>>, block: &mut [u8]) -> Result<
     })
 }
 
-/// Reads, a block at a time, as long as `known` is read, and one byte more. If it is all of the file, nothing is kept of it; otherwise `bytes` is
-/// what was read.
+/// Reads, a block at a time, as long as `known` is read, and one byte more. If it is all of the file, nothing is kept of it;
+/// otherwise `bytes` is what was read.
 fn is_same(file: &mut fs::File, known: &[u8], block: &mut [u8], bytes: &mut Vec<u8>) -> io::Result<bool> {
     let mut rest = known;
     loop {
