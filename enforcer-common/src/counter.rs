@@ -57,8 +57,10 @@ impl Counter {
     pub const CGROUP_NEWS_LOST: Self = Self(Reason::COUNT * 3 + 4);
     /// Words of unknown network namespaces for which the ring buffer had no room; they are found a moment later.
     pub const NAMESPACE_NEWS_LOST: Self = Self(Reason::COUNT * 3 + 5);
+    /// Verdicts that could not be kept, and are made anew each time.
+    pub const VERDICTS_NOT_KEPT: Self = Self(Reason::COUNT * 3 + 6);
     /// How many counters there are.
-    pub const COUNT: u32 = Reason::COUNT * 3 + 6;
+    pub const COUNT: u32 = Reason::COUNT * 3 + 7;
 
     /// The counter of decisions with this outcome and reason.
     #[inline(always)]
@@ -84,6 +86,7 @@ mod tests {
             Counter::CGROUPS_FAILED,
             Counter::CGROUP_NEWS_LOST,
             Counter::NAMESPACE_NEWS_LOST,
+            Counter::VERDICTS_NOT_KEPT,
         ]) {
             assert!(!core::mem::replace(&mut seen[counter.0 as usize], true), "{counter:?}");
         }

@@ -1,13 +1,13 @@
 //! What the maps hold: keys and values with no padding, pinned to their sizes and offsets.
 
-use crate::{Address, Asked, Identity, Mode, Port, Protocol, RuleId};
+use crate::{Address, Asked, Decision, Identity, Mode, Port, Protocol, Reason, RuleId, Verdict};
 
 /// Changes with every change to a layout in this file, in [`event`](crate::event) or of the host's own ledger, or to a name in
 /// [`names`](crate::names); a host and an object that differ in it refuse each other.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
-/// The one value of `ACTIVE`: which slot is in force, and what happens when decisions cannot be told. Each part has a byte of
-/// its own, so that programs and host change theirs with one store.
+/// The one value of `ACTIVE`: which slot is in force, what happens when decisions cannot be told, and which of the kept verdicts
+/// hold. Each part has a byte of its own, so that programs and host change theirs with one store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub struct Active(pub u32);
@@ -19,9 +19,15 @@ impl Active {
     pub const REFUSING_BYTE: usize = 2;
 
     /// The policy in this slot is in force. It is `armed` if it wants nothing new while decisions cannot be told, and
-    /// `refusing` if that is now.
-    pub const fn new(slot: u32, armed: bool, refusing: bool) -> Self {
-        Self(slot & 0xff | if armed { Self::ARMED } else { 0 } | if refusing { Self::REFUSING } else { 0 })
+    /// `refusing` if that is now. Of kept verdicts, only those of this `generation` hold.
+    pub const fn new(slot: u32, armed: bool, refusing: bool, generation: u8) -> Self {
+        let [slot, ..] = slot.to_le_bytes();
+        Self(u32::from_le_bytes([slot, armed as u8, refusing as u8, generation]))
+    }
+
+    /// The generation of kept verdicts that hold.
+    pub const fn generation(self) -> u8 {
+        self.0.to_le_bytes()[3]
     }
 
     /// The slot in force.
@@ -116,6 +122,119 @@ pub struct Offsets {
 }
 
 const _: () = assert!(size_of::<Offsets>() == 24);
+
+/// Where the running kernel keeps what a record says of a task; all 0 where the programs must ask for it by helpers, of which each
+/// costs as much as all of it does when it is read where it lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct TaskFields {
+    /// `tgid` in `struct task_struct`.
+    pub process: u32,
+    /// `comm` in `struct task_struct`.
+    pub name: u32,
+    /// `cred` in `struct task_struct`.
+    pub credentials: u32,
+    /// `uid` in `struct cred`.
+    pub user: u32,
+}
+
+const _: () = assert!(size_of::<TaskFields>() == 16);
+
+impl TaskFields {
+    /// Whether they are known. None of them is the first of its structure.
+    #[inline(always)]
+    pub const fn are_known(&self) -> bool {
+        self.credentials != 0
+    }
+}
+
+/// Key of `VERDICTS`: which cgroup calls which at which port, and by which tables that was decided.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct VerdictKey {
+    caller: u64,
+    answerer: u64,
+    port: [u8; 2],
+    protocol: u8,
+    slot: u8,
+    generation: u8,
+    _pad: [u8; 3],
+}
+
+const _: () = assert!(size_of::<VerdictKey>() == 24);
+
+impl VerdictKey {
+    /// The cgroup `caller` calls the cgroup `answerer` at its port, while this is in force.
+    #[inline(always)]
+    pub const fn new(active: Active, caller: u64, answerer: u64, protocol: Protocol, port: Port) -> Self {
+        let [slot, _, _, generation] = active.0.to_le_bytes();
+        Self { caller, answerer, port: port.0, protocol: protocol.0, slot, generation, _pad: [0; 3] }
+    }
+
+    /// Whether it is of what is in force now.
+    pub const fn is_of(&self, active: Active) -> bool {
+        let [slot, _, _, generation] = active.0.to_le_bytes();
+        self.slot == slot && self.generation == generation
+    }
+}
+
+/// Value of `VERDICTS`: a permission that holds as long as the tables do. Nothing else is kept there, so what it says is that
+/// the attempt passes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Permission {
+    from: u32,
+    to: u32,
+    rule: u32,
+    mode: u8,
+    reason: u8,
+    _pad: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Permission>() == 16);
+
+impl Permission {
+    /// What is to be kept of a decision about two cgroups; `None` if it depends on more than them, their tables and the port.
+    #[inline(always)]
+    pub const fn of(decision: &Decision) -> Option<Self> {
+        let lasts = matches!(decision.verdict, Verdict::Allow)
+            && matches!(decision.reason, Reason::NotManaged | Reason::SameService | Reason::RuleAllows);
+        if !lasts || !Self::can_be_of(decision.from) || !Self::can_be_of(decision.to) {
+            return None;
+        }
+        let rule = match decision.rule() {
+            Some(rule) => rule.0,
+            None => 0,
+        };
+        Some(Self {
+            from: decision.from.raw(),
+            to: decision.to.raw(),
+            rule,
+            mode: decision.mode as u8,
+            reason: decision.reason as u8,
+            _pad: [0; 2],
+        })
+    }
+
+    /// Whether one may be kept that has this end: not while it is about to become known, which then need not be noticed.
+    #[inline(always)]
+    pub const fn can_be_of(end: Identity) -> bool {
+        end.raw() != Identity::UNKNOWN.raw() && end.raw() != Identity::PENDING.raw()
+    }
+
+    /// The decision that it was kept of.
+    #[inline(always)]
+    pub const fn decision(&self) -> Decision {
+        let reason = match self.reason {
+            0 => Reason::NotManaged,
+            1 => Reason::SameService,
+            _ => Reason::RuleAllows,
+        };
+        let (from, to) = (Identity::from_raw(self.from), Identity::from_raw(self.to));
+        let decision = Decision::new(Verdict::Allow, Mode::from_raw(self.mode), reason, from, to);
+        if matches!(reason, Reason::RuleAllows) { decision.by(RuleId(self.rule)) } else { decision }
+    }
+}
 
 /// Key of `EDGES`: a pair of ends, and which part of a long port list.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -336,8 +455,10 @@ pub struct Place {
 const _: () = assert!(size_of::<Place>() == 20);
 
 impl Place {
-    /// The namespace that looks. The number is what socket look-ups take for it (`BPF_F_CURRENT_NETNS`).
-    pub const HERE: Self = Self { netns: -1, source: Address::V6_UNSPECIFIED };
+    /// What socket look-ups take for the namespace that looks (`BPF_F_CURRENT_NETNS`).
+    pub const HERE_NETNS: i32 = -1;
+    /// The namespace that looks.
+    pub const HERE: Self = Self { netns: Self::HERE_NETNS, source: Address::V6_UNSPECIFIED };
     /// More than one namespace has the address, so that it tells nobody's identity.
     pub const AMBIGUOUS: Self = Self { netns: -2, source: Address::V6_UNSPECIFIED };
 
@@ -358,7 +479,7 @@ impl Place {
     /// Whether it is the namespace that looks.
     #[inline(always)]
     pub const fn is_here(&self) -> bool {
-        self.netns == Self::HERE.netns
+        self.netns == Self::HERE_NETNS
     }
 
     /// The address that an unbound socket reaches it from.
@@ -456,7 +577,7 @@ mod pod {
 
     use super::{
         Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Offsets, Owner,
-        Place, PortKey, ProtocolKey, SocketNote,
+        Permission, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
     };
 
     // SAFETY: repr(C), integers only, padding spelt out as fields; the size assertion above holds it to that.
@@ -467,6 +588,8 @@ mod pod {
     unsafe impl aya::Pod for Classes {}
     // SAFETY: repr(C), six u32.
     unsafe impl aya::Pod for Offsets {}
+    // SAFETY: repr(C), four u32.
+    unsafe impl aya::Pod for TaskFields {}
     // SAFETY: repr(C), three u32, no padding by its size assertion.
     unsafe impl aya::Pod for EdgeKey {}
     // SAFETY: repr(C) of bytes and of PortRange, which is itself without padding by its size assertion.
@@ -475,6 +598,10 @@ mod pod {
     unsafe impl aya::Pod for PortKey {}
     // SAFETY: repr(C), u32 and bytes, no padding by its size assertion.
     unsafe impl aya::Pod for ProtocolKey {}
+    // SAFETY: repr(C), u32 and bytes, no padding by its size assertion.
+    unsafe impl aya::Pod for VerdictKey {}
+    // SAFETY: repr(C), u32 and bytes, no padding by its size assertion.
+    unsafe impl aya::Pod for Permission {}
     // SAFETY: repr(C), u64 and bytes, no padding by its size assertion.
     unsafe impl aya::Pod for LocalKey {}
     // SAFETY: repr(C), i32 and bytes, no padding by its size assertion.

@@ -2,7 +2,7 @@
 
 /// In an object that tests alone load: the number of the check that it negates.
 pub const NEGATED: &str = "NEGATED";
-/// Which slot is in force: one `u32`, 0 or 1.
+/// What is in force: one `u32`, [`Active`](crate::layout::Active).
 pub const ACTIVE: &str = "ACTIVE";
 /// Per slot: the revision of the policy that it holds.
 pub const REVISIONS: &str = "REVISIONS";
@@ -16,6 +16,8 @@ pub const TRANSITIONS: &str = "TRANSITIONS";
 pub const CLAIMANTS: &str = "CLAIMANTS";
 /// Per slot: pair of identities → port ranges.
 pub const EDGES: &str = "EDGES";
+/// Which cgroup calls which at which port → what permits it; kept by the programs.
+pub const VERDICTS: &str = "VERDICTS";
 /// Per slot: address prefix → identity of a network set.
 pub const NETWORKS: &str = "NETWORKS";
 /// Per slot: reserved port → owner.
@@ -52,6 +54,8 @@ pub const LOG_ALLOWED: &str = "LOG_ALLOWED";
 
 /// Global, [`Offsets`](crate::layout::Offsets): where the running kernel keeps what a cgroup is known by.
 pub const OFFSETS: &str = "OFFSETS";
+/// Global, [`TaskFields`](crate::layout::TaskFields): where it keeps what a record says of a task.
+pub const TASK_FIELDS: &str = "TASK_FIELDS";
 /// The program that identifies a new cgroup, and the tracepoint it is on.
 pub const CGROUP_MKDIR: &str = "cgroup_mkdir";
 /// The program that forgets a cgroup, and the tracepoint it is on.

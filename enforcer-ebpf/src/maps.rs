@@ -13,12 +13,12 @@ use enforcer_common::decide::{Coverage, coverage};
 use enforcer_common::event::{CgroupEvent, Event};
 use enforcer_common::layout::{
     Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Offsets, Owner,
-    Place, PortKey, ProtocolKey, SocketNote,
+    Permission, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
 };
 use enforcer_common::limits::{
-    MAX_ANCESTORS, MAX_DEVICES, MAX_LOCALS, MAX_NEIGHBOURS, MAX_STRANGERS, RING_BYTES,
+    MAX_ANCESTORS, MAX_DEVICES, MAX_LOCALS, MAX_NEIGHBOURS, MAX_STRANGERS, MAX_VERDICTS, RING_BYTES,
 };
-use enforcer_common::{Address, Identity, Mode, Party, Port, Protocol, Tables};
+use enforcer_common::{Address, Decision, Facts, Identity, Mode, Party, Port, Protocol, Tables, decide};
 
 use crate::ctx::packet::Headers;
 use crate::ctx::task;
@@ -86,6 +86,8 @@ static CLAIMANTS: ArrayOfMaps<Claimants, 2> = ArrayOfMaps::new();
 #[btf_map]
 static EDGES: ArrayOfMaps<Edges, 2> = ArrayOfMaps::new();
 #[btf_map]
+static VERDICTS: HashMap<VerdictKey, Permission, { MAX_VERDICTS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
 static NETWORKS: ArrayOfMaps<Networks, 2> = ArrayOfMaps::new();
 #[btf_map]
 static RESERVED: ArrayOfMaps<Reserved, 2> = ArrayOfMaps::new();
@@ -123,6 +125,9 @@ static OFFSETS: Global<Offsets> = Global::new(Offsets {
     node_parent: 0,
     node_name: 0,
 });
+#[unsafe(no_mangle)]
+static TASK_FIELDS: Global<TaskFields> =
+    Global::new(TaskFields { process: 0, name: 0, credentials: 0, user: 0 });
 #[unsafe(no_mangle)]
 static HOST_NETNS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -195,6 +200,12 @@ pub(crate) fn offsets() -> Offsets {
     OFFSETS.load()
 }
 
+/// Where the running kernel keeps what a record says of a task.
+#[inline(always)]
+pub(crate) fn task_fields() -> TaskFields {
+    TASK_FIELDS.load()
+}
+
 /// This CPU's place for the cgroup that a tracepoint is about. Programs on tracepoints do not interrupt each other.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut CgroupEvent> {
@@ -238,8 +249,8 @@ pub(crate) fn refuse_new() {
 
 /// One revision of the policy, chosen when the value is made.
 pub(crate) struct KernelTables {
+    active: Active,
     slot: u32,
-    refuses_new: bool,
     /// A cgroup that was looked up already, and what [`cgroup_owner`] said of it; 0 is no cgroup.
     found: (u64, u64),
 }
@@ -249,17 +260,67 @@ impl KernelTables {
     /// broken, in which case nothing can be decided.
     #[inline(always)]
     pub(crate) fn in_force() -> Option<Self> {
-        let active = *ACTIVE.get(0)?;
-        let active = Active(active);
-        let slot = active.slot();
-        CGROUPS.get(slot)?;
-        Some(Self { refuses_new: active.is_refusing(), ..Self::of_slot(slot) })
+        let tables = Self::chosen()?;
+        if tables.are_there() { Some(tables) } else { None }
+    }
+
+    /// The same, where that is asked for only if nothing was [kept](Self::kept): by [`decide`](Self::decide).
+    #[inline(always)]
+    pub(crate) fn chosen() -> Option<Self> {
+        let active = Active(ACTIVE.get(0).copied()?);
+        Some(Self { active, ..Self::of_slot(active.slot()) })
+    }
+
+    #[inline(always)]
+    fn are_there(&self) -> bool {
+        CGROUPS.get(self.slot).is_some()
     }
 
     /// The tables of a slot that [`in_force`](Self::in_force) has told, for functions that do not decide.
     #[inline(always)]
-    const fn of_slot(slot: u32) -> Self {
-        Self { slot, refuses_new: false, found: (0, 0) }
+    pub(crate) const fn of_slot(slot: u32) -> Self {
+        Self { active: Active(0), slot, found: (0, 0) }
+    }
+
+    /// Which of the two slots they are.
+    #[inline(always)]
+    pub(crate) const fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// Under what a verdict about two cgroups is kept as long as these tables are in force and say the same of both.
+    #[inline(always)]
+    pub(crate) fn key(&self, caller: u64, answerer: &Party, protocol: Protocol, port: Port) -> VerdictKey {
+        VerdictKey::new(self.active, caller, answerer.cgroup_id(), protocol, port)
+    }
+
+    /// What was decided before about the same, if it was a permission, and still holds.
+    #[inline(always)]
+    pub(crate) fn kept(&self, key: &VerdictKey) -> Option<Decision> {
+        if self.active.is_refusing() {
+            return None;
+        }
+        // SAFETY: an entry is whole before it can be found, is never changed, and is not removed before every program has ended
+        // that could look for it.
+        unsafe { VERDICTS.get(key) }.map(Permission::decision)
+    }
+
+    /// Decides, and keeps what is decided of two cgroups if it is a permission that holds as long as these tables do. Where there
+    /// is no room for it, it is decided anew each time.
+    #[inline(always)]
+    pub(crate) fn decide(&self, facts: &Facts, key: &VerdictKey) -> Decision {
+        if !self.are_there() {
+            return Decision::TABLES_MISSING;
+        }
+        let decision = decide(facts, self);
+        if task::is_exact(&facts.caller)
+            && task::is_exact(&facts.answerer)
+            && let Some(permission) = Permission::of(&decision)
+            && VERDICTS.insert(key, permission, BPF_NOEXIST.into()).is_err()
+        {
+            count(Counter::VERDICTS_NOT_KEPT);
+        }
+        decision
     }
 
     /// Looks a cgroup up once, for all who ask about it later; returns whether these tables know it.
@@ -281,12 +342,15 @@ impl KernelTables {
     pub(crate) fn nearest_ancestor(&self) -> u64 {
         nearest_ancestor(self.slot)
     }
+}
 
-    /// The revision of these tables.
-    #[inline(always)]
-    pub(crate) fn revision(&self) -> u32 {
-        REVISIONS.get(self.slot).copied().unwrap_or(0)
-    }
+/// No slot, of which nothing is told.
+pub(crate) const NO_SLOT: u32 = 2;
+
+/// The revision that a slot holds; 0 for none.
+#[inline(always)]
+pub(crate) fn revision(slot: u32) -> u32 {
+    REVISIONS.get(slot).copied().unwrap_or(0)
 }
 
 /// [`coverage`] as a global function, so that the verifier walks its loops once and by themselves. It takes and
@@ -408,7 +472,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn refuses_new(&self) -> bool {
-        self.refuses_new
+        self.active.is_refusing()
     }
 
     #[cfg(feature = "negated")]

@@ -93,17 +93,17 @@ impl Attempt {
     }
 }
 
-/// Counts a decision, and writes its event if it is a denial or `permitted` asks for it.
+/// Counts a decision, made by the tables of `slot`, and writes its event if it is a denial or `permitted` asks for it.
 #[inline(always)]
-pub(crate) fn record(decision: &Decision, attempt: &Attempt, revision: u32, permitted: bool) {
+pub(crate) fn record(decision: &Decision, attempt: &Attempt, slot: u32, permitted: bool) {
     maps::count(Counter::decisions(Outcome::of(decision), decision.reason));
     if permitted || decision.verdict == Verdict::Deny {
-        write(decision, attempt, revision);
+        write(decision, attempt, slot);
     }
 }
 
 #[inline(always)]
-fn write(decision: &Decision, attempt: &Attempt, revision: u32) {
+fn write(decision: &Decision, attempt: &Attempt, slot: u32) {
     let Some(mut entry) = EVENTS.reserve(0) else {
         maps::count(Counter::EVENTS_LOST);
         maps::refuse_new();
@@ -118,7 +118,7 @@ fn write(decision: &Decision, attempt: &Attempt, revision: u32) {
         answerer_cgroup: attempt.answerer_cgroup,
         caller: decision.from.raw(),
         answerer: decision.to.raw(),
-        revision,
+        revision: maps::revision(slot),
         rule: decision.rule().unwrap_or(RuleId(0)).0,
         pid: 0,
         uid: 0,

@@ -11,12 +11,12 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::SockAddrContext;
 use enforcer_common::counter::Counter;
 use enforcer_common::layout::{Device, Place, SocketNote};
-use enforcer_common::{Address, Asked, Party, Port, Protocol};
+use enforcer_common::{Address, Asked, Party, Port, Protocol, Tables as _};
 
 use crate::ctx::packet::{Headers, LOOPBACK, Packet, Skb};
 use crate::ctx::sock;
 use crate::ctx::sock_addr::SockAddr as _;
-use crate::maps;
+use crate::maps::{self, KernelTables};
 use crate::record::tell_namespace;
 
 /// `struct bpf_sock_tuple` for IPv4: `far` is its `saddr`, `near` the end whose socket is looked up.
@@ -85,17 +85,17 @@ pub(crate) struct Answerer {
 }
 
 /// Who would answer a connection or datagram from `local` to `address`, as the caller's network namespace has it.
+/// `kind` is that of `address`.
 #[inline(always)]
 pub(crate) fn answerer(
     ctx: &SockAddrContext,
     protocol: Protocol,
     local: (Address, Port),
     address: Address,
+    kind: Kind,
     port: Port,
 ) -> Answerer {
-    let [a, b, c, d] = address.words();
-    let kind = address_kind(a, b, c, d);
-    let everywhere = kind & EVERYWHERE != 0;
+    let everywhere = kind.is_everywhere();
     // A wildcard listener would match any address, so it is asked first whether the address is this host's.
     let place = if everywhere { Some(Place::HERE) } else { maps::place(ctx.netns(), &address) };
     let Some(place) = place else {
@@ -144,15 +144,37 @@ fn source(bound: Address, unbound: Address) -> Address {
 }
 
 /// Who sent the packet whose headers were read: a socket of this host if the packet is from this host, an address otherwise.
-/// `netns` is the namespace of the receiving socket, 0 if it is not known, and `is_service` tells whether a service is to
-/// receive it.
+/// `netns` is the namespace of the receiving socket, 0 if it is not known, and `slot` that of the tables in force.
 #[inline(always)]
-pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, is_service: bool) -> Party {
-    match find_caller(packet.skb.0, netns, u32::from(is_service)) {
+pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, slot: u32) -> Party {
+    match find_caller(packet.skb.0, netns, slot) {
         UNKNOWN => Party::UNKNOWN,
         ADDRESS => Party::address(headers.source),
         RECEIVER => party(packet.socket),
         id => Party::cgroup(id - FIRST_CGROUP),
+    }
+}
+
+/// Who sent the packet with these headers over loopback, which `skb` is: TCP's or UDP's.
+#[inline(always)]
+pub(crate) fn sender(skb: Skb, headers: &Headers) -> Party {
+    match find_sender(skb, Place::HERE_NETNS, headers) {
+        Some(socket) => party(socket.0),
+        None => Party::UNKNOWN,
+    }
+}
+
+/// The socket that sent a packet of TCP or UDP.
+#[inline(always)]
+fn find_sender(skb: Skb, netns: i32, headers: &Headers) -> Option<Held> {
+    let far = (headers.destination, headers.destination_port);
+    let near = (headers.source, headers.source_port);
+    match headers.protocol {
+        Protocol::TCP => Held::find(bpf_skc_lookup_tcp, skb.context(), netns, far, near)
+            // A listener matches any far end; it is not the socket that sent this.
+            .filter(|socket| !sock::is_listening(socket.0)),
+        Protocol::UDP => Held::find(bpf_sk_lookup_udp, skb.context(), netns, far, near),
+        _ => None,
     }
 }
 
@@ -165,7 +187,7 @@ const FIRST_CGROUP: u64 = 2;
 /// A global function, so that the verifier walks the ways to a caller by themselves.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_caller(skb: *mut __sk_buff, netns: u64, is_service: u32) -> u64 {
+extern "C" fn find_caller(skb: *mut __sk_buff, netns: u64, slot: u32) -> u64 {
     let skb = Skb(skb);
     let Some(headers) = maps::headers() else { return UNKNOWN };
     // SAFETY: a live element of this CPU, whose every byte was set when the headers were read.
@@ -175,26 +197,28 @@ extern "C" fn find_caller(skb: *mut __sk_buff, netns: u64, is_service: u32) -> u
     let place = if here { Some(Place::HERE) } else { maps::place(netns, &headers.source) };
     let Some(place) = place else {
         // What follows is asked only where the answer matters: an address and an unknown peer are no services.
-        let is_outside = is_service == 0 || is_outside(skb, &headers.source, netns);
+        let is_outside = !is_for_a_service(skb, slot) || is_outside(skb, &headers.source, netns);
         return if is_outside { ADDRESS } else { UNKNOWN };
     };
     let Some(netns) = place.netns() else { return UNKNOWN };
-    let far = (headers.destination, headers.destination_port);
-    let near = (headers.source, headers.source_port);
-    let found = match headers.protocol {
-        Protocol::TCP => Held::find(bpf_skc_lookup_tcp, skb.context(), netns, far, near)
-            // A listener matches any far end; it is not the socket that sent this.
-            .filter(|socket| !sock::is_listening(socket.0)),
-        Protocol::UDP => Held::find(bpf_sk_lookup_udp, skb.context(), netns, far, near),
+    if matches!(headers.protocol, Protocol::ICMP | Protocol::ICMPV6) && place.is_here() {
         // The kernel itself answers who pings an address of its own host, so that is no other end. Nobody can say it in the
         // kernel's place without CAP_NET_RAW.
-        Protocol::ICMP | Protocol::ICMPV6 if place.is_here() => return RECEIVER,
-        _ => None,
-    };
+        return RECEIVER;
+    }
+    let found = find_sender(skb, netns, &headers);
     match found.map(|socket| cgroup_of(socket.0)) {
         None | Some(0) => UNKNOWN,
         Some(id) => id + FIRST_CGROUP,
     }
+}
+
+/// Whether the socket that is to receive a packet is a service's.
+#[inline(always)]
+fn is_for_a_service(skb: Skb, slot: u32) -> bool {
+    let receiver = skb.receiver();
+    let id = if receiver.is_null() { 0 } else { cgroup_of(receiver) };
+    KernelTables::of_slot(slot).cgroup(id).is_some_and(|owner| owner.identity().is_service())
 }
 
 /// Whether an address that no namespace of this host is known to have can be another host's: the device must have been
@@ -268,29 +292,57 @@ pub(crate) fn remember(socket: *mut c_void, change: impl FnOnce(&mut SocketNote)
     change(unsafe { &mut *note });
 }
 
-/// What [`address_kind`] says of an address.
-const EVERYWHERE: u32 = 1;
-const UNSPECIFIED: u32 = 2;
+/// What an address that somebody calls means, whatever host it is asked on.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind(u32);
+
+impl Kind {
+    const EVERYWHERE: u32 = 1;
+    const UNSPECIFIED: u32 = 2;
+
+    /// That of an address of a `*4` hook, of which the last word alone says it.
+    #[inline(always)]
+    pub(crate) fn of_v4(address: Address) -> Self {
+        Self::of(address)
+    }
+
+    /// That of any address.
+    #[inline(always)]
+    pub(crate) fn of_v6(address: Address) -> Self {
+        let [a, b, c, d] = address.words();
+        Self(address_kind(a, b, c, d))
+    }
+
+    #[inline(always)]
+    fn of(address: Address) -> Self {
+        let everywhere = if address.is_loopback_or_unspecified() { Self::EVERYWHERE } else { 0 };
+        let unspecified = address == Address::V4_UNSPECIFIED || address == Address::V6_UNSPECIFIED;
+        Self(everywhere | if unspecified { Self::UNSPECIFIED } else { 0 })
+    }
+
+    /// Whether every network namespace has it for itself.
+    #[inline(always)]
+    const fn is_everywhere(self) -> bool {
+        self.0 & Self::EVERYWHERE != 0
+    }
+
+    #[inline(always)]
+    const fn is_unspecified(self) -> bool {
+        self.0 & Self::UNSPECIFIED != 0
+    }
+}
 
 /// A global function, so that the verifier does not follow what comes after each comparison of an address.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn address_kind(a: u32, b: u32, c: u32, d: u32) -> u32 {
-    let address = Address::from_words([a, b, c, d]);
-    let mut kind = 0;
-    if address.is_loopback_or_unspecified() {
-        kind |= EVERYWHERE;
-    }
-    if address == Address::V4_UNSPECIFIED || address == Address::V6_UNSPECIFIED {
-        kind |= UNSPECIFIED;
-    }
-    kind
+    Kind::of(Address::from_words([a, b, c, d])).0
 }
 
 /// What `connect(2)` takes an unspecified address for.
 #[inline(always)]
-fn means(address: Address, kind: u32) -> Address {
-    match (kind & UNSPECIFIED != 0, address.is_v4()) {
+fn means(address: Address, kind: Kind) -> Address {
+    match (kind.is_unspecified(), address.is_v4()) {
         (false, _) => address,
         (true, true) => Address::V4_LOOPBACK,
         (true, false) => Address::V6_LOOPBACK,

@@ -701,6 +701,7 @@ impl Daemon {
                 Input::Tick => {
                     self.survey();
                     self.read_tree();
+                    self.make_room_for_verdicts();
                     self.find_bound();
                     self.ask_again(|lookups, id, _| lookups.is_stale(id));
                     // A directory that was made again below one that was not there.
@@ -793,6 +794,15 @@ impl Daemon {
         self.beside(move || {
             Input::TreeRead(Box::new(TreeRead { revision, before, tree: Tree::read(&subtree) }))
         });
+    }
+
+    /// Has the verdicts forgotten that the programs keep, if there was no room for further ones.
+    fn make_room_for_verdicts(&mut self) {
+        match self.enforcement.make_room_for_verdicts() {
+            Ok(true) => debug!("verdicts are kept anew: there was no room for all"),
+            Ok(false) => {}
+            Err(err) => error!("make room for verdicts: {err}"),
+        }
     }
 
     /// Has the sockets found that wait for somebody, if a caller has met one that no program has seen being bound: a

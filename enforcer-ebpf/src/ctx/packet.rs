@@ -74,9 +74,9 @@ impl Headers {
 }
 
 macro_rules! read {
-    ($pointer:expr, $field:ident) => {{
+    ($pointer:expr, $($field:tt)+) => {{
         // SAFETY: a context or a socket that the kernel holds while the program runs.
-        let field = unsafe { &raw const (*$pointer).$field };
+        let field = unsafe { &raw const (*$pointer).$($field)+ };
         // SAFETY: as above; volatile keeps the width of the access, which the verifier checks.
         unsafe { read_volatile(field) }
     }};
@@ -102,6 +102,12 @@ impl Skb {
         read!(self.0, pkt_type) == PACKET_LOOPBACK
     }
 
+    /// The socket that is about to receive it; null if none is.
+    #[inline(always)]
+    pub(crate) fn receiver(&self) -> *mut bpf_sock {
+        read!(self.0, __bindgen_anon_2.sk)
+    }
+
     /// The context itself, for helpers.
     #[inline(always)]
     pub(crate) fn context(&self) -> *mut core::ffi::c_void {
@@ -114,10 +120,7 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn new(ctx: &SkBuffContext) -> Option<Self> {
         let skb = ctx.skb.skb;
-        // SAFETY: the kernel passes a valid `__sk_buff` for the whole run of the program.
-        let field = unsafe { &raw const (*skb).__bindgen_anon_2.sk };
-        // SAFETY: as above; volatile keeps the pointer-sized access that the verifier types as a socket.
-        let socket = unsafe { read_volatile(field) };
+        let socket = Skb(skb).receiver();
         if socket.is_null() { None } else { Some(Self { skb: Skb(skb), socket }) }
     }
 
@@ -149,6 +152,40 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn is_connected(&self) -> bool {
         read!(self.socket, state) == TCP_ESTABLISHED
+    }
+
+    /// The headers, if they are those of nearly every packet that a host sends to itself: TCP's or UDP's, directly behind an
+    /// IPv4 header without options, over loopback. They are read with less than all others are.
+    #[inline(always)]
+    pub(crate) fn plain_headers(&self) -> Option<Headers> {
+        if !self.skb.is_from_loopback() {
+            return None;
+        }
+        let start = read!(self.skb.0, data) as usize;
+        let end = read!(self.skb.0, data_end) as usize;
+        if start + 28 > end {
+            return None;
+        }
+        let [first, _, _, _] = word(start, 0).to_ne_bytes();
+        if first != 0x45 {
+            return None;
+        }
+        let [_, protocol, _, _] = word(start, 2).to_ne_bytes();
+        let flags = match Protocol(protocol) {
+            Protocol::UDP => 0,
+            Protocol::TCP if start + 40 <= end => word(start, 8),
+            _ => return None,
+        };
+        let ([a, b, c, d], [_, flags, _, _]) = (word(start, 5).to_ne_bytes(), flags.to_ne_bytes());
+        Some(Headers {
+            source: Address::from_v4(word(start, 3).to_ne_bytes()),
+            destination: Address::from_v4(word(start, 4).to_ne_bytes()),
+            source_port: Port([a, b]),
+            destination_port: Port([c, d]),
+            protocol: Protocol(protocol),
+            opens: opens(flags),
+            _pad: [0; 2],
+        })
     }
 
     /// The headers; `None` if they cannot be followed to the ports.
@@ -200,16 +237,7 @@ fn at_hand(skb: *mut __sk_buff, place: *mut Headers) -> bool {
     if start + 28 > end {
         return false;
     }
-    let word = |index: usize| {
-        let word: u64;
-        // SAFETY: four bytes that were found to lie before `end` ahead of each call. They need not be aligned, which the
-        // instruction does not ask for where the verifier admits it, and a read of Rust's would.
-        unsafe {
-            asm!("{word} = *(u32 *)({at} + 0)", word = out(reg) word, at = in(reg) start + index * 4,
-                options(pure, readonly, nostack));
-        }
-        (word & 0xffff_ffff) as u32
-    };
+    let word = |index| word(start, index);
     let [first, _, _, _] = word(0).to_ne_bytes();
     // The verifier wants to be told of each length by itself.
     let (protocol, source, destination, ports, flags) = if first == 0x45 {
@@ -237,6 +265,19 @@ fn at_hand(skb: *mut __sk_buff, place: *mut Headers) -> bool {
     let ([a, b, c, d], [_, flags, _, _]) = (ports.to_ne_bytes(), flags.to_ne_bytes());
     let ports = Ports { source: Port([a, b]), destination: Port([c, d]), opens: opens(flags) };
     keep(place, protocol, source, destination, ports)
+}
+
+/// The word of a packet that has this index, from its `start` on, to be called where that word lies before the end.
+#[inline(always)]
+fn word(start: usize, index: usize) -> u32 {
+    let word: u64;
+    // SAFETY: four bytes that were found to lie in the packet ahead of each call, which the verifier checks too. They need not be
+    // aligned, which the instruction does not ask for where the verifier admits it, and a read of Rust's would.
+    unsafe {
+        asm!("{word} = *(u32 *)({at} + 0)", word = out(reg) word, at = in(reg) start + index * 4,
+            options(pure, readonly, nostack));
+    }
+    (word & 0xffff_ffff) as u32
 }
 
 /// Reads the headers of any packet, wherever in the buffer they lie; returns false if they cannot be followed to the ports.

@@ -7,7 +7,7 @@ use enforcer_common::{Address, Decision, Hook, Port, Protocol, decide_bind};
 use super::{PASS, answer};
 use crate::ctx::sock_addr::SockAddr as _;
 use crate::ctx::task;
-use crate::maps::{KernelTables, is_host_netns};
+use crate::maps::{KernelTables, NO_SLOT, is_host_netns};
 use crate::record::{Attempt, record};
 use crate::sockets::remember;
 
@@ -40,15 +40,15 @@ pub(super) fn judge(hook: Hook, protocol: Protocol, address: Address, port: Port
     let own = task::cgroup();
     let attempt = Attempt::new(hook, protocol).by_task(own).to(address, port);
     let mut decision = Decision::TABLES_MISSING;
-    let mut revision = 0;
+    let mut slot = NO_SLOT;
     if let Some(mut tables) = KernelTables::in_force() {
         let binder = task::party(own, &mut tables);
         decision = decide_bind(&binder, protocol, port, &tables);
         if !decision.concerns_a_service() {
             return PASS;
         }
-        revision = tables.revision();
+        slot = tables.slot();
     }
-    record(&decision, &attempt, revision, false);
+    record(&decision, &attempt, slot, false);
     answer(&decision)
 }

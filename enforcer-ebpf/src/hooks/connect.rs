@@ -6,13 +6,16 @@ use enforcer_common::Hook;
 
 use super::egress::judge;
 use crate::ctx::sock_addr::SockAddr as _;
+use crate::sockets::Kind;
 
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, Hook::Connect4, ctx.v4(), ctx.local())
+    let address = ctx.v4();
+    judge(&ctx, Hook::Connect4, (address, Kind::of_v4(address)), ctx.local())
 }
 
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, Hook::Connect6, ctx.v6(), ctx.local())
+    let address = ctx.v6();
+    judge(&ctx, Hook::Connect6, (address, Kind::of_v6(address)), ctx.local())
 }

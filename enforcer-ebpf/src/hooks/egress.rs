@@ -2,43 +2,54 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
-use enforcer_common::{Address, Asked, Decision, Facts, Hook, Port, Protocol, Reason, decide};
+use enforcer_common::{Address, Asked, Decision, Facts, Hook, Port, Protocol, Reason};
 
 use super::{PASS, answer};
 use crate::ctx::sock_addr::SockAddr as _;
 use crate::ctx::task;
-use crate::maps::{KernelTables, log_allowed};
+use crate::maps::{KernelTables, NO_SLOT, log_allowed};
 use crate::record::{Attempt, record};
-use crate::sockets;
+use crate::sockets::{self, Kind};
 
-/// `local` is where what the task sends leaves from.
+/// `address` is of this `kind`, and `local` is where what the task sends leaves from.
 #[inline(always)]
-pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address, local: (Address, Port)) -> i32 {
+pub(super) fn judge(
+    ctx: &SockAddrContext,
+    hook: Hook,
+    (address, kind): (Address, Kind),
+    local: (Address, Port),
+) -> i32 {
     let (protocol, port) = (ctx.protocol(), ctx.port());
     // Asked once, since every call of a helper counts.
     let own = task::cgroup();
     let mut attempt = Attempt::new(hook, protocol).by_task(own).to(address, port);
     let mut decision = Decision::TABLES_MISSING;
-    let mut revision = 0;
-    if let Some(mut tables) = KernelTables::in_force() {
+    let mut slot = NO_SLOT;
+    if let Some(mut tables) = KernelTables::chosen() {
         // A kernel thread sends what somebody has put into a socket of another family (RxRPC, since 6.2).
         let owner = if task::is_top(own) { sockets::note(ctx.socket().cast()).owner } else { 0 };
-        let caller = if owner == 0 {
-            task::party(own, &mut tables)
-        } else {
+        let caller = if owner == 0 { own } else { owner };
+        if owner != 0 {
             attempt = attempt.by(owner);
-            tables.party(owner)
+        }
+        let answerer = sockets::answerer(ctx, protocol, local, address, kind, port);
+        let key = tables.key(caller, &answerer.party, protocol, port);
+        let kept = if task::is_exact(&answerer.party) { tables.kept(&key) } else { None };
+        decision = if let Some(kept) = kept {
+            kept
+        } else {
+            let caller = if owner == 0 { task::party(own, &mut tables) } else { tables.party(owner) };
+            // A datagram from a bound socket to one that asked may be a reply to whoever may call that port.
+            let is_bound = protocol == Protocol::UDP && local.1 != Port::new(0);
+            let asked = if is_bound { answerer.asked } else { Asked::NOBODY };
+            let facts =
+                Facts { caller, answerer: answerer.party, protocol, port, asked, reply_port: local.1 };
+            tables.decide(&facts, &key)
         };
-        let answerer = sockets::answerer(ctx, protocol, local, address, port);
-        // A datagram from a bound socket to one that asked may be a reply to whoever may call that port.
-        let is_bound = protocol == Protocol::UDP && local.1 != Port::new(0);
-        let asked = if is_bound { answerer.asked } else { Asked::NOBODY };
-        let facts = Facts { caller, answerer: answerer.party, protocol, port, asked, reply_port: local.1 };
-        decision = decide(&facts, &tables);
         if !decision.concerns_a_service() {
             return PASS;
         }
-        revision = tables.revision();
+        slot = tables.slot();
         attempt = attempt.answerer(&answerer.party);
     }
     debug!(
@@ -51,7 +62,6 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address, local: 
         decision.reason as u8
     );
     if protocol == Protocol::UDP && decision.admits() && decision.reason != Reason::Reply {
-        let netns = ctx.netns();
         let is_sent = matches!(hook, Hook::Sendmsg4 | Hook::Sendmsg6);
         sockets::remember(ctx.socket().cast(), |note| {
             // The answer will come to a socket that takes datagrams from anyone, so it must be told from a call.
@@ -62,10 +72,12 @@ pub(super) fn judge(ctx: &SockAddrContext, hook: Hook, address: Address, local: 
             if note.owner == 0 {
                 note.owner = own;
             }
-            note.netns = netns;
+            if note.netns == 0 {
+                note.netns = ctx.netns();
+            }
         });
     }
-    record(&decision, &attempt, revision, log_allowed() && is_attempt(decision.reason));
+    record(&decision, &attempt, slot, log_allowed() && is_attempt(decision.reason));
     answer(&decision)
 }
 

@@ -4,13 +4,12 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use enforcer_common::layout::SocketNote;
-use enforcer_common::{
-    Asked, Decision, Facts, Hook, Known, Protocol, Reason, Tables as _, decide, decide_unreadable,
-};
+use enforcer_common::{Asked, Decision, Facts, Hook, Party, Protocol, Reason, decide_unreadable};
 
 use super::{PASS, answer};
 use crate::ctx::packet::{Headers, Packet};
-use crate::maps::{KernelTables, log_allowed};
+use crate::ctx::task;
+use crate::maps::{KernelTables, NO_SLOT, log_allowed};
 use crate::record::{Attempt, record};
 use crate::sockets;
 
@@ -23,46 +22,57 @@ fn ingress(ctx: SkBuffContext) -> i32 {
     if packet.is_of_an_open_connection() {
         return PASS;
     }
-    let Some(headers) = packet.headers() else { return unreadable(&packet) };
+    let plain = packet.plain_headers();
+    let Some(headers) = plain.or_else(|| packet.headers()) else { return unreadable(&packet) };
     if !headers.begin_a_flow() {
         return PASS;
     }
-    judge(&ctx, &packet, &headers)
+    let sender = plain.map(|headers| sockets::sender(packet.skb, &headers));
+    judge(&ctx, &packet, &headers, sender)
 }
 
+/// `sender` is the caller, if it was found already.
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
+fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers, sender: Option<Party>) -> i32 {
     let mut attempt = Attempt::new(Hook::Ingress, headers.protocol)
         .from(headers.source, headers.source_port)
         .to(headers.destination, headers.destination_port);
     let mut decision = Decision::TABLES_MISSING;
-    let mut revision = 0;
+    let mut slot = NO_SLOT;
     let mut judged_before = false;
-    if let Some(mut tables) = KernelTables::in_force() {
+    if let Some(mut tables) = KernelTables::chosen() {
         let answerer = sockets::party(packet.socket);
         // A TCP connection over loopback needs no word of the socket, unless it is to be told whether the caller was judged.
         let is_noted = headers.protocol != Protocol::TCP || !packet.skb.is_from_loopback() || log_allowed();
         let note = if is_noted { sockets::note(packet.socket.cast()) } else { SocketNote::BLANK };
-        tables.find(answerer.cgroup_id());
-        let is_service =
-            tables.cgroup(answerer.cgroup_id()).is_some_and(|owner| owner.identity().is_service());
-        let caller = sockets::caller(packet, headers, note.netns, is_service);
-        let facts = Facts {
-            caller,
-            answerer,
-            protocol: headers.protocol,
-            port: headers.destination_port,
-            asked: asked(packet, headers, note.asked),
-            reply_port: headers.source_port,
+        let caller = match sender {
+            Some(sender) => sender,
+            None => sockets::caller(packet, headers, note.netns, tables.slot()),
         };
-        decision = decide(&facts, &tables);
+        let key = tables.key(caller.cgroup_id(), &answerer, headers.protocol, headers.destination_port);
+        let are_cgroups = task::is_exact(&caller) && task::is_exact(&answerer);
+        let kept = if are_cgroups { tables.kept(&key) } else { None };
+        decision = if let Some(kept) = kept {
+            kept
+        } else {
+            tables.find(answerer.cgroup_id());
+            let facts = Facts {
+                caller,
+                answerer,
+                protocol: headers.protocol,
+                port: headers.destination_port,
+                asked: asked(packet, headers, note.asked),
+                reply_port: headers.source_port,
+            };
+            tables.decide(&facts, &key)
+        };
         if !decision.concerns_a_service() {
             return PASS;
         }
-        revision = tables.revision();
+        slot = tables.slot();
         attempt = attempt.caller(&caller).answerer(&answerer);
         // A caller of this host that found the answerer's note was judged, and recorded, when it called.
-        judged_before = caller.known() == Known::Cgroup && note.owner != 0;
+        judged_before = task::is_exact(&caller) && note.owner != 0;
     }
     debug!(
         ctx,
@@ -74,7 +84,7 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers) -> i32 {
         decision.reason as u8
     );
     let is_attempt = matches!(decision.reason, Reason::RuleAllows | Reason::SameService);
-    record(&decision, &attempt, revision, log_allowed() && is_attempt && !judged_before);
+    record(&decision, &attempt, slot, log_allowed() && is_attempt && !judged_before);
     answer(&decision)
 }
 
@@ -94,16 +104,16 @@ fn asked(packet: &Packet, headers: &Headers, asked: Asked) -> Asked {
 fn unreadable(packet: &Packet) -> i32 {
     let mut attempt = Attempt::new(Hook::Ingress, Protocol(0));
     let mut decision = Decision::TABLES_MISSING;
-    let mut revision = 0;
+    let mut slot = NO_SLOT;
     if let Some(tables) = KernelTables::in_force() {
         let answerer = sockets::party(packet.socket);
         decision = decide_unreadable(&answerer, Reason::Unparsable, &tables);
         if !decision.concerns_a_service() {
             return PASS;
         }
-        revision = tables.revision();
+        slot = tables.slot();
         attempt = attempt.answerer(&answerer);
     }
-    record(&decision, &attempt, revision, false);
+    record(&decision, &attempt, slot, false);
     answer(&decision)
 }

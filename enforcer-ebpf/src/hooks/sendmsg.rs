@@ -6,14 +6,17 @@ use enforcer_common::Hook;
 
 use super::egress::judge;
 use crate::ctx::sock_addr::SockAddr as _;
+use crate::sockets::Kind;
 
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
     // A server that is bound to a wildcard answers from the address that was asked, and says so with each datagram.
-    judge(&ctx, Hook::Sendmsg4, ctx.v4(), (ctx.leaves_from_v4(), ctx.local().1))
+    let address = ctx.v4();
+    judge(&ctx, Hook::Sendmsg4, (address, Kind::of_v4(address)), (ctx.leaves_from_v4(), ctx.local().1))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, Hook::Sendmsg6, ctx.v6(), (ctx.leaves_from_v6(), ctx.local().1))
+    let address = ctx.v6();
+    judge(&ctx, Hook::Sendmsg6, (address, Kind::of_v6(address)), (ctx.leaves_from_v6(), ctx.local().1))
 }

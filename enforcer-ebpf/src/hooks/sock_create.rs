@@ -7,7 +7,7 @@ use enforcer_common::{Decision, Hook, Protocol, decide_create};
 use super::{PASS, answer};
 use crate::ctx::sock::Sock as _;
 use crate::ctx::task;
-use crate::maps::KernelTables;
+use crate::maps::{KernelTables, NO_SLOT};
 use crate::record::{Attempt, record};
 use crate::sockets;
 
@@ -20,18 +20,18 @@ fn sock_create(ctx: SockContext) -> i32 {
     let own = task::cgroup();
     let attempt = Attempt::new(Hook::SockCreate, protocol).by_task(own);
     let mut decision = Decision::TABLES_MISSING;
-    let mut revision = 0;
+    let mut slot = NO_SLOT;
     if let Some(mut tables) = KernelTables::in_force() {
         let creator = task::party(own, &mut tables);
         decision = decide_create(&creator, protocol, raw, &tables);
         if !decision.concerns_a_service() {
             return PASS;
         }
-        revision = tables.revision();
+        slot = tables.slot();
         // Such a socket may never be bound, and it must be told from which namespace its packets come.
         let netns = ctx.netns();
         sockets::remember(ctx.sock.cast(), |note| note.netns = netns);
     }
-    record(&decision, &attempt, revision, false);
+    record(&decision, &attempt, slot, false);
     answer(&decision)
 }

@@ -261,6 +261,7 @@ pub fn status(snapshot: &Snapshot, host: &Host) -> api::Status {
             failed: count(Counter::CGROUPS_FAILED),
             notes_failed: count(Counter::NOTES_FAILED),
             news_lost: count(Counter::CGROUP_NEWS_LOST),
+            verdicts_not_kept: count(Counter::VERDICTS_NOT_KEPT),
         },
         degraded: Vec::new(),
         coverage,

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use enforcer_common::layout::Offsets;
+use enforcer_common::layout::{Offsets, TaskFields};
 use thiserror::Error;
 
 /// Where the kernel offers its types.
@@ -44,16 +44,31 @@ pub enum BtfError {
     },
 }
 
-/// The offsets that the programs on cgroup tracepoints need, of the running kernel.
+/// The bytes of the running kernel's BTF.
 ///
 /// # Errors
 ///
-/// The kernel was built without BTF, or has other structures than are known here.
-pub fn running_kernel() -> Result<Offsets, BtfError> {
-    offsets(&std::fs::read(VMLINUX)?)
+/// The kernel was built without it.
+pub fn running_kernel() -> Result<Vec<u8>, BtfError> {
+    Ok(std::fs::read(VMLINUX)?)
 }
 
-/// The same, out of the bytes of a BTF file.
+/// Where the programs find what a record says of a task, out of the bytes of a BTF file.
+///
+/// # Errors
+///
+/// What is wrong with the bytes, or which field they do not have.
+pub fn task_fields(bytes: &[u8]) -> Result<TaskFields, BtfError> {
+    let found = Structures::read(bytes, &["task_struct", "cred"])?;
+    Ok(TaskFields {
+        process: found.offset("task_struct", &["tgid"])?,
+        name: found.offset("task_struct", &["comm"])?,
+        credentials: found.offset("task_struct", &["cred"])?,
+        user: found.offset("cred", &["uid"])?,
+    })
+}
+
+/// The offsets that the programs on cgroup tracepoints need, out of the bytes of a BTF file.
 ///
 /// # Errors
 ///

@@ -2,8 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::util::KernelVersion;
 use thiserror::Error;
+
+use super::chain;
 
 /// Socket look-ups, socket storage, netns cookies and ring buffers in cgroup programs all exist from here on.
 const MINIMUM: KernelVersion = KernelVersion::new(5, 10, 0);
@@ -96,6 +100,16 @@ pub fn require() -> Result<(), Unsupported> {
         return Err(Unsupported::Privilege { cause: "CAP_NET_ADMIN is not in effect" });
     }
     Ok(())
+}
+
+/// Whether the programs that see a task may read its structure (`bpf_get_current_task_btf`, for CAP_PERFMON alone).
+pub(super) fn shows_tasks() -> bool {
+    [ProgramType::CgroupSockAddr, ProgramType::CgroupSock].into_iter().all(|program| {
+        is_helper_supported(program, BpfHelper::BPF_FUNC_get_current_task_btf).unwrap_or_else(|err| {
+            log::debug!("ask for a helper: {}", chain(&err));
+            false
+        })
+    })
 }
 
 /// A cgroup that gives sockets a class or a priority, if there is one.

@@ -13,7 +13,7 @@ use enforcer_common::layout::SocketNote;
 use enforcer_common::{Hook, names};
 use thiserror::Error;
 
-const MAPS: [&str; 20] = [
+const MAPS: [&str; 21] = [
     names::ACTIVE,
     names::REVISIONS,
     names::CGROUPS,
@@ -21,6 +21,7 @@ const MAPS: [&str; 20] = [
     names::TRANSITIONS,
     names::CLAIMANTS,
     names::EDGES,
+    names::VERDICTS,
     names::NETWORKS,
     names::RESERVED,
     names::PROTOCOLS,

@@ -128,8 +128,15 @@ impl Enforcement {
     /// What the host lacks or the kernel refuses; nothing is left in the kernel then but what was there before.
     pub fn load(options: Options, mut pins: Option<Pins>) -> Result<Self, LoadError> {
         feature::require()?;
-        let offsets = btf::running_kernel().map_err(|err| err.to_string());
+        let types = btf::running_kernel();
+        let offsets = types.as_ref().map_err(ToString::to_string);
+        let offsets = offsets.and_then(|types| btf::offsets(types).map_err(|err| err.to_string()));
         let known = offsets.clone().unwrap_or_default();
+        let task = types.ok().filter(|_| feature::shows_tasks()).and_then(|types| {
+            // Without them the programs ask for the same by helpers.
+            btf::task_fields(&types).map_err(|err| log::debug!("read a task's fields: {err}")).ok()
+        });
+        let task = task.unwrap_or_default();
         let (log_allowed, whole_tree) = (u8::from(options.log_allowed), u8::from(options.whole_tree));
         let paths = pins.as_mut().map(Pins::map_paths).transpose()?.unwrap_or_default();
         let mut loader = EbpfLoader::new();
@@ -141,6 +148,7 @@ impl Enforcement {
             .override_global(names::LOG_ALLOWED, &log_allowed, true)
             .override_global(names::WHOLE_TREE, &whole_tree, true)
             .override_global(names::OFFSETS, &known, true)
+            .override_global(names::TASK_FIELDS, &task, true)
             .override_global(names::AYA_LOG_LEVEL, &options.kernel_log, true)
             .override_global(names::NEGATED, &failpoint::negated(), false)
             .load(&failpoint::object(OBJECT).map_err(|err| LoadError::Object(err.to_string()))?)
@@ -441,6 +449,15 @@ impl Enforcement {
     /// The map is gone.
     pub fn remove_cgroup(&mut self, id: u64) -> Result<(), MapError> {
         self.maps.remove_cgroup(id)
+    }
+
+    /// Lets the programs keep verdicts again where they found no room for some since the last call; returns whether they did.
+    ///
+    /// # Errors
+    ///
+    /// A map is gone; such verdicts are made anew each time.
+    pub fn make_room_for_verdicts(&mut self) -> Result<bool, MapError> {
+        self.maps.make_room_for_verdicts()
     }
 
     /// Says which cgroup's a socket is, and in which network namespace, that is older than the hooks.

@@ -15,8 +15,8 @@ use aya::{Ebpf, Pod};
 use enforcer_common::claims::DEAD;
 use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::layout::{
-    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Owner, Place,
-    PortKey, ProtocolKey, SocketNote,
+    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Owner,
+    Permission, Place, PortKey, ProtocolKey, SocketNote, VerdictKey,
 };
 use enforcer_common::limits::MAX_CGROUPS;
 use enforcer_common::{Identity, Reason, names};
@@ -43,6 +43,10 @@ const ENOMEM: i32 = 12;
 const ENOENT: i32 = 2;
 /// The error it gives for one that is, with [`NEW_ONLY`].
 const EEXIST: i32 = 17;
+
+/// Verdicts of so many generations may be left before they have to be removed: their number is a byte, and none may come again
+/// while something is kept of it.
+const MAX_GENERATIONS: u8 = 200;
 
 /// Why a map could not be read or written.
 #[derive(Debug, Error)]
@@ -244,6 +248,7 @@ pub(super) struct Maps {
     networks: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u32>>,
     reserved: ArrayOfMaps<MapData, Inner<PortKey, Owner>>,
     protocols: ArrayOfMaps<MapData, Inner<ProtocolKey, u32>>,
+    verdicts: HashMap<MapData, VerdictKey, Permission>,
     locals: HashMap<MapData, LocalKey, Place>,
     devices: HashMap<MapData, DeviceKey, Device>,
     neighbours: LpmTrie<MapData, NeighbourKey, u32>,
@@ -252,6 +257,10 @@ pub(super) struct Maps {
     views: Views,
     sockets: SkStorage<MapData, SocketNote>,
     counters: PerCpuArray<MapData, u64>,
+    /// How many could not be kept when there was last made room for them.
+    verdicts_not_kept: u64,
+    /// Of how many generations verdicts may be left that do not hold any longer.
+    generations: u8,
     /// Which slot is in force.
     slot: u32,
     /// What each slot holds, but for its cgroups; nothing if that is not known, so that it is written in full.
@@ -274,7 +283,7 @@ impl Maps {
         maps.hold(1, held);
         maps.cgroups_in_force = cgroups;
         maps.slot = 1;
-        write(names::ACTIVE, maps.active.set(0, Active::new(1, false, false).0, 0))?;
+        write(names::ACTIVE, maps.active.set(0, Active::new(1, false, false, 0).0, 0))?;
         failpoint::pass("maps-emptied");
         Ok(maps)
     }
@@ -291,6 +300,7 @@ impl Maps {
             networks: take(object, names::NETWORKS)?,
             reserved: take(object, names::RESERVED)?,
             protocols: take(object, names::PROTOCOLS)?,
+            verdicts: take(object, names::VERDICTS)?,
             locals: take(object, names::LOCALS)?,
             devices: take(object, names::DEVICES)?,
             neighbours: take(object, names::NEIGHBOURS)?,
@@ -298,6 +308,8 @@ impl Maps {
             views: Views::default(),
             sockets: take(object, names::SOCKETS)?,
             counters: take(object, names::COUNTERS)?,
+            verdicts_not_kept: 0,
+            generations: 0,
             slot: 0,
             held: [None, None],
             emptied: None,
@@ -308,6 +320,8 @@ impl Maps {
     /// Takes the maps that an earlier daemon has left, with its policy in force.
     pub(super) fn adopt(object: &mut Ebpf) -> Result<Self, MapError> {
         let mut maps = Self::open(object)?;
+        // How many were left is not known.
+        maps.generations = MAX_GENERATIONS;
         let map = names::ACTIVE;
         maps.slot = maps.active()?.slot();
         match maps.slot {
@@ -352,7 +366,8 @@ impl Maps {
     /// permits. Returns whether this changes anything.
     pub(super) fn refuse_new(&mut self, refuse: bool) -> Result<bool, MapError> {
         let active = self.active()?;
-        let next = Active::new(active.slot(), active.is_armed(), active.is_armed() && refuse);
+        let next =
+            Active::new(active.slot(), active.is_armed(), active.is_armed() && refuse, active.generation());
         if next != active {
             write(names::ACTIVE, self.active.set(0, next.0, 0))?;
         }
@@ -368,7 +383,8 @@ impl Maps {
     /// (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c, since 4.20).
     pub(super) fn await_programs(&mut self) -> Result<(), MapError> {
         // It is replaced by itself.
-        write(names::CGROUPS, self.cgroups.set(self.slot, &self.cgroups_in_force, 0))
+        write(names::CGROUPS, self.cgroups.set(self.slot, &self.cgroups_in_force, 0))?;
+        self.remove_verdicts()
     }
 
     /// Puts `tables` in force: fills the idle slot, reads it back, and flips `ACTIVE` with one store. Until that
@@ -389,8 +405,10 @@ impl Maps {
         failpoint::pass("cgroups-entered");
         may_write(names::ACTIVE)?;
         let armed = tables.on_audit_loss == OnAuditLoss::DenyNew;
-        let active = Active::new(idle, armed, armed && self.active()?.is_refusing());
+        let generation = self.next_generation()?;
+        let active = Active::new(idle, armed, armed && self.active()?.is_refusing(), generation);
         write(names::ACTIVE, self.active.set(0, active.0, 0))?;
+        self.generations += 1;
         failpoint::pass("flipped");
         self.slot = idle;
         // What does not come into force is written in full by whoever comes next.
@@ -432,6 +450,40 @@ impl Maps {
         write(names::CGROUPS, self.cgroups.set(slot, &no_cgroups, 0))?;
         failpoint::pass("slot-emptied");
         Ok(no_cgroups)
+    }
+
+    /// Has every verdict made anew that was kept so far.
+    fn forget_verdicts(&mut self) -> Result<(), MapError> {
+        let generation = self.next_generation()?;
+        let active = self.active()?;
+        let next = Active::new(active.slot(), active.is_armed(), active.is_refusing(), generation);
+        write(names::ACTIVE, self.active.set(0, next.0, 0))?;
+        self.generations += 1;
+        Ok(())
+    }
+
+    /// A generation of which nothing is kept yet.
+    fn next_generation(&mut self) -> Result<u8, MapError> {
+        if self.generations >= MAX_GENERATIONS {
+            self.await_programs()?;
+        }
+        Ok(self.active()?.generation().wrapping_add(1))
+    }
+
+    /// Removes what was kept and does not hold any longer. Only to be called when every program has ended that may keep
+    /// more of it or be reading it: the memory of an entry is used again at once.
+    fn remove_verdicts(&mut self) -> Result<(), MapError> {
+        if self.generations == 0 {
+            return Ok(());
+        }
+        let active = self.active()?;
+        let keys: Result<Vec<VerdictKey>, aya::maps::MapError> = self.verdicts.keys().collect();
+        let keys = keys.map_err(|cause| MapError::Read { map: names::VERDICTS, cause })?;
+        for key in keys.iter().filter(|key| !key.is_of(active)) {
+            unless_missing(names::VERDICTS, self.verdicts.remove(key))?;
+        }
+        self.generations = 0;
+        Ok(())
     }
 
     /// Brings a slot that is not in force up to `tables`. What it is known to hold already is left as it is; of edges, the
@@ -529,7 +581,7 @@ impl Maps {
 
     /// Says in the tables in force whose a cgroup is.
     pub(super) fn set_cgroup(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
-        write(names::CGROUPS, self.cgroups_in_force.insert(id, Cgroup { owner, state: DEAD }, 0))
+        self.enter_cgroup(id, Cgroup { owner, state: DEAD })
     }
 
     /// What the tables in force say of a cgroup.
@@ -540,19 +592,47 @@ impl Maps {
 
     /// Enters a cgroup into the tables in force, with the state of its path.
     pub(super) fn enter_cgroup(&mut self, id: u64, cgroup: Cgroup) -> Result<(), MapError> {
-        write(names::CGROUPS, self.cgroups_in_force.insert(id, cgroup, 0))
+        let before = find(&self.cgroups_in_force, id)?;
+        write(names::CGROUPS, self.cgroups_in_force.insert(id, cgroup, 0))?;
+        self.take_back(before, Some(cgroup.owner))
     }
 
     /// Gives a cgroup that the tables in force know another owner.
     pub(super) fn set_owner(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
-        let Some(Cgroup { state, .. }) = self.cgroup(id) else { return Ok(()) };
+        let before = find(&self.cgroups_in_force, id)?;
+        let Some(Cgroup { state, .. }) = before else { return Ok(()) };
         let changed = self.cgroups_in_force.insert(id, Cgroup { owner, state }, KNOWN_ONLY);
-        unless_missing(names::CGROUPS, changed)
+        unless_missing(names::CGROUPS, changed)?;
+        self.take_back(before, Some(owner))
     }
 
     /// Forgets a cgroup in the tables in force.
     pub(super) fn remove_cgroup(&mut self, id: u64) -> Result<(), MapError> {
-        unless_missing(names::CGROUPS, self.cgroups_in_force.remove(&id))
+        let before = find(&self.cgroups_in_force, id)?;
+        unless_missing(names::CGROUPS, self.cgroups_in_force.remove(&id))?;
+        self.take_back(before, None)
+    }
+
+    /// Has verdicts made anew when a cgroup has got another owner, if some may have been kept about it.
+    fn take_back(&mut self, before: Option<Cgroup>, owner: Option<Owner>) -> Result<(), MapError> {
+        match before {
+            Some(before) if Some(before.owner) != owner && Permission::can_be_of(before.owner.identity()) => {
+                self.forget_verdicts()
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Lets verdicts be kept again where there was no room for some since the last call; returns whether there was none.
+    pub(super) fn make_room_for_verdicts(&mut self) -> Result<bool, MapError> {
+        let not_kept = self.counts()?.get(Counter::VERDICTS_NOT_KEPT);
+        if not_kept == self.verdicts_not_kept {
+            return Ok(false);
+        }
+        self.forget_verdicts()?;
+        self.await_programs()?;
+        self.verdicts_not_kept = not_kept;
+        Ok(true)
     }
 
     /// Says what the network namespaces see of each other. A device is the last thing that is added and the first that
