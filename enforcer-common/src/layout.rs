@@ -618,10 +618,66 @@ mod pod {
 
 #[cfg(test)]
 mod tests {
-    use super::{EdgeValue, PortRange};
-    use crate::{Port, Protocol, RuleId};
+    use super::{Active, EdgeValue, Permission, PortRange, VerdictKey};
+    use crate::{Decision, Identity, Mode, Port, Protocol, Reason, RuleId, Verdict};
 
     const RULE: RuleId = RuleId(7);
+
+    #[test]
+    fn every_part_of_what_is_in_force_is_read_as_it_was_written() {
+        for (slot, armed, refusing, generation) in
+            [(0, false, false, 0), (1, true, false, 255), (0, true, true, 1), (1, false, true, 128)]
+        {
+            let active = Active::new(slot, armed, refusing, generation);
+            let read = (active.slot(), active.is_armed(), active.is_refusing(), active.generation());
+            assert_eq!(read, (slot, armed, refusing, generation));
+        }
+    }
+
+    #[test]
+    fn a_verdict_is_of_the_slot_and_the_generation_in_which_it_was_made() {
+        let made = Active::new(1, false, false, 7);
+        let key = VerdictKey::new(made, 10, 11, Protocol::TCP, Port::new(80));
+        assert!(key.is_of(made));
+        // Whether decisions can be told makes none of them another one.
+        assert!(key.is_of(Active::new(1, true, true, 7)));
+        assert!(!key.is_of(Active::new(0, false, false, 7)));
+        assert!(!key.is_of(Active::new(1, false, false, 8)));
+        for other in [
+            VerdictKey::new(made, 11, 10, Protocol::TCP, Port::new(80)),
+            VerdictKey::new(made, 10, 11, Protocol::UDP, Port::new(80)),
+            VerdictKey::new(made, 10, 11, Protocol::TCP, Port::new(81)),
+        ] {
+            assert_ne!(key, other);
+        }
+    }
+
+    #[test]
+    fn only_permissions_that_last_are_kept() {
+        let (from, to) = (Identity::service(0).expect("small"), Identity::service(1).expect("small"));
+        for verdict in [Verdict::Allow, Verdict::Deny] {
+            for mode in [Mode::Enforce, Mode::Audit] {
+                for reason in Reason::ALL.iter().copied() {
+                    let lasts =
+                        matches!(reason, Reason::NotManaged | Reason::SameService | Reason::RuleAllows);
+                    let mut decision = Decision::new(verdict, mode, reason, from, to);
+                    if reason == Reason::RuleAllows {
+                        decision = decision.by(RULE);
+                    }
+                    let kept = Permission::of(&decision).map(|kept| kept.decision());
+                    assert_eq!(
+                        kept,
+                        (verdict == Verdict::Allow && lasts).then_some(decision),
+                        "{decision:?}"
+                    );
+                    for nobody in [Identity::UNKNOWN, Identity::PENDING] {
+                        assert_eq!(Permission::of(&Decision { from: nobody, ..decision }), None);
+                        assert_eq!(Permission::of(&Decision { to: nobody, ..decision }), None);
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn ranges_cover_their_bounds_and_nothing_beyond() {

@@ -30,4 +30,5 @@ mod software;
 mod start;
 mod systemd;
 mod udp;
+mod verdicts;
 mod watch;

@@ -1,9 +1,10 @@
 //! What is attached to a cgroup, as `bpftool` tells it: by a way that shares no code with the product.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -168,6 +169,91 @@ pub fn rows(at: &Path) -> anyhow::Result<Vec<Vec<u64>>> {
         rows.push(bytes.as_chunks().0.iter().map(|number| u64::from_ne_bytes(*number)).collect());
     }
     Ok(rows)
+}
+
+/// Takes an entry out of a map. Returns whether it was there.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run.
+pub fn remove(map: u32, key: &[u8]) -> anyhow::Result<bool> {
+    let mut command = Command::new("bpftool");
+    command.args(["map", "delete", "id", &map.to_string(), "key"]).args(key.iter().map(u8::to_string));
+    Ok(command.output().context("run bpftool")?.status.success())
+}
+
+/// The value behind a key; `None` if the map has not got it.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or its answer not be understood.
+pub fn value(map: u32, key: &[u8]) -> anyhow::Result<Option<Vec<u8>>> {
+    let mut command = Command::new("bpftool");
+    command.args(["-j", "map", "lookup", "id", &map.to_string(), "key"]).args(key.iter().map(u8::to_string));
+    let output = command.output().context("run bpftool")?;
+    if !output.status.success() {
+        return Ok(None);
+    }
+    let entry: Value = serde_json::from_slice(&output.stdout)?;
+    let bytes = list_of(&entry["value"]).map(|byte| {
+        let text = byte.as_str().context("a value that is no list of bytes")?;
+        Ok(u8::from_str_radix(text.trim_start_matches("0x"), 16)?)
+    });
+    bytes.collect::<anyhow::Result<_>>().map(Some)
+}
+
+/// Writes an entry into a map, whatever is there.
+///
+/// # Errors
+///
+/// `bpftool` says why.
+pub fn write(map: u32, key: &[u8], value: &[u8]) -> anyhow::Result<()> {
+    let text = |bytes: &[u8]| bytes.iter().map(u8::to_string).collect::<Vec<_>>();
+    let (id, key, value) = (map.to_string(), text(key), text(value));
+    let (key, value) = (key.iter().map(String::as_str), value.iter().map(String::as_str));
+    let words = ["map", "update", "id", &id, "key"].into_iter().chain(key).chain(["value"]).chain(value);
+    ask(&words.collect::<Vec<_>>()).map(drop)
+}
+
+/// Writes entries into an empty map, all by one process.
+///
+/// # Errors
+///
+/// `bpftool` says why.
+pub fn fill(map: u32, entries: &[(Vec<u8>, Vec<u8>)]) -> anyhow::Result<()> {
+    use std::fmt::Write as _;
+    let text = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte} ")).collect::<String>();
+    let mut lines = String::new();
+    for (key, value) in entries {
+        writeln!(lines, "map update id {map} key {} value {}", text(key), text(value))?;
+    }
+    let mut child = Command::new("bpftool")
+        .args(["batch", "file", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("run bpftool")?;
+    child.stdin.take().context("its standard input")?.write_all(lines.as_bytes())?;
+    let output = child.wait_with_output()?;
+    // It fails at the end of its input, with all of it done, where a call that it could do without has failed before.
+    let written = self::entries(map)?;
+    ensure!(
+        written == entries.len(),
+        "fill map {map}: it has {written} of {} entries: {}",
+        entries.len(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// How many entries a map has.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or its answer not be understood.
+pub fn entries(map: u32) -> anyhow::Result<usize> {
+    Ok(list(&ask(&["map", "dump", "id", &map.to_string()])?).len())
 }
 
 /// Takes every entry out of a map. Returns how many there were.

@@ -1,5 +1,6 @@
 //! What the kernel tells of the descriptors that a process holds, in `/proc/PID/fdinfo`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::str::FromStr;
@@ -25,6 +26,22 @@ pub fn of_process(pid: u32) -> anyhow::Result<Vec<String>> {
 /// A field of such a text, if there is one and it reads so.
 pub fn field<T: FromStr>(text: &str, name: &str) -> Option<T> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+}
+
+/// The ids of the hash maps that a process holds whose keys and values have these sizes.
+///
+/// # Errors
+///
+/// The process has ended, or is somebody else's.
+pub fn hashes(pid: u32, key: usize, value: usize) -> anyhow::Result<BTreeSet<u32>> {
+    /// `BPF_MAP_TYPE_HASH`.
+    const HASH: usize = 1;
+    let wanted = [Some(HASH), Some(key), Some(value)];
+    let texts = of_process(pid)?;
+    let maps = texts
+        .iter()
+        .filter(|text| ["map_type", "key_size", "value_size"].map(|name| field(text, name)) == wanted);
+    Ok(maps.filter_map(|text| field(text, "map_id")).collect())
 }
 
 #[cfg(test)]

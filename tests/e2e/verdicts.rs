@@ -1,0 +1,156 @@
+//! Verdicts that the programs keep: never of somebody who has become somebody else, and not needed for any to be right.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use enforcer_common::layout::{Cgroup, Permission, VerdictKey};
+use enforcer_common::limits::MAX_VERDICTS;
+use enforcer_tests::actor::{Request, Transport};
+use enforcer_tests::sandbox::{Daemon, Sandbox};
+use enforcer_tests::slowness::patience;
+use enforcer_tests::{bpftool, fdinfo};
+
+const POLICY: &str = "version: 1
+services:
+  web: { match: [{ cgroup: ROOT/web }] }
+  db: { match: [{ cgroup: ROOT/db }] }
+  other: { match: [{ cgroup: ROOT/other }] }
+allow:
+  - { name: reads, from: web, to: db, ports: [5432/tcp] }
+";
+
+/// The table in which a daemon's programs keep verdicts.
+fn kept(daemon: &Daemon) -> anyhow::Result<u32> {
+    let maps = fdinfo::hashes(daemon.pid(), size_of::<VerdictKey>(), size_of::<Permission>())?;
+    maps.first().copied().context("a daemon without a table of verdicts")
+}
+
+#[test]
+fn a_permission_is_kept_and_a_denial_is_not() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("kept")?;
+    let mut daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
+    let (mut web, mut db, mut other) = (sandbox.actor("web")?, sandbox.actor("db")?, sandbox.actor("other")?);
+    let at = "127.0.0.1:5432".parse()?;
+    assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    let table = kept(&daemon)?;
+    assert_eq!(bpftool::entries(table)?, 0);
+    for round in 0..3 {
+        assert_eq!(web.ask(&connect)?.text, "hello", "{round}");
+        assert!(other.ask(&connect)?.is_refused(), "{round}");
+        // One verdict serves the hook at either end.
+        assert_eq!(bpftool::entries(table)?, 1, "{round}");
+    }
+    // What is kept says the same in every record.
+    let permitted: Vec<_> = (0..6)
+        .map(|_| daemon.wait_for(|record| record["kind"] == "attempt"))
+        .collect::<anyhow::Result<Vec<_>>>()?
+        .into_iter()
+        .filter(|record| record["verdict"] == "allow")
+        .collect();
+    assert_eq!(permitted.len(), 3, "{permitted:?}");
+    for record in &permitted {
+        assert_eq!((&record["rule"], &record["reason"]), (&permitted[0]["rule"], &permitted[0]["reason"]));
+        assert_eq!(
+            (&record["source"]["service"], &record["destination"]["service"]),
+            (&"web".into(), &"db".into())
+        );
+        assert_eq!(record["revision"], 1, "{record}");
+    }
+    // A policy without the rule knows nothing of it, and neither does one that has it again.
+    let without = POLICY.replace("5432", "5433");
+    for (policy, works) in
+        [(without.as_str(), false), (POLICY, true), (without.as_str(), false), (POLICY, true)]
+    {
+        assert_eq!(daemon.reload(&sandbox, policy)?["result"], "applied");
+        assert_eq!(bpftool::entries(table)?, 0, "{policy}");
+        let reply = web.ask(&connect)?;
+        assert_eq!((reply.text == "hello", reply.is_refused()), (works, !works), "{reply:?}");
+    }
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn who_becomes_somebody_else_is_judged_as_that() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("retaken")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let (mut web, mut db, mut other) = (sandbox.actor("web")?, sandbox.actor("db")?, sandbox.actor("other")?);
+    let at = "127.0.0.1:5432".parse()?;
+    assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    assert_eq!(web.ask(&connect)?.text, "hello");
+    assert!(other.ask(&connect)?.is_refused());
+
+    // Somebody writes into the table that `other` is `web`, and what that may do is kept.
+    let id = |name: &str| anyhow::Ok(sandbox.cgroup().join(name).metadata()?.ino().to_ne_bytes().to_vec());
+    let (web_id, other_id) = (id("web")?, id("other")?);
+    let maps = fdinfo::hashes(daemon.pid(), size_of::<u64>(), size_of::<Cgroup>())?;
+    let start = Instant::now();
+    loop {
+        for map in &maps {
+            if let Some(owner) = bpftool::value(*map, &web_id)? {
+                bpftool::write(*map, &other_id, &owner)?;
+            }
+        }
+        // The daemon may have looked in between.
+        if other.ask(&connect)?.text == "hello" {
+            break;
+        }
+        ensure!(start.elapsed() < patience(Duration::from_secs(30)), "what was written has no effect");
+    }
+    // Put right, it is taken back.
+    let start = Instant::now();
+    while !other.ask(&connect)?.is_refused() {
+        ensure!(start.elapsed() < patience(Duration::from_secs(30)), "what was kept of `web` serves `other`");
+    }
+    assert_eq!(web.ask(&connect)?.text, "hello");
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    assert!(finished.stop["cgroups_repaired"].as_u64() >= Some(1), "{}", finished.stop);
+    Ok(())
+}
+
+#[test]
+fn where_no_verdict_can_be_kept_all_are_made_anew_until_there_is_room() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("no-room")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let (mut web, mut db, mut other) = (sandbox.actor("web")?, sandbox.actor("db")?, sandbox.actor("other")?);
+    let at = "127.0.0.1:5432".parse()?;
+    assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    let table = kept(&daemon)?;
+    // Of callers that there are not, in a generation that is not in force.
+    let full = (0..u64::from(MAX_VERDICTS)).map(|caller| {
+        let mut key = [0xff; size_of::<VerdictKey>()];
+        key[..8].copy_from_slice(&caller.to_ne_bytes());
+        (key.to_vec(), vec![0; size_of::<Permission>()])
+    });
+    bpftool::fill(table, &full.collect::<Vec<_>>())?;
+
+    let not_kept = || {
+        let status = sandbox.ask_daemon(&["status"])?;
+        status["cgroups"]["verdicts_not_kept"].as_u64().context("a status without the number")
+    };
+    assert_eq!(not_kept()?, 0);
+    assert_eq!(web.ask(&connect)?.text, "hello");
+    assert!(other.ask(&connect)?.is_refused());
+    // At both ends.
+    assert_eq!(not_kept()?, 2);
+    // The daemon sees it when it next looks.
+    let start = Instant::now();
+    let mut asked = 1;
+    while bpftool::entries(table)? > 1 {
+        ensure!(start.elapsed() < patience(Duration::from_secs(60)), "no room is made");
+        assert_eq!(web.ask(&connect)?.text, "hello");
+        assert!(other.ask(&connect)?.is_refused());
+        asked += 1;
+    }
+    assert_eq!(web.ask(&connect)?.text, "hello");
+    assert_eq!(bpftool::entries(table)?, 1);
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    assert_eq!(finished.attempts().count(), asked);
+    assert!(finished.attempts().all(|record| record["verdict"] == "deny"));
+    Ok(())
+}
