@@ -24,6 +24,12 @@ impl Asked {
         if end.raw() == Identity::UNKNOWN.raw() { Self::ANYONE } else { Self(self.0 | Self::bit(end)) }
     }
 
+    /// Whether nobody was asked.
+    #[inline(always)]
+    pub const fn is_nobody(self) -> bool {
+        self.0 == Self::NOBODY.0
+    }
+
     /// Whether a datagram from `end` may be an answer.
     #[inline(always)]
     pub const fn includes(self, end: Identity) -> bool {

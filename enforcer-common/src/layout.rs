@@ -178,11 +178,10 @@ impl VerdictKey {
     }
 }
 
-/// Value of `VERDICTS`: a permission that holds as long as the tables do. Nothing else is kept there, so what it says is that
-/// the attempt passes.
+/// Value of `VERDICTS`: what was decided about a call, which holds as long as the tables do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
-pub struct Permission {
+pub struct KeptVerdict {
     from: u32,
     to: u32,
     rule: u32,
@@ -191,14 +190,22 @@ pub struct Permission {
     _pad: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Permission>() == 16);
+const _: () = assert!(size_of::<KeptVerdict>() == 16);
 
-impl Permission {
-    /// What is to be kept of a decision about two cgroups; `None` if it depends on more than them, their tables and the port.
+impl KeptVerdict {
+    /// What is to be kept of a decision about two cgroups, where the answerer had `asked`; `None` if it depends on more than
+    /// them, their tables and the port.
     #[inline(always)]
-    pub const fn of(decision: &Decision) -> Option<Self> {
-        let lasts = matches!(decision.verdict, Verdict::Allow)
-            && matches!(decision.reason, Reason::NotManaged | Reason::SameService | Reason::RuleAllows);
+    pub const fn of(decision: &Decision, asked: Asked) -> Option<Self> {
+        let lasts = match decision.verdict {
+            Verdict::Allow => {
+                matches!(decision.reason, Reason::NotManaged | Reason::SameService | Reason::RuleAllows)
+            }
+            // Where somebody was asked it may be a reply another time, or may not any longer.
+            Verdict::Deny => {
+                asked.is_nobody() && matches!(decision.reason, Reason::NoRule | Reason::PortNotListed)
+            }
+        };
         if !lasts || !Self::can_be_of(decision.from) || !Self::can_be_of(decision.to) {
             return None;
         }
@@ -222,17 +229,23 @@ impl Permission {
         end.raw() != Identity::UNKNOWN.raw() && end.raw() != Identity::PENDING.raw()
     }
 
-    /// The decision that it was kept of.
+    /// The decision that it was kept of, where the answerer has `asked`; `None` if that may be another one now. A damaged one
+    /// denies.
     #[inline(always)]
-    pub const fn decision(&self) -> Decision {
-        let reason = match self.reason {
-            0 => Reason::NotManaged,
-            1 => Reason::SameService,
-            _ => Reason::RuleAllows,
+    pub const fn decision(&self, asked: Asked) -> Option<Decision> {
+        let (verdict, reason) = match self.reason {
+            0 => (Verdict::Allow, Reason::NotManaged),
+            1 => (Verdict::Allow, Reason::SameService),
+            2 => (Verdict::Allow, Reason::RuleAllows),
+            7 => (Verdict::Deny, Reason::PortNotListed),
+            _ => (Verdict::Deny, Reason::NoRule),
         };
+        if matches!(verdict, Verdict::Deny) && !asked.is_nobody() {
+            return None;
+        }
         let (from, to) = (Identity::from_raw(self.from), Identity::from_raw(self.to));
-        let decision = Decision::new(Verdict::Allow, Mode::from_raw(self.mode), reason, from, to);
-        if matches!(reason, Reason::RuleAllows) { decision.by(RuleId(self.rule)) } else { decision }
+        let decision = Decision::new(verdict, Mode::from_raw(self.mode), reason, from, to);
+        Some(if matches!(reason, Reason::RuleAllows) { decision.by(RuleId(self.rule)) } else { decision })
     }
 }
 
@@ -576,8 +589,8 @@ mod pod {
     #![expect(unsafe_code, reason = "aya's maps take only types that are marked as plain old data")]
 
     use super::{
-        Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Offsets, Owner,
-        Permission, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
+        Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, LocalKey, NeighbourKey, Offsets,
+        Owner, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
     };
 
     // SAFETY: repr(C), integers only, padding spelt out as fields; the size assertion above holds it to that.
@@ -601,7 +614,7 @@ mod pod {
     // SAFETY: repr(C), u32 and bytes, no padding by its size assertion.
     unsafe impl aya::Pod for VerdictKey {}
     // SAFETY: repr(C), u32 and bytes, no padding by its size assertion.
-    unsafe impl aya::Pod for Permission {}
+    unsafe impl aya::Pod for KeptVerdict {}
     // SAFETY: repr(C), u64 and bytes, no padding by its size assertion.
     unsafe impl aya::Pod for LocalKey {}
     // SAFETY: repr(C), i32 and bytes, no padding by its size assertion.
@@ -618,8 +631,8 @@ mod pod {
 
 #[cfg(test)]
 mod tests {
-    use super::{Active, EdgeValue, Permission, PortRange, VerdictKey};
-    use crate::{Decision, Identity, Mode, Port, Protocol, Reason, RuleId, Verdict};
+    use super::{Active, EdgeValue, KeptVerdict, PortRange, VerdictKey};
+    use crate::{Asked, Decision, Identity, Mode, Port, Protocol, Reason, RuleId, Verdict};
 
     const RULE: RuleId = RuleId(7);
 
@@ -653,29 +666,45 @@ mod tests {
     }
 
     #[test]
-    fn only_permissions_that_last_are_kept() {
+    fn only_what_lasts_is_kept_and_as_it_was() {
         let (from, to) = (Identity::service(0).expect("small"), Identity::service(1).expect("small"));
         for verdict in [Verdict::Allow, Verdict::Deny] {
             for mode in [Mode::Enforce, Mode::Audit] {
                 for reason in Reason::ALL.iter().copied() {
-                    let lasts =
-                        matches!(reason, Reason::NotManaged | Reason::SameService | Reason::RuleAllows);
                     let mut decision = Decision::new(verdict, mode, reason, from, to);
                     if reason == Reason::RuleAllows {
                         decision = decision.by(RULE);
                     }
-                    let kept = Permission::of(&decision).map(|kept| kept.decision());
-                    assert_eq!(
-                        kept,
-                        (verdict == Verdict::Allow && lasts).then_some(decision),
-                        "{decision:?}"
-                    );
+                    let of = |asked| KeptVerdict::of(&decision, asked).and_then(|kept| kept.decision(asked));
+                    let permits = verdict == Verdict::Allow
+                        && matches!(reason, Reason::NotManaged | Reason::SameService | Reason::RuleAllows);
+                    let refuses =
+                        verdict == Verdict::Deny && matches!(reason, Reason::NoRule | Reason::PortNotListed);
+                    assert_eq!(of(Asked::NOBODY), (permits || refuses).then_some(decision), "{decision:?}");
+                    assert_eq!(of(Asked::ANYONE), permits.then_some(decision), "{decision:?}");
+                    // A refusal that was made while nobody was asked says nothing of a reply.
+                    let later =
+                        KeptVerdict::of(&decision, Asked::NOBODY).map(|kept| kept.decision(Asked::ANYONE));
+                    assert_eq!(later.flatten().is_some(), permits, "{decision:?}");
                     for nobody in [Identity::UNKNOWN, Identity::PENDING] {
-                        assert_eq!(Permission::of(&Decision { from: nobody, ..decision }), None);
-                        assert_eq!(Permission::of(&Decision { to: nobody, ..decision }), None);
+                        for (from, to) in [(nobody, to), (from, nobody)] {
+                            let decision = Decision::new(verdict, mode, reason, from, to);
+                            assert_eq!(KeptVerdict::of(&decision, Asked::NOBODY), None, "{decision:?}");
+                        }
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_damaged_verdict_denies() {
+        let (from, to) = (Identity::service(0).expect("small"), Identity::service(1).expect("small"));
+        let decision = Decision::new(Verdict::Allow, Mode::Enforce, Reason::SameService, from, to);
+        let kept = KeptVerdict::of(&decision, Asked::NOBODY).expect("lasts");
+        for reason in 3..=255 {
+            let damaged = KeptVerdict { reason, ..kept }.decision(Asked::NOBODY);
+            assert!(damaged.is_some_and(|decision| !decision.admits()), "{reason}");
         }
     }
 

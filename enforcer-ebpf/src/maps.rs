@@ -12,13 +12,15 @@ use enforcer_common::counter::Counter;
 use enforcer_common::decide::{Coverage, coverage};
 use enforcer_common::event::{CgroupEvent, Event};
 use enforcer_common::layout::{
-    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Offsets, Owner,
-    Permission, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
+    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, LocalKey, NeighbourKey,
+    Offsets, Owner, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
 };
 use enforcer_common::limits::{
     MAX_ANCESTORS, MAX_DEVICES, MAX_LOCALS, MAX_NEIGHBOURS, MAX_STRANGERS, MAX_VERDICTS, RING_BYTES,
 };
-use enforcer_common::{Address, Decision, Facts, Identity, Mode, Party, Port, Protocol, Tables, decide};
+use enforcer_common::{
+    Address, Asked, Decision, Facts, Identity, Mode, Party, Port, Protocol, Tables, decide,
+};
 
 use crate::ctx::packet::Headers;
 use crate::ctx::task;
@@ -86,7 +88,7 @@ static CLAIMANTS: ArrayOfMaps<Claimants, 2> = ArrayOfMaps::new();
 #[btf_map]
 static EDGES: ArrayOfMaps<Edges, 2> = ArrayOfMaps::new();
 #[btf_map]
-static VERDICTS: HashMap<VerdictKey, Permission, { MAX_VERDICTS as usize }, SPARSE> = HashMap::new();
+static VERDICTS: HashMap<VerdictKey, KeptVerdict, { MAX_VERDICTS as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 static NETWORKS: ArrayOfMaps<Networks, 2> = ArrayOfMaps::new();
 #[btf_map]
@@ -294,19 +296,19 @@ impl KernelTables {
         VerdictKey::new(self.active, caller, answerer.cgroup_id(), protocol, port)
     }
 
-    /// What was decided before about the same, if it was a permission, and still holds.
+    /// What was decided before about the same, if that still holds where the answerer has `asked`.
     #[inline(always)]
-    pub(crate) fn kept(&self, key: &VerdictKey) -> Option<Decision> {
+    pub(crate) fn kept(&self, key: &VerdictKey, asked: Asked) -> Option<Decision> {
         if self.active.is_refusing() {
             return None;
         }
         // SAFETY: an entry is whole before it can be found, is never changed, and is not removed before every program has ended
         // that could look for it.
-        unsafe { VERDICTS.get(key) }.map(Permission::decision)
+        unsafe { VERDICTS.get(key) }.and_then(|kept| kept.decision(asked))
     }
 
-    /// Decides, and keeps what is decided of two cgroups if it is a permission that holds as long as these tables do. Where there
-    /// is no room for it, it is decided anew each time.
+    /// Decides, and keeps what is decided of two cgroups if it holds as long as these tables do. Where there is no room for it,
+    /// it is decided anew each time.
     #[inline(always)]
     pub(crate) fn decide(&self, facts: &Facts, key: &VerdictKey) -> Decision {
         if !self.are_there() {
@@ -315,8 +317,8 @@ impl KernelTables {
         let decision = decide(facts, self);
         if task::is_exact(&facts.caller)
             && task::is_exact(&facts.answerer)
-            && let Some(permission) = Permission::of(&decision)
-            && VERDICTS.insert(key, permission, BPF_NOEXIST.into()).is_err()
+            && let Some(kept) = KeptVerdict::of(&decision, facts.asked)
+            && VERDICTS.insert(key, kept, BPF_NOEXIST.into()).is_err()
         {
             count(Counter::VERDICTS_NOT_KEPT);
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use enforcer_common::layout::{Cgroup, Permission, VerdictKey};
+use enforcer_common::layout::{Cgroup, KeptVerdict, VerdictKey};
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::sandbox::{Sandbox, binary};
 use enforcer_tests::slowness::patience;
@@ -222,7 +222,7 @@ fn what_the_table_says_otherwise_than_the_tree_is_put_right() -> anyhow::Result<
             break;
         }
         // It was put right already, and the permission is kept since.
-        for map in fdinfo::hashes(daemon.pid(), size_of::<VerdictKey>(), size_of::<Permission>())? {
+        for map in fdinfo::hashes(daemon.pid(), size_of::<VerdictKey>(), size_of::<KeptVerdict>())? {
             bpftool::empty_map(map)?;
         }
         ensure!(start.elapsed() < patience(Duration::from_secs(30)), "an unknown cgroup is still somebody's");

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use enforcer_common::layout::{Cgroup, Permission, VerdictKey};
+use enforcer_common::layout::{Cgroup, KeptVerdict, VerdictKey};
 use enforcer_common::limits::MAX_VERDICTS;
 use enforcer_tests::actor::{Request, Transport};
 use enforcer_tests::sandbox::{Daemon, Sandbox};
@@ -22,12 +22,12 @@ allow:
 
 /// The table in which a daemon's programs keep verdicts.
 fn kept(daemon: &Daemon) -> anyhow::Result<u32> {
-    let maps = fdinfo::hashes(daemon.pid(), size_of::<VerdictKey>(), size_of::<Permission>())?;
+    let maps = fdinfo::hashes(daemon.pid(), size_of::<VerdictKey>(), size_of::<KeptVerdict>())?;
     maps.first().copied().context("a daemon without a table of verdicts")
 }
 
 #[test]
-fn a_permission_is_kept_and_a_denial_is_not() -> anyhow::Result<()> {
+fn what_was_decided_is_kept_for_both_ends_and_no_longer_than_the_policy() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("kept")?;
     let mut daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
     let (mut web, mut db, mut other) = (sandbox.actor("web")?, sandbox.actor("db")?, sandbox.actor("other")?);
@@ -39,8 +39,8 @@ fn a_permission_is_kept_and_a_denial_is_not() -> anyhow::Result<()> {
     for round in 0..3 {
         assert_eq!(web.ask(&connect)?.text, "hello", "{round}");
         assert!(other.ask(&connect)?.is_refused(), "{round}");
-        // One verdict serves the hook at either end.
-        assert_eq!(bpftool::entries(table)?, 1, "{round}");
+        // One verdict about each serves the hooks at both ends.
+        assert_eq!(bpftool::entries(table)?, 2, "{round}");
     }
     // What is kept says the same in every record.
     let permitted: Vec<_> = (0..6)
@@ -80,7 +80,6 @@ fn who_becomes_somebody_else_is_judged_as_that() -> anyhow::Result<()> {
     assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
     let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
     assert_eq!(web.ask(&connect)?.text, "hello");
-    assert!(other.ask(&connect)?.is_refused());
 
     // Somebody writes into the table that `other` is `web`, and what that may do is kept.
     let id = |name: &str| anyhow::Ok(sandbox.cgroup().join(name).metadata()?.ino().to_ne_bytes().to_vec());
@@ -124,7 +123,7 @@ fn where_no_verdict_can_be_kept_all_are_made_anew_until_there_is_room() -> anyho
     let full = (0..u64::from(MAX_VERDICTS)).map(|caller| {
         let mut key = [0xff; size_of::<VerdictKey>()];
         key[..8].copy_from_slice(&caller.to_ne_bytes());
-        (key.to_vec(), vec![0; size_of::<Permission>()])
+        (key.to_vec(), vec![0; size_of::<KeptVerdict>()])
     });
     bpftool::fill(table, &full.collect::<Vec<_>>())?;
 
@@ -134,23 +133,25 @@ fn where_no_verdict_can_be_kept_all_are_made_anew_until_there_is_room() -> anyho
     };
     assert_eq!(not_kept()?, 0);
     assert_eq!(web.ask(&connect)?.text, "hello");
-    assert!(other.ask(&connect)?.is_refused());
     // At both ends.
     assert_eq!(not_kept()?, 2);
+    assert!(other.ask(&connect)?.is_refused());
+    assert_eq!(not_kept()?, 3);
     // The daemon sees it when it next looks.
     let start = Instant::now();
     let mut asked = 1;
-    while bpftool::entries(table)? > 1 {
+    while bpftool::entries(table)? > 2 {
         ensure!(start.elapsed() < patience(Duration::from_secs(60)), "no room is made");
         assert_eq!(web.ask(&connect)?.text, "hello");
         assert!(other.ask(&connect)?.is_refused());
         asked += 1;
     }
     assert_eq!(web.ask(&connect)?.text, "hello");
-    assert_eq!(bpftool::entries(table)?, 1);
+    assert!(other.ask(&connect)?.is_refused());
+    assert_eq!(bpftool::entries(table)?, 2);
     let finished = daemon.stop()?;
     finished.check_totals()?;
-    assert_eq!(finished.attempts().count(), asked);
+    assert_eq!(finished.attempts().count(), asked + 1);
     assert!(finished.attempts().all(|record| record["verdict"] == "deny"));
     Ok(())
 }

@@ -8,8 +8,8 @@ use enforcer::kernel::OBJECT;
 use enforcer_common::counter::Counter;
 use enforcer_common::event::{CgroupEvent, Event};
 use enforcer_common::layout::{
-    Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Offsets, Owner,
-    Permission, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
+    Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, LocalKey, NeighbourKey, Offsets,
+    Owner, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
 };
 use enforcer_common::{Hook, limits, names};
 
@@ -73,7 +73,7 @@ fn every_map_has_the_name_and_the_sizes_that_the_host_uses() {
         (names::NETWORKS, (outer, inner(LPM_TRIE, size_of::<u32>() + 16, size_of::<u32>()))),
         (names::RESERVED, (outer, inner(HASH, size_of::<PortKey>(), owner))),
         (names::PROTOCOLS, (outer, inner(HASH, size_of::<ProtocolKey>(), size_of::<u32>()))),
-        (names::VERDICTS, (Shape::new::<VerdictKey, Permission>(HASH, limits::MAX_VERDICTS), None)),
+        (names::VERDICTS, (Shape::new::<VerdictKey, KeptVerdict>(HASH, limits::MAX_VERDICTS), None)),
         (names::LOCALS, (Shape::new::<LocalKey, Place>(HASH, limits::MAX_LOCALS), None)),
         (names::DEVICES, (Shape::new::<DeviceKey, Device>(HASH, limits::MAX_DEVICES), None)),
         (names::STRANGERS, (Shape::new::<u64, u32>(HASH, limits::MAX_STRANGERS), None)),

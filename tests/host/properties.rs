@@ -7,8 +7,8 @@ use enforcer::identities::Identities;
 use enforcer::policy::{Cidr, ContainerSelector, Network, Peer, Policy, PortRange, Ports, Rules, Selector};
 use enforcer::tables::diff::{self, diff};
 use enforcer::tables::{Edges, Tables};
-use enforcer_common::layout::{EdgeKey, EdgeValue, Permission};
-use enforcer_common::{Identity, Mode, Protocol, Reason, Tables as _, Verdict};
+use enforcer_common::layout::{EdgeKey, EdgeValue, KeptVerdict};
+use enforcer_common::{Asked, Identity, Mode, Protocol, Reason, Tables as _};
 use enforcer_tests::compiled::{Compiled, address};
 use enforcer_tests::oracle::{self, Attempt, End};
 use enforcer_tests::sketch;
@@ -43,12 +43,14 @@ proptest! {
         let compiled = Compiled::of(&policy).expect("small policies fit");
         for (attempt, reply_port) in attempts {
             let decision = compiled.decide(&attempt);
-            let Some(kept) = Permission::of(&decision) else { continue };
-            prop_assert!(decision.admits() && decision.verdict == Verdict::Allow, "{:?}", decision);
-            prop_assert_eq!(kept.decision(), decision);
+            let asked = |attempt: &Attempt| if attempt.reply_port.is_some() { Asked::ANYONE } else { Asked::NOBODY };
+            let Some(kept) = KeptVerdict::of(&decision, asked(&attempt)) else { continue };
+            prop_assert_eq!(kept.decision(asked(&attempt)), Some(decision));
             // All else that a decision about two cgroups is made from.
             let other = Attempt { reply_port, ..attempt };
-            prop_assert_eq!(compiled.decide(&other), decision, "{:?} and {:?}", attempt, other);
+            if let Some(found) = kept.decision(asked(&other)) {
+                prop_assert_eq!(found, compiled.decide(&other), "{:?} and {:?}", attempt, other);
+            }
             let is_nobody = |end| matches!(end, End::Unknown | End::Pending);
             prop_assert!(!is_nobody(attempt.from) && !is_nobody(attempt.to), "{:?}", attempt);
         }

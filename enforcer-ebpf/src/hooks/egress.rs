@@ -33,15 +33,15 @@ pub(super) fn judge(
             attempt = attempt.by(owner);
         }
         let answerer = sockets::answerer(ctx, protocol, local, address, kind, port);
+        // A datagram from a bound socket to one that asked may be a reply to whoever may call that port.
+        let is_bound = protocol == Protocol::UDP && local.1 != Port::new(0);
+        let asked = if is_bound { answerer.asked } else { Asked::NOBODY };
         let key = tables.key(caller, &answerer.party, protocol, port);
-        let kept = if task::is_exact(&answerer.party) { tables.kept(&key) } else { None };
+        let kept = if task::is_exact(&answerer.party) { tables.kept(&key, asked) } else { None };
         decision = if let Some(kept) = kept {
             kept
         } else {
             let caller = if owner == 0 { task::party(own, &mut tables) } else { tables.party(owner) };
-            // A datagram from a bound socket to one that asked may be a reply to whoever may call that port.
-            let is_bound = protocol == Protocol::UDP && local.1 != Port::new(0);
-            let asked = if is_bound { answerer.asked } else { Asked::NOBODY };
             let facts =
                 Facts { caller, answerer: answerer.party, protocol, port, asked, reply_port: local.1 };
             tables.decide(&facts, &key)

@@ -51,7 +51,8 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers, sender: Option
         };
         let key = tables.key(caller.cgroup_id(), &answerer, headers.protocol, headers.destination_port);
         let are_cgroups = task::is_exact(&caller) && task::is_exact(&answerer);
-        let kept = if are_cgroups { tables.kept(&key) } else { None };
+        let asked = asked(packet, headers, note.asked);
+        let kept = if are_cgroups { tables.kept(&key, asked) } else { None };
         decision = if let Some(kept) = kept {
             kept
         } else {
@@ -61,7 +62,7 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers, sender: Option
                 answerer,
                 protocol: headers.protocol,
                 port: headers.destination_port,
-                asked: asked(packet, headers, note.asked),
+                asked,
                 reply_port: headers.source_port,
             };
             tables.decide(&facts, &key)

@@ -15,8 +15,8 @@ use aya::{Ebpf, Pod};
 use enforcer_common::claims::DEAD;
 use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::layout::{
-    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, LocalKey, NeighbourKey, Owner,
-    Permission, Place, PortKey, ProtocolKey, SocketNote, VerdictKey,
+    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, LocalKey, NeighbourKey,
+    Owner, Place, PortKey, ProtocolKey, SocketNote, VerdictKey,
 };
 use enforcer_common::limits::MAX_CGROUPS;
 use enforcer_common::{Identity, Reason, names};
@@ -248,7 +248,7 @@ pub(super) struct Maps {
     networks: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u32>>,
     reserved: ArrayOfMaps<MapData, Inner<PortKey, Owner>>,
     protocols: ArrayOfMaps<MapData, Inner<ProtocolKey, u32>>,
-    verdicts: HashMap<MapData, VerdictKey, Permission>,
+    verdicts: HashMap<MapData, VerdictKey, KeptVerdict>,
     locals: HashMap<MapData, LocalKey, Place>,
     devices: HashMap<MapData, DeviceKey, Device>,
     neighbours: LpmTrie<MapData, NeighbourKey, u32>,
@@ -616,7 +616,9 @@ impl Maps {
     /// Has verdicts made anew when a cgroup has got another owner, if some may have been kept about it.
     fn take_back(&mut self, before: Option<Cgroup>, owner: Option<Owner>) -> Result<(), MapError> {
         match before {
-            Some(before) if Some(before.owner) != owner && Permission::can_be_of(before.owner.identity()) => {
+            Some(before)
+                if Some(before.owner) != owner && KeptVerdict::can_be_of(before.owner.identity()) =>
+            {
                 self.forget_verdicts()
             }
             Some(_) | None => Ok(()),
