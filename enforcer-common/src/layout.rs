@@ -86,7 +86,7 @@ impl Owner {
     }
 }
 
-/// Value of `CGROUPS`: whose a cgroup is, and how far its path has come through the selectors.
+/// In `CGROUPS`: whose a cgroup is, and how far its path has come through the selectors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Cgroup {
@@ -97,6 +97,85 @@ pub struct Cgroup {
 }
 
 const _: () = assert!(size_of::<Cgroup>() == 12);
+
+/// A value with the key that it stands behind, in a table that changes while programs read it: `CGROUPS`, `LOCALS`, `DEVICES`.
+///
+/// The memory of an entry that is removed or replaced is used for another one at once (`htab_elem_free` in
+/// kernel/bpf/hashtab.c, since 6.1). A program that had found it before reads what is another's by then, and sees that by the
+/// key. It reads that last, and the kernel writes it first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Keyed<const N: usize, V> {
+    key: [u32; N],
+    value: V,
+}
+
+/// A key of such a table, in words.
+pub trait InKey<const N: usize> {
+    /// Its words.
+    fn words(&self) -> [u32; N];
+}
+
+impl<const N: usize, V: Copy> Keyed<N, V> {
+    /// `value` behind `key`.
+    #[inline(always)]
+    pub fn new(key: &impl InKey<N>, value: V) -> Self {
+        Self { key: key.words(), value }
+    }
+
+    /// Where the value lies.
+    #[inline(always)]
+    pub const fn value(&self) -> &V {
+        &self.value
+    }
+
+    /// Where the words of the key lie.
+    #[inline(always)]
+    pub const fn key(&self) -> &[u32; N] {
+        &self.key
+    }
+}
+
+/// Value of `CGROUPS`.
+pub type KeyedCgroup = Keyed<2, Cgroup>;
+/// Value of `LOCALS`.
+pub type KeyedPlace = Keyed<6, Place>;
+/// Value of `DEVICES`.
+pub type KeyedDevice = Keyed<4, Device>;
+
+const _: () = assert!(size_of::<KeyedCgroup>() == 20);
+const _: () = assert!(size_of::<KeyedPlace>() == 44);
+const _: () = assert!(size_of::<KeyedDevice>() == 20);
+
+/// The two words of a number.
+#[inline(always)]
+const fn halves(number: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = number.to_ne_bytes();
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+}
+
+impl InKey<2> for u64 {
+    #[inline(always)]
+    fn words(&self) -> [u32; 2] {
+        halves(*self)
+    }
+}
+
+impl InKey<6> for LocalKey {
+    #[inline(always)]
+    fn words(&self) -> [u32; 6] {
+        let ([a, b], [c, d, e, f]) = (halves(self.netns), self.address.words());
+        [a, b, c, d, e, f]
+    }
+}
+
+impl InKey<4> for DeviceKey {
+    #[inline(always)]
+    fn words(&self) -> [u32; 4] {
+        let [a, b] = halves(self.netns);
+        [a, b, self.index, self._pad]
+    }
+}
 
 /// Value of `CLASSES`: the class of every byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -457,7 +536,7 @@ impl LocalKey {
     }
 }
 
-/// Value of `LOCALS`: which network namespace of this host an address belongs to.
+/// In `LOCALS`: which network namespace of this host an address belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(C)]
 pub struct Place {
@@ -521,7 +600,7 @@ impl DeviceKey {
     }
 }
 
-/// Value of `DEVICES`: what lies behind a device.
+/// In `DEVICES`: what lies behind a device.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
 pub struct Device(u32);
@@ -589,14 +668,17 @@ mod pod {
     #![expect(unsafe_code, reason = "aya's maps take only types that are marked as plain old data")]
 
     use super::{
-        Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, LocalKey, NeighbourKey, Offsets,
-        Owner, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
+        Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, Keyed, LocalKey, NeighbourKey,
+        Offsets, Owner, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
     };
 
     // SAFETY: repr(C), integers only, padding spelt out as fields; the size assertion above holds it to that.
     unsafe impl aya::Pod for Owner {}
     // SAFETY: repr(C) of an Owner and a u32, no padding by its size assertion.
     unsafe impl aya::Pod for Cgroup {}
+    // SAFETY: repr(C) of words and of a value that is itself of words, without padding by the size assertions of those that
+    // there are.
+    unsafe impl<const N: usize, V: aya::Pod> aya::Pod for Keyed<N, V> {}
     // SAFETY: bytes only.
     unsafe impl aya::Pod for Classes {}
     // SAFETY: repr(C), six u32.
@@ -631,10 +713,27 @@ mod pod {
 
 #[cfg(test)]
 mod tests {
-    use super::{Active, EdgeValue, KeptVerdict, PortRange, VerdictKey};
-    use crate::{Asked, Decision, Identity, Mode, Port, Protocol, Reason, RuleId, Verdict};
+    use super::{Active, DeviceKey, EdgeValue, InKey as _, KeptVerdict, LocalKey, PortRange, VerdictKey};
+    use crate::{Address, Asked, Decision, Identity, Mode, Port, Protocol, Reason, RuleId, Verdict};
 
     const RULE: RuleId = RuleId(7);
+
+    #[test]
+    fn keys_that_differ_have_other_words() {
+        let cgroups = [0, 1, 1 << 32, u64::MAX].map(|id: u64| id.words());
+        let [a, b] = [Address::V4_LOOPBACK, Address::V6_LOOPBACK];
+        let locals =
+            [(1, a), (1, b), (2, a), (1 << 32, a)].map(|(netns, ip)| LocalKey::new(netns, ip).words());
+        let devices =
+            [(1, 1), (1, 2), (2, 1), (1 << 32, 1)].map(|(netns, at)| DeviceKey::new(netns, at).words());
+        for at in 0..4 {
+            for other in (0..4).filter(|other| *other != at) {
+                assert_ne!(cgroups[at], cgroups[other]);
+                assert_ne!(locals[at], locals[other]);
+                assert_ne!(devices[at], devices[other]);
+            }
+        }
+    }
 
     #[test]
     fn every_part_of_what_is_in_force_is_read_as_it_was_written() {

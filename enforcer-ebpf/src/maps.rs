@@ -1,6 +1,7 @@
 //! Every map and global, and the policy's tables as `decide` reads them.
 
 use core::arch::asm;
+use core::ptr::read_volatile;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST};
@@ -12,8 +13,9 @@ use enforcer_common::counter::Counter;
 use enforcer_common::decide::{Coverage, coverage};
 use enforcer_common::event::{CgroupEvent, Event};
 use enforcer_common::layout::{
-    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, LocalKey, NeighbourKey,
-    Offsets, Owner, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
+    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, InKey, KeptVerdict, Keyed, KeyedCgroup,
+    KeyedDevice, KeyedPlace, LocalKey, NeighbourKey, Offsets, Owner, Place, PortKey, ProtocolKey, SocketNote,
+    TaskFields, VerdictKey,
 };
 use enforcer_common::limits::{
     MAX_ANCESTORS, MAX_DEVICES, MAX_LOCALS, MAX_NEIGHBOURS, MAX_STRANGERS, MAX_VERDICTS, RING_BYTES,
@@ -42,8 +44,8 @@ impl InWords for Owner {
     type Words = [u32; 2];
 }
 
-impl InWords for Cgroup {
-    type Words = [u32; 3];
+impl InWords for KeyedCgroup {
+    type Words = [u32; 5];
 }
 
 impl InWords for Classes {
@@ -56,15 +58,15 @@ impl InWords for EdgeValue {
 
 const _: () = assert!(size_of::<Words<Owner>>() == size_of::<Owner>());
 const _: () = assert!(align_of::<Words<Owner>>() == align_of::<Owner>());
-const _: () = assert!(size_of::<Words<Cgroup>>() == size_of::<Cgroup>());
-const _: () = assert!(align_of::<Words<Cgroup>>() == align_of::<Cgroup>());
+const _: () = assert!(size_of::<Words<KeyedCgroup>>() == size_of::<KeyedCgroup>());
+const _: () = assert!(align_of::<Words<KeyedCgroup>>() == align_of::<KeyedCgroup>());
 const _: () = assert!(size_of::<Words<Classes>>() == size_of::<Classes>());
 const _: () = assert!(align_of::<Words<Classes>>() == align_of::<Classes>());
 const _: () = assert!(size_of::<Words<EdgeValue>>() == size_of::<EdgeValue>());
 const _: () = assert!(align_of::<Words<EdgeValue>>() == align_of::<EdgeValue>());
 
 // Inner maps are created by the host as large as the policy needs; what stands here is only their form.
-type Cgroups = HashMap<u64, Words<Cgroup>, 1, SPARSE>;
+type Cgroups = HashMap<u64, Words<KeyedCgroup>, 1, SPARSE>;
 type ClassesOf = Array<Words<Classes>, 1, RESIZABLE>;
 type TransitionsOf = Array<u32, 1, RESIZABLE>;
 type Claimants = HashMap<u32, Words<Owner>, 1, SPARSE>;
@@ -96,9 +98,9 @@ static RESERVED: ArrayOfMaps<Reserved, 2> = ArrayOfMaps::new();
 #[btf_map]
 static PROTOCOLS: ArrayOfMaps<Protocols, 2> = ArrayOfMaps::new();
 #[btf_map]
-static LOCALS: HashMap<LocalKey, Place, { MAX_LOCALS as usize }, SPARSE> = HashMap::new();
+static LOCALS: HashMap<LocalKey, KeyedPlace, { MAX_LOCALS as usize }, SPARSE> = HashMap::new();
 #[btf_map]
-static DEVICES: HashMap<DeviceKey, Device, { MAX_DEVICES as usize }, SPARSE> = HashMap::new();
+static DEVICES: HashMap<DeviceKey, KeyedDevice, { MAX_DEVICES as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 static STRANGERS: HashMap<u64, u32, { MAX_STRANGERS as usize }, SPARSE> = HashMap::new();
 #[btf_map]
@@ -166,9 +168,19 @@ pub(crate) fn is_host_netns(cookie: u64) -> bool {
 #[inline(always)]
 pub(crate) fn place(netns: u64, address: &Address) -> Option<Place> {
     let netns = if tells_namespaces() { netns } else { 0 };
-    // SAFETY: an entry that is replaced meanwhile stays readable until the program ends, since hash elements are
-    // freed after an RCU grace period.
-    unsafe { LOCALS.get(LocalKey::new(netns, *address)) }.copied()
+    let key = LocalKey::new(netns, *address);
+    // SAFETY: the memory of an entry stays what it is until the program ends, and whose it is is told by `still`.
+    still(unsafe { LOCALS.get(key) }?, &key)
+}
+
+/// The value that was found behind `key`, unless it has meanwhile been replaced and its memory become another's.
+#[inline(always)]
+fn still<const N: usize, V: Copy>(entry: &Keyed<N, V>, key: &impl InKey<N>) -> Option<V> {
+    // SAFETY: a live element of a map; volatile, as it may change meanwhile.
+    let value = unsafe { read_volatile(entry.value()) };
+    // SAFETY: as above; volatile also keeps this read behind that one.
+    let found = unsafe { read_volatile(entry.key()) };
+    if found == key.words() { Some(value) } else { None }
 }
 
 /// Whether the host can tell network namespaces apart (kernel 5.14).
@@ -180,8 +192,9 @@ pub(crate) fn tells_namespaces() -> bool {
 /// What lies behind a network device; `None` if the host has not taken it in yet.
 #[inline(always)]
 pub(crate) fn device(netns: u64, index: u32) -> Option<Device> {
+    let key = DeviceKey::new(netns, index);
     // SAFETY: as for `place`.
-    unsafe { DEVICES.get(DeviceKey::new(netns, index)) }.copied()
+    still(unsafe { DEVICES.get(key) }?, &key)
 }
 
 /// Whether the host was not yet told of a network namespace since it last looked around.
@@ -369,11 +382,10 @@ extern "C" fn port_coverage(slot: u32, from: u32, to: u32, protocol: u32, port: 
 /// What a slot knows of a cgroup.
 #[inline(always)]
 fn cgroup_in(slot: u32, id: u64) -> Option<Cgroup> {
-    // SAFETY: an entry that is replaced meanwhile stays readable until the program ends, since hash elements are
-    // freed after an RCU grace period.
-    let words: *const Words<Cgroup> = unsafe { CGROUPS.get(slot)?.get(id) }?;
+    // SAFETY: as for `place`.
+    let words: *const Words<KeyedCgroup> = unsafe { CGROUPS.get(slot)?.get(id) }?;
     // SAFETY: nothing but such values is written, of the size and alignment asserted above.
-    Some(unsafe { *words.cast::<Cgroup>() })
+    still(unsafe { &*words.cast::<KeyedCgroup>() }, &id)
 }
 
 /// Whose a cgroup is: its identity below its mode, 0 if it is not in the tables, where no cgroup has the identity 0. A
@@ -546,9 +558,10 @@ extern "C" fn enter_cgroup(slot: u32) -> u32 {
         index += 1;
     }
     let entry = Cgroup { owner: claimant(slot, state).unwrap_or(parent.owner), state };
-    let words: *const Cgroup = &entry;
+    let entry = Keyed::new(&cgroup.id, entry);
+    let words: *const KeyedCgroup = &entry;
     // SAFETY: such values are as large as what they are made of, by the assertions above.
-    let words = unsafe { *words.cast::<Words<Cgroup>>() };
+    let words = unsafe { *words.cast::<Words<KeyedCgroup>>() };
     if cgroups.insert(cgroup.id, words, 0).is_ok() { 0 } else { 1 }
 }
 

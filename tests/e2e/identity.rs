@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use enforcer_common::layout::{Cgroup, KeptVerdict, VerdictKey};
+use enforcer_common::layout::{KeptVerdict, KeyedCgroup, VerdictKey};
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::sandbox::{Sandbox, binary};
 use enforcer_tests::slowness::patience;
@@ -193,7 +193,7 @@ fn listeners_older_than_the_enforcer_have_an_owner() -> anyhow::Result<()> {
 /// Deletes a cgroup from the tables of a daemon, as nothing of ours does; returns from how many.
 fn forget(daemon: u32, cgroup: u64) -> anyhow::Result<u64> {
     let mut found = 0;
-    for map in fdinfo::hashes(daemon, size_of::<u64>(), size_of::<Cgroup>())? {
+    for map in fdinfo::hashes(daemon, size_of::<u64>(), size_of::<KeyedCgroup>())? {
         found += u64::from(bpftool::remove(map, &cgroup.to_ne_bytes())?);
     }
     ensure!(found > 0, "no map of process {daemon} has cgroup {cgroup}");

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use enforcer_common::layout::{Cgroup, KeptVerdict, VerdictKey};
+use enforcer_common::layout::{KeptVerdict, KeyedCgroup, VerdictKey};
 use enforcer_common::limits::MAX_VERDICTS;
 use enforcer_tests::actor::{Request, Transport};
 use enforcer_tests::sandbox::{Daemon, Sandbox};
@@ -84,12 +84,14 @@ fn who_becomes_somebody_else_is_judged_as_that() -> anyhow::Result<()> {
     // Somebody writes into the table that `other` is `web`, and what that may do is kept.
     let id = |name: &str| anyhow::Ok(sandbox.cgroup().join(name).metadata()?.ino().to_ne_bytes().to_vec());
     let (web_id, other_id) = (id("web")?, id("other")?);
-    let maps = fdinfo::hashes(daemon.pid(), size_of::<u64>(), size_of::<Cgroup>())?;
+    let maps = fdinfo::hashes(daemon.pid(), size_of::<u64>(), size_of::<KeyedCgroup>())?;
     let start = Instant::now();
     loop {
         for map in &maps {
-            if let Some(owner) = bpftool::value(*map, &web_id)? {
-                bpftool::write(*map, &other_id, &owner)?;
+            if let Some(mut cgroup) = bpftool::value(*map, &web_id)? {
+                // A value begins with its key.
+                cgroup[..other_id.len()].copy_from_slice(&other_id);
+                bpftool::write(*map, &other_id, &cgroup)?;
             }
         }
         // The daemon may have looked in between.
@@ -107,6 +109,33 @@ fn who_becomes_somebody_else_is_judged_as_that() -> anyhow::Result<()> {
     let finished = daemon.stop()?;
     finished.check_totals()?;
     assert!(finished.stop["cgroups_repaired"].as_u64() >= Some(1), "{}", finished.stop);
+    Ok(())
+}
+
+#[test]
+fn what_lies_behind_anothers_key_is_nobodys() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("anothers")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let (mut db, mut other) = (sandbox.actor("db")?, sandbox.actor("other")?);
+    let _web = sandbox.actor("web")?;
+    let at = "127.0.0.1:5432".parse()?;
+    assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+
+    // As a program finds it that was about to read of `other` when the memory became an entry of `web`.
+    let id = |name: &str| anyhow::Ok(sandbox.cgroup().join(name).metadata()?.ino().to_ne_bytes().to_vec());
+    let (web_id, other_id) = (id("web")?, id("other")?);
+    for map in fdinfo::hashes(daemon.pid(), size_of::<u64>(), size_of::<KeyedCgroup>())? {
+        if let Some(cgroup) = bpftool::value(map, &web_id)? {
+            bpftool::write(map, &other_id, &cgroup)?;
+        }
+    }
+    assert!(other.ask(&connect)?.is_refused());
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    let reasons: Vec<_> = finished.attempts().map(|record| record["reason"].clone()).collect();
+    // Unless the daemon has put it right already.
+    assert!(reasons == ["source-unknown"] || reasons == ["no-rule"], "{reasons:?}");
     Ok(())
 }
 

@@ -8,8 +8,8 @@ use enforcer::kernel::OBJECT;
 use enforcer_common::counter::Counter;
 use enforcer_common::event::{CgroupEvent, Event};
 use enforcer_common::layout::{
-    Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, LocalKey, NeighbourKey, Offsets,
-    Owner, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
+    Classes, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, KeyedCgroup, KeyedDevice, KeyedPlace, LocalKey,
+    NeighbourKey, Offsets, Owner, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
 };
 use enforcer_common::{Hook, limits, names};
 
@@ -61,7 +61,7 @@ fn every_map_has_the_name_and_the_sizes_that_the_host_uses() {
     let expected = BTreeMap::from([
         (names::ACTIVE, (Shape::new::<u32, u32>(ARRAY, 1), None)),
         (names::REVISIONS, (Shape::new::<u32, u32>(ARRAY, SLOTS), None)),
-        (names::CGROUPS, (outer, inner(HASH, size_of::<u64>(), size_of::<Cgroup>()))),
+        (names::CGROUPS, (outer, inner(HASH, size_of::<u64>(), size_of::<KeyedCgroup>()))),
         (names::CLASSES, (outer, inner(ARRAY, size_of::<u32>(), size_of::<Classes>()))),
         (names::TRANSITIONS, (outer, inner(ARRAY, size_of::<u32>(), size_of::<u32>()))),
         (names::CLAIMANTS, (outer, inner(HASH, size_of::<u32>(), owner))),
@@ -74,8 +74,8 @@ fn every_map_has_the_name_and_the_sizes_that_the_host_uses() {
         (names::RESERVED, (outer, inner(HASH, size_of::<PortKey>(), owner))),
         (names::PROTOCOLS, (outer, inner(HASH, size_of::<ProtocolKey>(), size_of::<u32>()))),
         (names::VERDICTS, (Shape::new::<VerdictKey, KeptVerdict>(HASH, limits::MAX_VERDICTS), None)),
-        (names::LOCALS, (Shape::new::<LocalKey, Place>(HASH, limits::MAX_LOCALS), None)),
-        (names::DEVICES, (Shape::new::<DeviceKey, Device>(HASH, limits::MAX_DEVICES), None)),
+        (names::LOCALS, (Shape::new::<LocalKey, KeyedPlace>(HASH, limits::MAX_LOCALS), None)),
+        (names::DEVICES, (Shape::new::<DeviceKey, KeyedDevice>(HASH, limits::MAX_DEVICES), None)),
         (names::STRANGERS, (Shape::new::<u64, u32>(HASH, limits::MAX_STRANGERS), None)),
         (
             names::NEIGHBOURS,

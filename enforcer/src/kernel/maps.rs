@@ -15,8 +15,8 @@ use aya::{Ebpf, Pod};
 use enforcer_common::claims::DEAD;
 use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::layout::{
-    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, LocalKey, NeighbourKey,
-    Owner, Place, PortKey, ProtocolKey, SocketNote, VerdictKey,
+    Active, Cgroup, Classes, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, Keyed, KeyedCgroup, KeyedDevice,
+    KeyedPlace, LocalKey, NeighbourKey, Owner, PortKey, ProtocolKey, SocketNote, VerdictKey,
 };
 use enforcer_common::limits::MAX_CGROUPS;
 use enforcer_common::{Identity, Reason, names};
@@ -110,10 +110,11 @@ impl Counts {
 }
 
 type Inner<K, V> = HashMap<MapData, K, V>;
+type CgroupTable = Inner<u64, KeyedCgroup>;
 
 /// Who owns which cgroup in one revision of the policy, for another thread to ask. The programs keep it up to date as
 /// long as the revision is in force.
-pub struct CgroupOwners(Inner<u64, Cgroup>);
+pub struct CgroupOwners(CgroupTable);
 
 impl CgroupOwners {
     /// The owner of a cgroup; `None` if it is not in the tables.
@@ -137,8 +138,8 @@ impl CgroupOwners {
 
 /// The cgroups of the tables that are about to be in force.
 pub struct Entering<'a> {
-    next: &'a mut Inner<u64, Cgroup>,
-    in_force: &'a Inner<u64, Cgroup>,
+    next: &'a mut CgroupTable,
+    in_force: &'a CgroupTable,
 }
 
 impl Entering<'_> {
@@ -148,7 +149,7 @@ impl Entering<'_> {
     ///
     /// It cannot be written, or does not read back as it was.
     pub fn enter(&mut self, id: u64, cgroup: Cgroup) -> Result<(), MapError> {
-        write(names::CGROUPS, self.next.insert(id, cgroup, 0))?;
+        write(names::CGROUPS, self.next.insert(id, Keyed::new(&id, cgroup), 0))?;
         if find(self.next, id)? == Some(cgroup) { Ok(()) } else { Err(MapError::Cgroup { id }) }
     }
 
@@ -165,7 +166,8 @@ impl Entering<'_> {
             let there = entries(self.in_force)?;
             let here: BTreeMap<u64, Cgroup> = entries(self.next)?.into_iter().collect();
             let missing = there.into_iter().filter(|(id, cgroup)| here.get(id) != Some(cgroup));
-            let (ids, cgroups): (Vec<u64>, Vec<Cgroup>) = missing.unzip();
+            let (ids, cgroups): (Vec<u64>, Vec<KeyedCgroup>) =
+                missing.map(|(id, cgroup)| (id, Keyed::new(&id, cgroup))).unzip();
             if ids.is_empty() {
                 return Ok(());
             }
@@ -176,20 +178,21 @@ impl Entering<'_> {
 }
 
 /// Every cgroup of a table.
-fn entries(cgroups: &Inner<u64, Cgroup>) -> Result<Vec<(u64, Cgroup)>, MapError> {
+fn entries(cgroups: &CgroupTable) -> Result<Vec<(u64, Cgroup)>, MapError> {
     const BLANK: Cgroup = Cgroup { owner: Owner::UNMANAGED, state: DEAD };
+    let blank = (0, Keyed::new(&0, BLANK));
     let mut entries = Vec::new();
-    each_batch(names::CGROUPS, cgroups.map().fd().as_fd(), (0, BLANK), LEAST_AT_ONCE, |ids, cgroups| {
-        entries.extend(ids.iter().copied().zip(cgroups.iter().copied()));
+    each_batch(names::CGROUPS, cgroups.map().fd().as_fd(), blank, LEAST_AT_ONCE, |ids, cgroups| {
+        entries.extend(ids.iter().copied().zip(cgroups.iter().map(|cgroup| *cgroup.value())));
         Ok(())
     })?;
     Ok(entries)
 }
 
 /// A cgroup as a table has it; `None` if it is not in it.
-fn find(cgroups: &Inner<u64, Cgroup>, id: u64) -> Result<Option<Cgroup>, MapError> {
+fn find(cgroups: &CgroupTable, id: u64) -> Result<Option<Cgroup>, MapError> {
     match cgroups.get(&id, 0) {
-        Ok(cgroup) => Ok(Some(cgroup)),
+        Ok(cgroup) => Ok(Some(*cgroup.value())),
         Err(aya::maps::MapError::KeyNotFound) => Ok(None),
         Err(cause) => Err(MapError::Read { map: names::CGROUPS, cause }),
     }
@@ -240,7 +243,7 @@ impl Held {
 pub(super) struct Maps {
     active: Array<MapData, u32>,
     revisions: Array<MapData, u32>,
-    cgroups: ArrayOfMaps<MapData, Inner<u64, Cgroup>>,
+    cgroups: ArrayOfMaps<MapData, CgroupTable>,
     classes: ArrayOfMaps<MapData, Array<MapData, Classes>>,
     transitions: ArrayOfMaps<MapData, Array<MapData, u32>>,
     claimants: ArrayOfMaps<MapData, Inner<u32, Owner>>,
@@ -249,8 +252,8 @@ pub(super) struct Maps {
     reserved: ArrayOfMaps<MapData, Inner<PortKey, Owner>>,
     protocols: ArrayOfMaps<MapData, Inner<ProtocolKey, u32>>,
     verdicts: HashMap<MapData, VerdictKey, KeptVerdict>,
-    locals: HashMap<MapData, LocalKey, Place>,
-    devices: HashMap<MapData, DeviceKey, Device>,
+    locals: HashMap<MapData, LocalKey, KeyedPlace>,
+    devices: HashMap<MapData, DeviceKey, KeyedDevice>,
     neighbours: LpmTrie<MapData, NeighbourKey, u32>,
     strangers: HashMap<MapData, u64, u32>,
     /// What `locals`, `devices` and `neighbours` hold.
@@ -266,9 +269,9 @@ pub(super) struct Maps {
     /// What each slot holds, but for its cgroups; nothing if that is not known, so that it is written in full.
     held: [Option<Arc<Held>>; 2],
     /// The slot that was emptied last and not filled since, with its cgroups, of which there are none.
-    emptied: Option<(u32, Inner<u64, Cgroup>)>,
+    emptied: Option<(u32, CgroupTable)>,
     /// The cgroups of the slot in force, kept open because they change between policies.
-    cgroups_in_force: Inner<u64, Cgroup>,
+    cgroups_in_force: CgroupTable,
 }
 
 impl Maps {
@@ -341,8 +344,10 @@ impl Maps {
 
     fn read_views(&self) -> Result<Views, MapError> {
         let failed = |map| move |cause| MapError::Read { map, cause };
-        let locals: Result<_, _> = self.locals.iter().collect();
-        let devices: Result<_, _> = self.devices.iter().collect();
+        let locals: Result<_, _> =
+            self.locals.iter().map(|entry| entry.map(|(key, place)| (key, *place.value()))).collect();
+        let devices: Result<_, _> =
+            self.devices.iter().map(|entry| entry.map(|(key, device)| (key, *device.value()))).collect();
         let neighbours: Result<_, _> =
             self.neighbours.keys().map(|key| key.map(|key| (key.prefix_len(), key.data()))).collect();
         Ok(Views {
@@ -445,7 +450,7 @@ impl Maps {
     /// Takes every cgroup out of a slot that is not in force. The programs begin to use a slot with its first cgroup. This also
     /// waits for every program that began when the slot was in force, which takes some 10 ms, so that what is changed in its
     /// place afterwards is read by none.
-    fn empty(&mut self, slot: u32) -> Result<Inner<u64, Cgroup>, MapError> {
+    fn empty(&mut self, slot: u32) -> Result<CgroupTable, MapError> {
         let no_cgroups = sparse(names::CGROUPS, MAX_CGROUPS)?;
         write(names::CGROUPS, self.cgroups.set(slot, &no_cgroups, 0))?;
         failpoint::pass("slot-emptied");
@@ -488,7 +493,7 @@ impl Maps {
 
     /// Brings a slot that is not in force up to `tables`. What it is known to hold already is left as it is; of edges, the
     /// difference alone is written and read back, unless it is large.
-    fn fill(&mut self, slot: u32, tables: &Tables) -> Result<(Inner<u64, Cgroup>, Held), MapError> {
+    fn fill(&mut self, slot: u32, tables: &Tables) -> Result<(CgroupTable, Held), MapError> {
         // Until it is in force it is not known to hold anything.
         let held = place(slot).and_then(|place| self.held.get_mut(place)?.take());
         // The automaton comes before the cgroups.
@@ -587,13 +592,13 @@ impl Maps {
     /// What the tables in force say of a cgroup.
     pub(super) fn cgroup(&self, id: u64) -> Option<Cgroup> {
         // What cannot be read counts as not there; who asks does so to change it, and that error is told.
-        self.cgroups_in_force.get(&id, 0).ok()
+        find(&self.cgroups_in_force, id).ok().flatten()
     }
 
     /// Enters a cgroup into the tables in force, with the state of its path.
     pub(super) fn enter_cgroup(&mut self, id: u64, cgroup: Cgroup) -> Result<(), MapError> {
         let before = find(&self.cgroups_in_force, id)?;
-        write(names::CGROUPS, self.cgroups_in_force.insert(id, cgroup, 0))?;
+        write(names::CGROUPS, self.cgroups_in_force.insert(id, Keyed::new(&id, cgroup), 0))?;
         self.take_back(before, Some(cgroup.owner))
     }
 
@@ -601,7 +606,8 @@ impl Maps {
     pub(super) fn set_owner(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
         let before = find(&self.cgroups_in_force, id)?;
         let Some(Cgroup { state, .. }) = before else { return Ok(()) };
-        let changed = self.cgroups_in_force.insert(id, Cgroup { owner, state }, KNOWN_ONLY);
+        let changed = Keyed::new(&id, Cgroup { owner, state });
+        let changed = self.cgroups_in_force.insert(id, changed, KNOWN_ONLY);
         unless_missing(names::CGROUPS, changed)?;
         self.take_back(before, Some(owner))
     }
@@ -655,13 +661,13 @@ impl Maps {
         }
         for (key, place) in &next.locals {
             if now.locals.get(key) != Some(place) {
-                write(names::LOCALS, self.locals.insert(key, place, 0))?;
+                write(names::LOCALS, self.locals.insert(key, Keyed::new(key, *place), 0))?;
                 now.locals.insert(*key, *place);
             }
         }
         for (key, device) in &next.devices {
             if now.devices.get(key) != Some(device) {
-                write(names::DEVICES, self.devices.insert(key, device, 0))?;
+                write(names::DEVICES, self.devices.insert(key, Keyed::new(key, *device), 0))?;
                 now.devices.insert(*key, *device);
             }
         }
