@@ -5,6 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -111,7 +112,8 @@ pub fn load_nft(rules: usize) -> anyhow::Result<Load> {
     Ok(Load { variant: Variant::NftSet, rules, seconds: watched.seconds, memory: watched.memory })
 }
 
-/// Changes one of so many rules back and forth, with `each` of them in a file, under a daemon whose enforcement outlives it.
+/// Changes one of so many rules back and forth, with `each` of them in a file, under a daemon whose enforcement outlives it; each
+/// time when it has done with the change before.
 ///
 /// # Errors
 ///
@@ -134,6 +136,7 @@ pub fn change(rules: usize, each: usize, times: usize) -> anyhow::Result<Vec<Cha
         let fresh = directory.join(".fresh");
         fs::write(&fresh, if time.is_multiple_of(2) { after } else { before })?;
         fs::rename(&fresh, directory.join(name))?;
+        await_quiet(daemon.pid())?;
         let seconds = daemon.reload()?.as_secs_f64();
         changes.push(Change { variant: Variant::Enforcer, rules, files, first: time == 0, seconds });
     }
@@ -250,6 +253,19 @@ fn prepare(rules: usize, what: &str) -> anyhow::Result<(Sandbox, Workload)> {
 
 fn root(sandbox: &Sandbox) -> String {
     sandbox.path_of("").trim_end_matches('/').to_owned()
+}
+
+/// Waits until a process has done what it does after it has answered, which nothing tells of.
+fn await_quiet(pid: u32) -> anyhow::Result<()> {
+    let mut before = cpu_seconds(pid)?;
+    loop {
+        thread::sleep(Duration::from_millis(100));
+        let now = cpu_seconds(pid)?;
+        if now <= before {
+            return Ok(());
+        }
+        before = now;
+    }
 }
 
 /// CPU time of a process, in seconds.
