@@ -27,6 +27,9 @@ use enforcer_common::{
 use crate::ctx::packet::Headers;
 use crate::ctx::task;
 
+/// What an entry that is there already is refused with (`EEXIST`).
+const EXISTS: i32 = -17;
+
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 /// An inner array need not be as large as the one that stands for its form (kernel 5.10).
 const RESIZABLE: usize = BPF_F_INNER_MAP as usize;
@@ -333,7 +336,8 @@ impl KernelTables {
         if task::is_exact(&facts.caller)
             && task::is_exact(&facts.answerer)
             && let Some(kept) = KeptVerdict::of(&decision, facts.asked)
-            && VERDICTS.insert(key, kept, BPF_NOEXIST.into()).is_err()
+            // Somebody else may have kept the same meanwhile, and what is there is never replaced.
+            && VERDICTS.insert(key, kept, BPF_NOEXIST.into()).is_err_and(|err| err != EXISTS)
         {
             count(Counter::VERDICTS_NOT_KEPT);
         }
