@@ -259,7 +259,7 @@ fn root(sandbox: &Sandbox) -> String {
 fn await_quiet(pid: u32) -> anyhow::Result<()> {
     let mut before = cpu_seconds(pid)?;
     loop {
-        thread::sleep(Duration::from_millis(100));
+        thread::park_timeout(Duration::from_millis(100));
         let now = cpu_seconds(pid)?;
         if now <= before {
             return Ok(());
