@@ -327,10 +327,11 @@ impl KernelTables {
 
     /// Decides, and keeps what is decided of two cgroups if it holds as long as these tables do. Where there is no room for it,
     /// it is decided anew each time.
+    /// `None` if the tables are not there.
     #[inline(always)]
-    pub(crate) fn decide(&self, facts: &Facts, key: &VerdictKey) -> Decision {
+    pub(crate) fn decide(&self, facts: &Facts, key: &VerdictKey) -> Option<Decision> {
         if !self.are_there() {
-            return Decision::TABLES_MISSING;
+            return None;
         }
         let decision = decide(facts, self);
         if task::is_exact(&facts.caller)
@@ -341,7 +342,7 @@ impl KernelTables {
         {
             count(Counter::VERDICTS_NOT_KEPT);
         }
-        decision
+        Some(decision)
     }
 
     /// Looks a cgroup up once, for all who ask about it later; returns whether these tables know it.

@@ -140,6 +140,38 @@ fn what_lies_behind_anothers_key_is_nobodys() -> anyhow::Result<()> {
 }
 
 #[test]
+fn without_tables_everyone_is_denied() -> anyhow::Result<()> {
+    /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
+    const ARRAY_OF_MAPS: u32 = 12;
+    let sandbox = Sandbox::new("no-tables")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let (mut web, mut db, mut nobody) =
+        (sandbox.actor("web")?, sandbox.actor("db")?, sandbox.actor("nobody")?);
+    let (at, elsewhere) = ("127.0.0.1:5432".parse()?, "127.0.0.1:5433".parse()?);
+    assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    assert!(nobody.ask(&Request::Serve { at: elsewhere, transport: Transport::Tcp })?.is_ok());
+    for info in fdinfo::of_process(daemon.pid())? {
+        if fdinfo::field(&info, "map_type") == Some(ARRAY_OF_MAPS)
+            && let Some(map) = fdinfo::field(&info, "map_id")
+        {
+            for slot in 0..2_u32 {
+                bpftool::remove(map, &slot.to_ne_bytes())?;
+            }
+        }
+    }
+    for to in [at, elsewhere] {
+        let connect = Request::Connect { to, transport: Transport::Tcp, mapped: false };
+        assert!(web.ask(&connect)?.is_refused(), "{to}");
+        assert!(nobody.ask(&connect)?.is_refused(), "{to}");
+    }
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    let reasons: Vec<_> = finished.attempts().map(|record| record["reason"].clone()).collect();
+    assert_eq!(reasons, ["table-missing"; 4]);
+    Ok(())
+}
+
+#[test]
 fn where_no_verdict_can_be_kept_all_are_made_anew_until_there_is_room() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("no-room")?;
     let daemon = sandbox.daemon(POLICY)?;

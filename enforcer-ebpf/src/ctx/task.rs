@@ -33,7 +33,12 @@ fn copy(event: &mut Event, fields: &TaskFields) {
     let task: *const c_void = unsafe { bpf_get_current_task_btf() }.cast_const().cast();
     event.pid = word(task, fields.process) as u32;
     let credentials = double_word(task, fields.credentials) as *const c_void;
-    event.uid = word(credentials, fields.user) as u32;
+    // Every task has some, which the verifier does not know where the kernel's types say that RCU guards them.
+    event.uid = if credentials.is_null() {
+        (bpf_get_current_uid_gid() & 0xffff_ffff) as u32
+    } else {
+        word(credentials, fields.user) as u32
+    };
     let name = (&raw mut event.comm).cast::<c_void>();
     for half in [0, 8] {
         let value = double_word(task, fields.name + half);

@@ -38,7 +38,7 @@ pub(super) fn judge(
         let asked = if is_bound { answerer.asked } else { Asked::NOBODY };
         let key = tables.key(caller, &answerer.party, protocol, port);
         let kept = if task::is_exact(&answerer.party) { tables.kept(&key, asked) } else { None };
-        decision = if let Some(kept) = kept {
+        let made = if kept.is_some() {
             kept
         } else {
             let caller = if owner == 0 { task::party(own, &mut tables) } else { tables.party(owner) };
@@ -46,11 +46,15 @@ pub(super) fn judge(
                 Facts { caller, answerer: answerer.party, protocol, port, asked, reply_port: local.1 };
             tables.decide(&facts, &key)
         };
-        if !decision.concerns_a_service() {
-            return PASS;
+        // Without tables it stays a denial to everyone.
+        if let Some(made) = made {
+            decision = made;
+            if !decision.concerns_a_service() {
+                return PASS;
+            }
+            slot = tables.slot();
+            attempt = attempt.answerer(&answerer.party);
         }
-        slot = tables.slot();
-        attempt = attempt.answerer(&answerer.party);
     }
     debug!(
         ctx,

@@ -53,7 +53,7 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers, sender: Option
         let are_cgroups = task::is_exact(&caller) && task::is_exact(&answerer);
         let asked = asked(packet, headers, note.asked);
         let kept = if are_cgroups { tables.kept(&key, asked) } else { None };
-        decision = if let Some(kept) = kept {
+        let made = if kept.is_some() {
             kept
         } else {
             tables.find(answerer.cgroup_id());
@@ -67,13 +67,17 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers, sender: Option
             };
             tables.decide(&facts, &key)
         };
-        if !decision.concerns_a_service() {
-            return PASS;
+        // Without tables it stays a denial to everyone.
+        if let Some(made) = made {
+            decision = made;
+            if !decision.concerns_a_service() {
+                return PASS;
+            }
+            slot = tables.slot();
+            attempt = attempt.caller(&caller).answerer(&answerer);
+            // A caller of this host that found the answerer's note was judged, and recorded, when it called.
+            judged_before = task::is_exact(&caller) && note.owner != 0;
         }
-        slot = tables.slot();
-        attempt = attempt.caller(&caller).answerer(&answerer);
-        // A caller of this host that found the answerer's note was judged, and recorded, when it called.
-        judged_before = task::is_exact(&caller) && note.owner != 0;
     }
     debug!(
         ctx,

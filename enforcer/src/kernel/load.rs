@@ -15,7 +15,7 @@ use aya::programs::{
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use enforcer_common::event::{InvalidEvent, Message};
-use enforcer_common::layout::{Cgroup, Owner, SocketNote};
+use enforcer_common::layout::{Cgroup, Owner, SocketNote, TaskFields};
 use enforcer_common::{Hook, names};
 use thiserror::Error;
 
@@ -139,23 +139,35 @@ impl Enforcement {
         let task = task.unwrap_or_default();
         let (log_allowed, whole_tree) = (u8::from(options.log_allowed), u8::from(options.whole_tree));
         let paths = pins.as_mut().map(Pins::map_paths).transpose()?.unwrap_or_default();
-        let mut loader = EbpfLoader::new();
-        for (name, path) in &paths {
-            loader.map_pin_path(name, path);
-        }
-        let mut object = loader
-            .override_global(names::HOST_NETNS, &options.host_netns, true)
-            .override_global(names::LOG_ALLOWED, &log_allowed, true)
-            .override_global(names::WHOLE_TREE, &whole_tree, true)
-            .override_global(names::OFFSETS, &known, true)
-            .override_global(names::TASK_FIELDS, &task, true)
-            .override_global(names::AYA_LOG_LEVEL, &options.kernel_log, true)
-            .override_global(names::NEGATED, &failpoint::negated(), false)
-            .load(&failpoint::object(OBJECT).map_err(|err| LoadError::Object(err.to_string()))?)
-            .map_err(|err| LoadError::Object(chain(&err)))?;
-        for hook in Hook::ALL {
-            load_program(&mut object, hook)?;
-        }
+        let load = |task: TaskFields| {
+            let mut loader = EbpfLoader::new();
+            for (name, path) in &paths {
+                loader.map_pin_path(name, path);
+            }
+            let mut object = loader
+                .override_global(names::HOST_NETNS, &options.host_netns, true)
+                .override_global(names::LOG_ALLOWED, &log_allowed, true)
+                .override_global(names::WHOLE_TREE, &whole_tree, true)
+                .override_global(names::OFFSETS, &known, true)
+                .override_global(names::TASK_FIELDS, &task, true)
+                .override_global(names::AYA_LOG_LEVEL, &options.kernel_log, true)
+                .override_global(names::NEGATED, &failpoint::negated(), false)
+                .load(&failpoint::object(OBJECT).map_err(|err| LoadError::Object(err.to_string()))?)
+                .map_err(|err| LoadError::Object(chain(&err)))?;
+            for hook in Hook::ALL {
+                load_program(&mut object, hook)?;
+            }
+            Ok(object)
+        };
+        let mut object = match load(task) {
+            Err(err @ LoadError::Program { .. }) if task.are_known() => {
+                log::warn!(
+                    "ask for a task's fields by helpers, since the kernel does not let them be read: {err}"
+                );
+                load(TaskFields::default())?
+            }
+            loaded => loaded?,
+        };
         let logger = match options.kernel_log {
             0 => None,
             _ => Some(EbpfLogger::init(&mut object).map_err(|err| LoadError::Object(chain(&err)))?),
@@ -310,6 +322,8 @@ impl Enforcement {
             for name in [names::CGROUP_MKDIR, names::CGROUP_RELEASE] {
                 pinned.pins.place_link(name)?;
             }
+            // Those of an earlier daemon may have kept what they decided by the tables that are in force now.
+            self.maps.forget_verdicts()?;
             self.maps.await_programs()?;
             pinned.pins.remove_old_maps()?;
             pinned.held.hold_maps(pinned.pins.pinned_maps())?;

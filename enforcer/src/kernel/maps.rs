@@ -272,6 +272,10 @@ pub(super) struct Maps {
     emptied: Option<(u32, CgroupTable)>,
     /// The cgroups of the slot in force, kept open because they change between policies.
     cgroups_in_force: CgroupTable,
+    /// Whether they are those of the slot in force. An earlier daemon's cannot always be opened.
+    knows_cgroups: bool,
+    /// Whether a cgroup got another owner, and verdicts by the one before are still obeyed.
+    owes_generation: bool,
 }
 
 impl Maps {
@@ -285,6 +289,7 @@ impl Maps {
         let (cgroups, held) = maps.fill(1, &empty)?;
         maps.hold(1, held);
         maps.cgroups_in_force = cgroups;
+        maps.knows_cgroups = true;
         maps.slot = 1;
         write(names::ACTIVE, maps.active.set(0, Active::new(1, false, false, 0).0, 0))?;
         failpoint::pass("maps-emptied");
@@ -317,6 +322,8 @@ impl Maps {
             held: [None, None],
             emptied: None,
             cgroups_in_force: sparse(names::CGROUPS, 1)?,
+            knows_cgroups: false,
+            owes_generation: false,
         })
     }
 
@@ -332,7 +339,10 @@ impl Maps {
                 // Only who has CAP_SYS_ADMIN opens a map by its number (`bpf_map_get_fd_by_id` in kernel/bpf/syscall.c).
                 // Without it nothing is known of cgroups that have vanished, and those that are there are found again.
                 match maps.cgroups.get(&maps.slot, 0) {
-                    Ok(cgroups) => maps.cgroups_in_force = cgroups,
+                    Ok(cgroups) => {
+                        maps.cgroups_in_force = cgroups;
+                        maps.knows_cgroups = true;
+                    }
                     Err(err) => debug!("read the cgroups in force: {}", chain(&err)),
                 }
                 maps.views = maps.read_views()?;
@@ -385,10 +395,16 @@ impl Maps {
     }
 
     /// Waits until no program runs any longer that ran before the call: a change of an outer map does
-    /// (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c, since 4.20).
+    /// (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c, since 4.20). Then nothing has a use for verdicts of earlier generations.
     pub(super) fn await_programs(&mut self) -> Result<(), MapError> {
-        // It is replaced by itself.
-        write(names::CGROUPS, self.cgroups.set(self.slot, &self.cgroups_in_force, 0))?;
+        if self.knows_cgroups {
+            // It is replaced by itself.
+            write(names::CGROUPS, self.cgroups.set(self.slot, &self.cgroups_in_force, 0))?;
+        } else {
+            // What is in force cannot be put into its own place, which must never be without it.
+            let idle = 1 - self.slot;
+            self.emptied = Some((idle, self.empty(idle)?));
+        }
         self.remove_verdicts()
     }
 
@@ -404,21 +420,23 @@ impl Maps {
     ) -> Result<(), E> {
         let idle = 1 - self.slot;
         failpoint::begin_writes();
+        // It may empty the idle slot.
+        let generation = self.next_generation()?;
         let (mut cgroups, held) = self.fill(idle, tables)?;
         failpoint::pass("slot-filled");
         enter_cgroups(&mut Entering { next: &mut cgroups, in_force: &self.cgroups_in_force })?;
         failpoint::pass("cgroups-entered");
         may_write(names::ACTIVE)?;
         let armed = tables.on_audit_loss == OnAuditLoss::DenyNew;
-        let generation = self.next_generation()?;
-        let active = Active::new(idle, armed, armed && self.active()?.is_refusing(), generation);
-        write(names::ACTIVE, self.active.set(0, active.0, 0))?;
+        self.set_active(|active| Active::new(idle, armed, armed && active.is_refusing(), generation))?;
         self.generations += 1;
         failpoint::pass("flipped");
         self.slot = idle;
         // What does not come into force is written in full by whoever comes next.
         self.hold(idle, held);
         self.cgroups_in_force = cgroups;
+        self.knows_cgroups = true;
+        self.owes_generation = false;
         Ok(())
     }
 
@@ -458,12 +476,25 @@ impl Maps {
     }
 
     /// Has every verdict made anew that was kept so far.
-    fn forget_verdicts(&mut self) -> Result<(), MapError> {
+    pub(super) fn forget_verdicts(&mut self) -> Result<(), MapError> {
         let generation = self.next_generation()?;
-        let active = self.active()?;
-        let next = Active::new(active.slot(), active.is_armed(), active.is_refusing(), generation);
-        write(names::ACTIVE, self.active.set(0, next.0, 0))?;
+        self.set_active(|active| {
+            Active::new(active.slot(), active.is_armed(), active.is_refusing(), generation)
+        })?;
         self.generations += 1;
+        self.owes_generation = false;
+        Ok(())
+    }
+
+    /// Writes what is in force, which a program may meanwhile have said of that nothing new is permitted: it counts the event that
+    /// was lost before, so that this is said again if one was.
+    fn set_active(&mut self, next: impl FnOnce(Active) -> Active) -> Result<(), MapError> {
+        let lost = self.count(Counter::EVENTS_LOST)?;
+        let next = next(self.active()?);
+        write(names::ACTIVE, self.active.set(0, next.0, 0))?;
+        if next.is_armed() && !next.is_refusing() && self.count(Counter::EVENTS_LOST)? != lost {
+            self.refuse_new(true)?;
+        }
         Ok(())
     }
 
@@ -597,43 +628,49 @@ impl Maps {
 
     /// Enters a cgroup into the tables in force, with the state of its path.
     pub(super) fn enter_cgroup(&mut self, id: u64, cgroup: Cgroup) -> Result<(), MapError> {
-        let before = find(&self.cgroups_in_force, id)?;
+        self.expect_owner(id, Some(cgroup.owner))?;
         write(names::CGROUPS, self.cgroups_in_force.insert(id, Keyed::new(&id, cgroup), 0))?;
-        self.take_back(before, Some(cgroup.owner))
+        self.take_back()
     }
 
     /// Gives a cgroup that the tables in force know another owner.
     pub(super) fn set_owner(&mut self, id: u64, owner: Owner) -> Result<(), MapError> {
-        let before = find(&self.cgroups_in_force, id)?;
-        let Some(Cgroup { state, .. }) = before else { return Ok(()) };
+        let Some(Cgroup { state, .. }) = self.expect_owner(id, Some(owner))? else { return Ok(()) };
         let changed = Keyed::new(&id, Cgroup { owner, state });
         let changed = self.cgroups_in_force.insert(id, changed, KNOWN_ONLY);
         unless_missing(names::CGROUPS, changed)?;
-        self.take_back(before, Some(owner))
+        self.take_back()
     }
 
     /// Forgets a cgroup in the tables in force.
     pub(super) fn remove_cgroup(&mut self, id: u64) -> Result<(), MapError> {
-        let before = find(&self.cgroups_in_force, id)?;
+        self.expect_owner(id, None)?;
         unless_missing(names::CGROUPS, self.cgroups_in_force.remove(&id))?;
-        self.take_back(before, None)
+        self.take_back()
     }
 
-    /// Has verdicts made anew when a cgroup has got another owner, if some may have been kept about it.
-    fn take_back(&mut self, before: Option<Cgroup>, owner: Option<Owner>) -> Result<(), MapError> {
-        match before {
-            Some(before)
-                if Some(before.owner) != owner && KeptVerdict::can_be_of(before.owner.identity()) =>
-            {
-                self.forget_verdicts()
-            }
-            Some(_) | None => Ok(()),
+    /// What the tables say of a cgroup that is about to get this owner. If verdicts about it may be kept they are to be taken back
+    /// after that, however it ends.
+    fn expect_owner(&mut self, id: u64, owner: Option<Owner>) -> Result<Option<Cgroup>, MapError> {
+        let before = find(&self.cgroups_in_force, id)?;
+        if before.is_some_and(|before| {
+            Some(before.owner) != owner && KeptVerdict::can_be_of(before.owner.identity())
+        }) {
+            self.owes_generation = true;
         }
+        Ok(before)
+    }
+
+    /// Has verdicts made anew if a cgroup has got another owner since.
+    fn take_back(&mut self) -> Result<(), MapError> {
+        if self.owes_generation { self.forget_verdicts() } else { Ok(()) }
     }
 
     /// Lets verdicts be kept again where there was no room for some since the last call; returns whether there was none.
     pub(super) fn make_room_for_verdicts(&mut self) -> Result<bool, MapError> {
-        let not_kept = self.counts()?.get(Counter::VERDICTS_NOT_KEPT);
+        // What could not be done when a cgroup got another owner is tried again.
+        self.take_back()?;
+        let not_kept = self.count(Counter::VERDICTS_NOT_KEPT)?;
         if not_kept == self.verdicts_not_kept {
             return Ok(false);
         }
@@ -719,15 +756,18 @@ impl Maps {
     /// Reads all counters.
     pub(super) fn counts(&self) -> Result<Counts, MapError> {
         (0..Counter::COUNT)
-            .map(|index| {
-                let per_cpu: PerCpuValues<u64> = self
-                    .counters
-                    .get(&index, 0)
-                    .map_err(|cause| MapError::Read { map: names::COUNTERS, cause })?;
-                Ok(per_cpu.iter().sum())
-            })
-            .collect::<Result<Vec<u64>, MapError>>()
+            .map(|index| self.count(Counter(index)))
+            .collect::<Result<Vec<u64>, _>>()
             .map(Counts)
+    }
+
+    /// Reads one.
+    fn count(&self, counter: Counter) -> Result<u64, MapError> {
+        let per_cpu: PerCpuValues<u64> = self
+            .counters
+            .get(&counter.0, 0)
+            .map_err(|cause| MapError::Read { map: names::COUNTERS, cause })?;
+        Ok(per_cpu.iter().sum())
     }
 }
 
