@@ -7,7 +7,8 @@ use crate::{Address, Asked, Decision, Identity, Mode, Port, Protocol, Reason, Ru
 pub const ABI_VERSION: u32 = 7;
 
 /// The one value of `ACTIVE`: which slot is in force, what happens when decisions cannot be told, and which of the kept verdicts
-/// hold. Each part has a byte of its own, so that programs and host change theirs with one store.
+/// hold. Each part has a byte of its own, so
+/// that a program changes its own with one store; the host writes all of them, and looks whether a program did meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub struct Active(pub u32);
@@ -102,7 +103,7 @@ const _: () = assert!(size_of::<Cgroup>() == 12);
 ///
 /// The memory of an entry that is removed or replaced is used for another one at once (`htab_elem_free` in
 /// kernel/bpf/hashtab.c, since 6.1). A program that had found it before reads what is another's by then, and sees that by the
-/// key. It reads that last, and the kernel writes it first.
+/// key, which it reads last. What is left is a read in the very moment in which the kernel copies the other entry there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Keyed<const N: usize, V> {

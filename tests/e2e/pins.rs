@@ -683,6 +683,24 @@ fn what_was_decided_by_a_policy_before_that_in_force_names_its_rule_after_a_cras
 }
 
 #[test]
+fn who_cannot_open_the_maps_of_the_one_before_leaves_its_policy_in_force_until_the_next_one()
+-> anyhow::Result<()> {
+    let mut scene = Scene::new("incapable", ODD)?;
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    for point in ["slot-emptied", "slot-filled", "cgroups-entered"] {
+        let mut command = scene.command()?;
+        command.env(failpoint::VARIABLE, point);
+        let status = Run::spawn(&scene.sandbox, without_sys_admin(&command))?.wait()?;
+        ensure!(status.signal() == Some(ABORTED), "{point} is not passed: {status}");
+        // Nobody has called since it was put in force, so that no verdict is kept.
+        let in_force = scene.in_force().with_context(|| format!("after a crash at {point}"))?;
+        ensure!(in_force == "odd", "after a crash at {point} {in_force} is in force");
+        assert!(scene.start()?.end(Signal::SIGTERM)?);
+    }
+    Ok(())
+}
+
+#[test]
 fn after_a_crash_at_any_point_the_old_policy_or_the_new_one_is_in_force() -> anyhow::Result<()> {
     let mut scene = Scene::new("failpoints", ODD)?;
     assert!(scene.start()?.end(Signal::SIGTERM)?);

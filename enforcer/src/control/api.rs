@@ -151,7 +151,7 @@ pub struct Cgroups {
     pub notes_failed: u64,
     /// Cgroups whose coming or going was not told for want of room in the ring buffer; their names were read again.
     pub news_lost: u64,
-    /// Permissions that could not be kept for want of room, and were decided anew.
+    /// Verdicts that could not be kept, for want of room or of memory, and were made anew.
     pub verdicts_not_kept: u64,
 }
 
