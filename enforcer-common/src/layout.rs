@@ -7,8 +7,8 @@ use crate::{Address, Asked, Decision, Identity, Mode, Port, Protocol, Reason, Ru
 pub const ABI_VERSION: u32 = 7;
 
 /// The one value of `ACTIVE`: which slot is in force, what happens when decisions cannot be told, and which of the kept verdicts
-/// hold. Each part has a byte of its own, so
-/// that a program changes its own with one store; the host writes all of them, and looks whether a program did meanwhile.
+/// hold. Each part has a byte of its own, so that a program changes its own with one store; the host writes all of them, and looks
+/// whether a program did meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub struct Active(pub u32);
