@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use enforcer_common::layout::{KeptVerdict, KeyedCgroup, VerdictKey};
 use enforcer_common::limits::MAX_VERDICTS;
 use enforcer_tests::actor::{Request, Transport};
-use enforcer_tests::sandbox::{Daemon, Sandbox};
+use enforcer_tests::sandbox::{Actor, Daemon, Sandbox};
 use enforcer_tests::slowness::patience;
 use enforcer_tests::{bpftool, fdinfo};
 
@@ -26,14 +26,25 @@ fn kept(daemon: &Daemon) -> anyhow::Result<u32> {
     maps.first().copied().context("a daemon without a table of verdicts")
 }
 
+/// Lets `db` serve; returns it, and the call that reaches it.
+fn served(sandbox: &Sandbox) -> anyhow::Result<(Actor, Request)> {
+    let mut db = sandbox.actor("db")?;
+    let at = "127.0.0.1:5432".parse()?;
+    assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    Ok((db, Request::Connect { to: at, transport: Transport::Tcp, mapped: false }))
+}
+
+/// A cgroup's id, as keys of the kernel's tables have it.
+fn id(sandbox: &Sandbox, cgroup: &str) -> anyhow::Result<[u8; 8]> {
+    Ok(sandbox.cgroup().join(cgroup).metadata()?.ino().to_ne_bytes())
+}
+
 #[test]
 fn what_was_decided_is_kept_for_both_ends_and_no_longer_than_the_policy() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("kept")?;
     let mut daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
-    let (mut web, mut db, mut other) = (sandbox.actor("web")?, sandbox.actor("db")?, sandbox.actor("other")?);
-    let at = "127.0.0.1:5432".parse()?;
-    assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
-    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    let (_db, connect) = served(&sandbox)?;
+    let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
     let table = kept(&daemon)?;
     assert_eq!(bpftool::entries(table)?, 0);
     for round in 0..3 {
@@ -75,15 +86,12 @@ fn what_was_decided_is_kept_for_both_ends_and_no_longer_than_the_policy() -> any
 fn who_becomes_somebody_else_is_judged_as_that() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("retaken")?;
     let daemon = sandbox.daemon(POLICY)?;
-    let (mut web, mut db, mut other) = (sandbox.actor("web")?, sandbox.actor("db")?, sandbox.actor("other")?);
-    let at = "127.0.0.1:5432".parse()?;
-    assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
-    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    let (_db, connect) = served(&sandbox)?;
+    let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
     assert_eq!(web.ask(&connect)?.text, "hello");
 
     // Somebody writes into the table that `other` is `web`, and what that may do is kept.
-    let id = |name: &str| anyhow::Ok(sandbox.cgroup().join(name).metadata()?.ino().to_ne_bytes().to_vec());
-    let (web_id, other_id) = (id("web")?, id("other")?);
+    let (web_id, other_id) = (id(&sandbox, "web")?, id(&sandbox, "other")?);
     let maps = fdinfo::hashes(daemon.pid(), size_of::<u64>(), size_of::<KeyedCgroup>())?;
     let start = Instant::now();
     loop {
@@ -116,15 +124,11 @@ fn who_becomes_somebody_else_is_judged_as_that() -> anyhow::Result<()> {
 fn what_lies_behind_anothers_key_is_nobodys() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("anothers")?;
     let daemon = sandbox.daemon(POLICY)?;
-    let (mut db, mut other) = (sandbox.actor("db")?, sandbox.actor("other")?);
-    let _web = sandbox.actor("web")?;
-    let at = "127.0.0.1:5432".parse()?;
-    assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
-    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    let (_db, connect) = served(&sandbox)?;
+    let (_web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
 
     // As a program finds it that was about to read of `other` when the memory became an entry of `web`.
-    let id = |name: &str| anyhow::Ok(sandbox.cgroup().join(name).metadata()?.ino().to_ne_bytes().to_vec());
-    let (web_id, other_id) = (id("web")?, id("other")?);
+    let (web_id, other_id) = (id(&sandbox, "web")?, id(&sandbox, "other")?);
     for map in fdinfo::hashes(daemon.pid(), size_of::<u64>(), size_of::<KeyedCgroup>())? {
         if let Some(cgroup) = bpftool::value(map, &web_id)? {
             bpftool::write(map, &other_id, &cgroup)?;
@@ -175,10 +179,8 @@ fn without_tables_everyone_is_denied() -> anyhow::Result<()> {
 fn where_no_verdict_can_be_kept_all_are_made_anew_until_there_is_room() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("no-room")?;
     let daemon = sandbox.daemon(POLICY)?;
-    let (mut web, mut db, mut other) = (sandbox.actor("web")?, sandbox.actor("db")?, sandbox.actor("other")?);
-    let at = "127.0.0.1:5432".parse()?;
-    assert!(db.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
-    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    let (_db, connect) = served(&sandbox)?;
+    let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
     let table = kept(&daemon)?;
     // Of callers that there are not, in a generation that is not in force.
     let full = (0..u64::from(MAX_VERDICTS)).map(|caller| {
