@@ -1,20 +1,22 @@
 //! What the maps hold: keys and values with no padding, pinned to their sizes and offsets.
 
-use crate::{Address, Asked, Decision, Identity, Mode, Port, Protocol, Reason, RuleId, Verdict};
+use crate::{Address, Asked, Identity, Mode, Port, Protocol, RuleId};
 
-/// Changes with every change to a layout in this file, in [`event`](crate::event) or of the host's own ledger, or to a name in
-/// [`names`](crate::names); a host and an object that differ in it refuse each other.
-pub const ABI_VERSION: u32 = 7;
+/// Changes with every change to a layout in this file, in [`kept`](crate::kept), in [`event`](crate::event) or of the host's own
+/// ledger, or to a name in [`names`](crate::names); a host and an object that differ in it refuse each other.
+pub const ABI_VERSION: u32 = 8;
 
-/// The one value of `ACTIVE`: which slot is in force, what happens when decisions cannot be told, and which of the kept verdicts
-/// hold. Each part has a byte of its own, so that a program changes its own with one store; the host writes all of them, and looks
-/// whether a program did meanwhile.
+/// The one value of `ACTIVE`: which slot is in force, what is told of decisions and what happens when they cannot be, and which of
+/// the kept verdicts hold. What a program changes has a byte of its own, so that it takes one store; the host writes all of them,
+/// and looks whether a program did meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub struct Active(pub u32);
 
 impl Active {
     const ARMED: u32 = 1 << 8;
+    const RECORDING: u32 = 1 << 9;
+    const LOGGING: u32 = 1 << 10;
     const REFUSING: u32 = 1 << 16;
     /// The byte that says that nothing new is permitted at present, and the value that says so.
     pub const REFUSING_BYTE: usize = 2;
@@ -26,7 +28,32 @@ impl Active {
         Self(u32::from_le_bytes([slot, armed as u8, refusing as u8, generation]))
     }
 
+    /// The same, where permitted attempts are `recorded` and the programs are to log each decision, or not.
+    pub const fn telling(self, recorded: bool, logged: bool) -> Self {
+        let recorded = if recorded { Self::RECORDING } else { 0 };
+        let logged = if logged { Self::LOGGING } else { 0 };
+        Self(self.0 & !(Self::RECORDING | Self::LOGGING) | recorded | logged)
+    }
+
+    /// What [`new`](Self::new) says, where as much is told as now.
+    pub const fn with(self, slot: u32, armed: bool, refusing: bool, generation: u8) -> Self {
+        Self::new(slot, armed, refusing, generation).telling(self.is_recording(), self.is_logging())
+    }
+
+    /// Whether permitted attempts are recorded.
+    #[inline(always)]
+    pub const fn is_recording(self) -> bool {
+        self.0 & Self::RECORDING != 0
+    }
+
+    /// Whether the programs are to log each decision.
+    #[inline(always)]
+    pub const fn is_logging(self) -> bool {
+        self.0 & Self::LOGGING != 0
+    }
+
     /// The generation of kept verdicts that hold.
+    #[inline(always)]
     pub const fn generation(self) -> u8 {
         self.0.to_le_bytes()[3]
     }
@@ -225,107 +252,6 @@ impl TaskFields {
     #[inline(always)]
     pub const fn are_known(&self) -> bool {
         self.credentials != 0
-    }
-}
-
-/// Key of `VERDICTS`: which cgroup calls which at which port, and by which tables that was decided.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(C)]
-pub struct VerdictKey {
-    caller: u64,
-    answerer: u64,
-    port: [u8; 2],
-    protocol: u8,
-    slot: u8,
-    generation: u8,
-    _pad: [u8; 3],
-}
-
-const _: () = assert!(size_of::<VerdictKey>() == 24);
-
-impl VerdictKey {
-    /// The cgroup `caller` calls the cgroup `answerer` at its port, while this is in force.
-    #[inline(always)]
-    pub const fn new(active: Active, caller: u64, answerer: u64, protocol: Protocol, port: Port) -> Self {
-        let [slot, _, _, generation] = active.0.to_le_bytes();
-        Self { caller, answerer, port: port.0, protocol: protocol.0, slot, generation, _pad: [0; 3] }
-    }
-
-    /// Whether it is of what is in force now.
-    pub const fn is_of(&self, active: Active) -> bool {
-        let [slot, _, _, generation] = active.0.to_le_bytes();
-        self.slot == slot && self.generation == generation
-    }
-}
-
-/// Value of `VERDICTS`: what was decided about a call, which holds as long as the tables do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
-pub struct KeptVerdict {
-    from: u32,
-    to: u32,
-    rule: u32,
-    mode: u8,
-    reason: u8,
-    _pad: [u8; 2],
-}
-
-const _: () = assert!(size_of::<KeptVerdict>() == 16);
-
-impl KeptVerdict {
-    /// What is to be kept of a decision about two cgroups, where the answerer had `asked`; `None` if it depends on more than
-    /// them, their tables and the port.
-    #[inline(always)]
-    pub const fn of(decision: &Decision, asked: Asked) -> Option<Self> {
-        let lasts = match decision.verdict {
-            Verdict::Allow => {
-                matches!(decision.reason, Reason::NotManaged | Reason::SameService | Reason::RuleAllows)
-            }
-            // Where somebody was asked it may be a reply another time, or may not any longer.
-            Verdict::Deny => {
-                asked.is_nobody() && matches!(decision.reason, Reason::NoRule | Reason::PortNotListed)
-            }
-        };
-        if !lasts || !Self::can_be_of(decision.from) || !Self::can_be_of(decision.to) {
-            return None;
-        }
-        let rule = match decision.rule() {
-            Some(rule) => rule.0,
-            None => 0,
-        };
-        Some(Self {
-            from: decision.from.raw(),
-            to: decision.to.raw(),
-            rule,
-            mode: decision.mode as u8,
-            reason: decision.reason as u8,
-            _pad: [0; 2],
-        })
-    }
-
-    /// Whether one may be kept that has this end: not while it is about to become known, which then need not be noticed.
-    #[inline(always)]
-    pub const fn can_be_of(end: Identity) -> bool {
-        end.raw() != Identity::UNKNOWN.raw() && end.raw() != Identity::PENDING.raw()
-    }
-
-    /// The decision that it was kept of, where the answerer has `asked`; `None` if that may be another one now. A damaged one
-    /// denies.
-    #[inline(always)]
-    pub const fn decision(&self, asked: Asked) -> Option<Decision> {
-        let (verdict, reason) = match self.reason {
-            0 => (Verdict::Allow, Reason::NotManaged),
-            1 => (Verdict::Allow, Reason::SameService),
-            2 => (Verdict::Allow, Reason::RuleAllows),
-            7 => (Verdict::Deny, Reason::PortNotListed),
-            _ => (Verdict::Deny, Reason::NoRule),
-        };
-        if matches!(verdict, Verdict::Deny) && !asked.is_nobody() {
-            return None;
-        }
-        let (from, to) = (Identity::from_raw(self.from), Identity::from_raw(self.to));
-        let decision = Decision::new(verdict, Mode::from_raw(self.mode), reason, from, to);
-        Some(if matches!(reason, Reason::RuleAllows) { decision.by(RuleId(self.rule)) } else { decision })
     }
 }
 
@@ -669,8 +595,8 @@ mod pod {
     #![expect(unsafe_code, reason = "aya's maps take only types that are marked as plain old data")]
 
     use super::{
-        Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, Keyed, LocalKey, NeighbourKey,
-        Offsets, Owner, Place, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
+        Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, Keyed, LocalKey, NeighbourKey, Offsets,
+        Owner, Place, PortKey, ProtocolKey, SocketNote, TaskFields,
     };
 
     // SAFETY: repr(C), integers only, padding spelt out as fields; the size assertion above holds it to that.
@@ -694,10 +620,6 @@ mod pod {
     unsafe impl aya::Pod for PortKey {}
     // SAFETY: repr(C), u32 and bytes, no padding by its size assertion.
     unsafe impl aya::Pod for ProtocolKey {}
-    // SAFETY: repr(C), u32 and bytes, no padding by its size assertion.
-    unsafe impl aya::Pod for VerdictKey {}
-    // SAFETY: repr(C), u32 and bytes, no padding by its size assertion.
-    unsafe impl aya::Pod for KeptVerdict {}
     // SAFETY: repr(C), u64 and bytes, no padding by its size assertion.
     unsafe impl aya::Pod for LocalKey {}
     // SAFETY: repr(C), i32 and bytes, no padding by its size assertion.
@@ -714,8 +636,8 @@ mod pod {
 
 #[cfg(test)]
 mod tests {
-    use super::{Active, DeviceKey, EdgeValue, InKey as _, KeptVerdict, LocalKey, PortRange, VerdictKey};
-    use crate::{Address, Asked, Decision, Identity, Mode, Port, Protocol, Reason, RuleId, Verdict};
+    use super::{Active, DeviceKey, EdgeValue, InKey as _, LocalKey, PortRange};
+    use crate::{Address, Port, Protocol, RuleId};
 
     const RULE: RuleId = RuleId(7);
 
@@ -741,70 +663,16 @@ mod tests {
         for (slot, armed, refusing, generation) in
             [(0, false, false, 0), (1, true, false, 255), (0, true, true, 1), (1, false, true, 128)]
         {
-            let active = Active::new(slot, armed, refusing, generation);
-            let read = (active.slot(), active.is_armed(), active.is_refusing(), active.generation());
-            assert_eq!(read, (slot, armed, refusing, generation));
-        }
-    }
-
-    #[test]
-    fn a_verdict_is_of_the_slot_and_the_generation_in_which_it_was_made() {
-        let made = Active::new(1, false, false, 7);
-        let key = VerdictKey::new(made, 10, 11, Protocol::TCP, Port::new(80));
-        assert!(key.is_of(made));
-        // Whether decisions can be told makes none of them another one.
-        assert!(key.is_of(Active::new(1, true, true, 7)));
-        assert!(!key.is_of(Active::new(0, false, false, 7)));
-        assert!(!key.is_of(Active::new(1, false, false, 8)));
-        for other in [
-            VerdictKey::new(made, 11, 10, Protocol::TCP, Port::new(80)),
-            VerdictKey::new(made, 10, 11, Protocol::UDP, Port::new(80)),
-            VerdictKey::new(made, 10, 11, Protocol::TCP, Port::new(81)),
-        ] {
-            assert_ne!(key, other);
-        }
-    }
-
-    #[test]
-    fn only_what_lasts_is_kept_and_as_it_was() {
-        let (from, to) = (Identity::service(0).expect("small"), Identity::service(1).expect("small"));
-        for verdict in [Verdict::Allow, Verdict::Deny] {
-            for mode in [Mode::Enforce, Mode::Audit] {
-                for reason in Reason::ALL.iter().copied() {
-                    let mut decision = Decision::new(verdict, mode, reason, from, to);
-                    if reason == Reason::RuleAllows {
-                        decision = decision.by(RULE);
-                    }
-                    let of = |asked| KeptVerdict::of(&decision, asked).and_then(|kept| kept.decision(asked));
-                    let permits = verdict == Verdict::Allow
-                        && matches!(reason, Reason::NotManaged | Reason::SameService | Reason::RuleAllows);
-                    let refuses =
-                        verdict == Verdict::Deny && matches!(reason, Reason::NoRule | Reason::PortNotListed);
-                    assert_eq!(of(Asked::NOBODY), (permits || refuses).then_some(decision), "{decision:?}");
-                    assert_eq!(of(Asked::ANYONE), permits.then_some(decision), "{decision:?}");
-                    // A refusal that was made while nobody was asked says nothing of a reply.
-                    let later =
-                        KeptVerdict::of(&decision, Asked::NOBODY).map(|kept| kept.decision(Asked::ANYONE));
-                    assert_eq!(later.flatten().is_some(), permits, "{decision:?}");
-                    for nobody in [Identity::UNKNOWN, Identity::PENDING] {
-                        for (from, to) in [(nobody, to), (from, nobody)] {
-                            let decision = Decision::new(verdict, mode, reason, from, to);
-                            assert_eq!(KeptVerdict::of(&decision, Asked::NOBODY), None, "{decision:?}");
-                        }
-                    }
-                }
+            for (recorded, logged) in [(false, false), (true, false), (false, true), (true, true)] {
+                let active = Active::new(slot, armed, refusing, generation).telling(recorded, logged);
+                let read = (active.slot(), active.is_armed(), active.is_refusing(), active.generation());
+                assert_eq!(read, (slot, armed, refusing, generation));
+                assert_eq!((active.is_recording(), active.is_logging()), (recorded, logged));
+                // What is told outlasts another policy, and says nothing else.
+                let next = active.with(1 - slot, !armed, !refusing, !generation);
+                assert_eq!((next.is_recording(), next.is_logging()), (recorded, logged));
+                assert_eq!(next.telling(false, false), Active::new(1 - slot, !armed, !refusing, !generation));
             }
-        }
-    }
-
-    #[test]
-    fn a_damaged_verdict_denies() {
-        let (from, to) = (Identity::service(0).expect("small"), Identity::service(1).expect("small"));
-        let decision = Decision::new(Verdict::Allow, Mode::Enforce, Reason::SameService, from, to);
-        let kept = KeptVerdict::of(&decision, Asked::NOBODY).expect("lasts");
-        for reason in 3..=255 {
-            let damaged = KeptVerdict { reason, ..kept }.decision(Asked::NOBODY);
-            assert!(damaged.is_some_and(|decision| !decision.admits()), "{reason}");
         }
     }
 

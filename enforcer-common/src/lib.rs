@@ -20,6 +20,7 @@ pub mod decision;
 pub mod event;
 pub mod facts;
 pub mod identity;
+pub mod kept;
 pub mod layout;
 pub mod limits;
 pub mod names;

@@ -20,8 +20,12 @@ pub const MAX_RULES: usize = 1_048_576;
 /// Entries of `EDGES`: pairs, and further parts of long port lists. An entry takes about 120 bytes of kernel memory.
 pub const MAX_EDGES: u32 = 4_194_304;
 
-/// Entries of `VERDICTS`: callers and the ports that they call. What does not fit is decided anew each time.
+/// Places of `VERDICTS`: callers and the ports that they call, of which each has one place where it may be kept. If another one is
+/// kept there, it is decided anew each time.
 pub const MAX_VERDICTS: u32 = 16_384;
+
+/// Bytes of such a place.
+pub const VERDICT_PLACE_BYTES: usize = 64;
 
 /// Prefixes of all networks together: a longest-prefix trie slows down past this.
 pub const MAX_PREFIXES: u32 = 65_536;

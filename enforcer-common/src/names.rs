@@ -49,9 +49,6 @@ pub const LEDGER: &str = "LEDGER";
 /// (below 5.14) cannot tell it to the host, which then means every namespace.
 pub const HOST_NETNS: &str = "HOST_NETNS";
 
-/// Global, `u8`: 1 if permitted attempts are recorded too.
-pub const LOG_ALLOWED: &str = "LOG_ALLOWED";
-
 /// Global, [`Offsets`](crate::layout::Offsets): where the running kernel keeps what a cgroup is known by.
 pub const OFFSETS: &str = "OFFSETS";
 /// Global, [`TaskFields`](crate::layout::TaskFields): where it keeps what a record says of a task.

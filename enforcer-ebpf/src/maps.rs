@@ -1,24 +1,27 @@
 //! Every map and global, and the policy's tables as `decide` reads them.
 
 use core::arch::asm;
-use core::ptr::read_volatile;
+use core::mem::offset_of;
+use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_spin_lock};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::helpers::generated::{bpf_spin_lock as lock, bpf_spin_unlock as unlock};
 use aya_ebpf::macros::btf_map;
 use enforcer_common::claims::{DEAD, MAX_NAME, Transitions, advance};
 use enforcer_common::counter::Counter;
 use enforcer_common::decide::{Coverage, coverage};
 use enforcer_common::event::{CgroupEvent, Event};
+use enforcer_common::kept::{KeptVerdict, NO_GENERATION, VerdictKey};
 use enforcer_common::layout::{
-    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, InKey, KeptVerdict, Keyed, KeyedCgroup,
-    KeyedDevice, KeyedPlace, LocalKey, NeighbourKey, Offsets, Owner, Place, PortKey, ProtocolKey, SocketNote,
-    TaskFields, VerdictKey,
+    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, InKey, Keyed, KeyedCgroup, KeyedDevice,
+    KeyedPlace, LocalKey, NeighbourKey, Offsets, Owner, Place, PortKey, ProtocolKey, SocketNote, TaskFields,
 };
 use enforcer_common::limits::{
     MAX_ANCESTORS, MAX_DEVICES, MAX_LOCALS, MAX_NEIGHBOURS, MAX_STRANGERS, MAX_VERDICTS, RING_BYTES,
+    VERDICT_PLACE_BYTES,
 };
 use enforcer_common::{
     Address, Asked, Decision, Facts, Identity, Mode, Party, Port, Protocol, Tables, decide,
@@ -26,9 +29,6 @@ use enforcer_common::{
 
 use crate::ctx::packet::Headers;
 use crate::ctx::task;
-
-/// What an entry that is there already is refused with (`EEXIST`).
-const EXISTS: i32 = -17;
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 /// An inner array need not be as large as the one that stands for its form (kernel 5.10).
@@ -93,7 +93,7 @@ static CLAIMANTS: ArrayOfMaps<Claimants, 2> = ArrayOfMaps::new();
 #[btf_map]
 static EDGES: ArrayOfMaps<Edges, 2> = ArrayOfMaps::new();
 #[btf_map]
-static VERDICTS: HashMap<VerdictKey, KeptVerdict, { MAX_VERDICTS as usize }, SPARSE> = HashMap::new();
+static VERDICTS: Array<VerdictPlace, { MAX_VERDICTS as usize }> = Array::new();
 #[btf_map]
 static NETWORKS: ArrayOfMaps<Networks, 2> = ArrayOfMaps::new();
 #[btf_map]
@@ -114,6 +114,19 @@ pub(crate) static SOCKETS: SkStorage<SocketNote> = SkStorage::new();
 pub(crate) static EVENTS: RingBuf<Event, { RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
+
+/// Where one decision may be kept. What is written takes the kernel's lock (5.1); what is read needs none.
+#[repr(C)]
+pub(crate) struct VerdictPlace {
+    _lock: bpf_spin_lock,
+    _pad: u32,
+    kept: KeptVerdict,
+    /// So that the words lie in one line of the processor's cache (`struct bpf_array` ends eight bytes before one, 6.18).
+    _rest: [u64; 2],
+}
+
+const _: () = assert!(size_of::<VerdictPlace>() == VERDICT_PLACE_BYTES);
+const _: () = assert!(offset_of!(VerdictPlace, _lock) == 0);
 
 /// Where the name of a new cgroup is read to: too large for the stack.
 #[btf_map]
@@ -138,20 +151,12 @@ static TASK_FIELDS: Global<TaskFields> =
 #[unsafe(no_mangle)]
 static HOST_NETNS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
-static LOG_ALLOWED: Global<u8> = Global::new(0);
-#[unsafe(no_mangle)]
 static WHOLE_TREE: Global<u8> = Global::new(0);
 
 /// The number of the check that this object negates, chosen by the test that loads it.
 #[cfg(feature = "negated")]
 #[unsafe(no_mangle)]
 static NEGATED: Global<u32> = Global::new(0);
-
-/// Whether permitted attempts are recorded.
-#[inline(always)]
-pub(crate) fn log_allowed() -> bool {
-    LOG_ALLOWED.load() != 0
-}
 
 /// Whether the ingress hook sees every socket of the host.
 #[inline(always)]
@@ -267,10 +272,48 @@ pub(crate) fn refuse_new() {
     unsafe { *refusing = 1 };
 }
 
+/// Where the words of what is kept at a place begin.
+#[inline(always)]
+const fn words_at(place: *mut VerdictPlace) -> *mut u64 {
+    place.wrapping_byte_add(offset_of!(VerdictPlace, kept)).cast()
+}
+
+/// What is kept at a place, which is a live element of `VERDICTS`.
+#[inline(always)]
+fn read_kept(place: *mut VerdictPlace) -> KeptVerdict {
+    let word = |index: usize| {
+        // SAFETY: one of its words, which are aligned, so that each is read whole; volatile, as others may be writing.
+        unsafe { read_volatile(words_at(place).wrapping_add(index)) }
+    };
+    KeptVerdict::from_words([word(0), word(1), word(2), word(3), word(4)])
+}
+
+/// Keeps a decision, whose words these are, unless its place has one of the same generation already or a later one; returns 1 if it
+/// is kept, by whomever. A global function, so that the verifier does not follow it after each way to a decision.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn keep_verdict(caller: u64, answerer: u64, place: u64, from: u64, to: u64) -> u32 {
+    let kept = KeptVerdict::from_words([caller, answerer, place, from, to]);
+    let key = kept.key();
+    let Some(place) = VERDICTS.get_ptr_mut(key.index()) else { return 0 };
+    // SAFETY: the lock that a live element begins with; nothing is called until it is given back, as the verifier sees to.
+    unsafe { lock(place.cast()) };
+    let there = read_kept(place);
+    let is_free = there.is_older_than(&key);
+    if is_free {
+        for (index, word) in kept.words().iter().enumerate() {
+            // SAFETY: one of its words, which are aligned, so that each is written whole; volatile, as others may be reading.
+            unsafe { write_volatile(words_at(place).wrapping_add(index), *word) };
+        }
+    }
+    // SAFETY: it was taken above.
+    unsafe { unlock(place.cast()) };
+    u32::from(is_free || there.is_of(&key))
+}
+
 /// One revision of the policy, chosen when the value is made.
 pub(crate) struct KernelTables {
     active: Active,
-    slot: u32,
     /// A cgroup that was looked up already, and what [`cgroup_owner`] said of it; 0 is no cgroup.
     found: (u64, u64),
 }
@@ -287,25 +330,30 @@ impl KernelTables {
     /// The same, where that is asked for only if nothing was [kept](Self::kept): by [`decide`](Self::decide).
     #[inline(always)]
     pub(crate) fn chosen() -> Option<Self> {
-        let active = Active(ACTIVE.get(0).copied()?);
-        Some(Self { active, ..Self::of_slot(active.slot()) })
+        Some(Self { active: Active(ACTIVE.get(0).copied()?), found: (0, 0) })
     }
 
     #[inline(always)]
     fn are_there(&self) -> bool {
-        CGROUPS.get(self.slot).is_some()
+        CGROUPS.get(self.slot()).is_some()
     }
 
     /// The tables of a slot that [`in_force`](Self::in_force) has told, for functions that do not decide.
     #[inline(always)]
     pub(crate) const fn of_slot(slot: u32) -> Self {
-        Self { active: Active(0), slot, found: (0, 0) }
+        Self { active: Active::new(slot, false, false, NO_GENERATION), found: (0, 0) }
     }
 
     /// Which of the two slots they are.
     #[inline(always)]
     pub(crate) const fn slot(&self) -> u32 {
-        self.slot
+        self.active.slot()
+    }
+
+    /// What is to be told of decisions.
+    #[inline(always)]
+    pub(crate) const fn active(&self) -> Active {
+        self.active
     }
 
     /// Under what a verdict about two cgroups is kept as long as these tables are in force and say the same of both.
@@ -320,9 +368,7 @@ impl KernelTables {
         if self.active.is_refusing() {
             return None;
         }
-        // SAFETY: an entry is whole before it can be found, is never changed, and is not removed before every program has ended
-        // that could look for it.
-        unsafe { VERDICTS.get(key) }.and_then(|kept| kept.decision(asked))
+        read_kept(VERDICTS.get_ptr_mut(key.index())?).decision(key, asked)
     }
 
     /// Decides, and keeps what is decided of two cgroups if it holds as long as these tables do. Where there is no room for it,
@@ -336,9 +382,11 @@ impl KernelTables {
         let decision = decide(facts, self);
         if task::is_exact(&facts.caller)
             && task::is_exact(&facts.answerer)
-            && let Some(kept) = KeptVerdict::of(&decision, facts.asked)
-            // Somebody else may have kept the same meanwhile, and what is there is never replaced.
-            && VERDICTS.insert(key, kept, BPF_NOEXIST.into()).is_err_and(|err| err != EXISTS)
+            && let Some(kept) = KeptVerdict::of(&decision, facts.asked, key)
+            && {
+                let [caller, answerer, place, from, to] = *kept.words();
+                keep_verdict(caller, answerer, place, from, to) == 0
+            }
         {
             count(Counter::VERDICTS_NOT_KEPT);
         }
@@ -348,7 +396,7 @@ impl KernelTables {
     /// Looks a cgroup up once, for all who ask about it later; returns whether these tables know it.
     #[inline(always)]
     pub(crate) fn find(&mut self, id: u64) -> bool {
-        let packed = cgroup_owner(self.slot, id);
+        let packed = cgroup_owner(self.slot(), id);
         self.found = (id, packed);
         packed != 0
     }
@@ -362,7 +410,7 @@ impl KernelTables {
     /// The nearest ancestor of the current task's cgroup that these tables know; 0 if they know none.
     #[inline(always)]
     pub(crate) fn nearest_ancestor(&self) -> u64 {
-        nearest_ancestor(self.slot)
+        nearest_ancestor(self.slot())
     }
 }
 
@@ -439,13 +487,13 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn coverage(&self, pair: EdgeKey, protocol: Protocol, port: Port) -> Coverage {
         let (from, to) = (pair.from().raw(), pair.to().raw());
-        let packed = port_coverage(self.slot, from, to, u32::from(protocol.0), u32::from(port.number()));
+        let packed = port_coverage(self.slot(), from, to, u32::from(protocol.0), u32::from(port.number()));
         Coverage::unpack(packed)
     }
 
     #[inline(always)]
     fn cgroup(&self, id: u64) -> Option<Owner> {
-        let packed = if id == self.found.0 { self.found.1 } else { cgroup_owner(self.slot, id) };
+        let packed = if id == self.found.0 { self.found.1 } else { cgroup_owner(self.slot(), id) };
         match packed {
             0 => None,
             packed => {
@@ -459,7 +507,7 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn network(&self, address: &Address) -> Option<Identity> {
         let [a, b, c, d] = address.words();
-        match address_network(self.slot, a, b, c, d) {
+        match address_network(self.slot(), a, b, c, d) {
             0 => None,
             identity => Some(Identity::from_raw(identity)),
         }
@@ -469,14 +517,14 @@ impl Tables for KernelTables {
     fn edge(&self, key: &EdgeKey) -> Option<&EdgeValue> {
         // SAFETY: nothing writes to a slot that is in force, and a slot that is replaced stays readable until the
         // program ends, since inner maps are freed after an RCU grace period.
-        let words: *const Words<EdgeValue> = unsafe { EDGES.get(self.slot)?.get(key) }?;
+        let words: *const Words<EdgeValue> = unsafe { EDGES.get(self.slot())?.get(key) }?;
         // SAFETY: the host writes nothing but such values, of the size and alignment asserted above.
         Some(unsafe { &*words.cast::<EdgeValue>() })
     }
 
     #[inline(always)]
     fn reserved(&self, key: &PortKey) -> Option<Owner> {
-        let Some(reserved) = RESERVED.get(self.slot) else {
+        let Some(reserved) = RESERVED.get(self.slot()) else {
             // Without the table every port counts as somebody else's.
             return Some(Owner::new(Identity::UNKNOWN, Mode::Enforce));
         };
@@ -488,7 +536,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn names_protocol(&self, key: &ProtocolKey) -> bool {
-        PROTOCOLS.get(self.slot).is_some_and(|protocols| protocols.get_ptr(key).is_some())
+        PROTOCOLS.get(self.slot()).is_some_and(|protocols| protocols.get_ptr(key).is_some())
     }
 
     #[inline(always)]

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use enforcer_common::layout::{KeptVerdict, KeyedCgroup, VerdictKey};
+use enforcer_common::layout::KeyedCgroup;
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::sandbox::{Sandbox, binary};
 use enforcer_tests::slowness::patience;
+use enforcer_tests::verdicts::Verdicts;
 use enforcer_tests::{amount, bpftool, fdinfo};
 
 const POLICY: &str = "version: 1
@@ -222,9 +223,7 @@ fn what_the_table_says_otherwise_than_the_tree_is_put_right() -> anyhow::Result<
             break;
         }
         // It was put right already, and the permission is kept since.
-        for map in fdinfo::hashes(daemon.pid(), size_of::<VerdictKey>(), size_of::<KeptVerdict>())? {
-            bpftool::empty_map(map)?;
-        }
+        Verdicts::of(daemon.pid())?.forget()?;
         ensure!(start.elapsed() < patience(Duration::from_secs(30)), "an unknown cgroup is still somebody's");
     }
     let start = Instant::now();

@@ -4,11 +4,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use enforcer_common::layout::{KeptVerdict, KeyedCgroup, VerdictKey};
-use enforcer_common::limits::MAX_VERDICTS;
+use enforcer_common::kept::{KeptVerdict, NO_GENERATION, VerdictKey};
+use enforcer_common::layout::KeyedCgroup;
+use enforcer_common::{Port, Protocol};
 use enforcer_tests::actor::{Request, Transport};
-use enforcer_tests::sandbox::{Actor, Daemon, Sandbox};
+use enforcer_tests::sandbox::{Actor, Sandbox};
 use enforcer_tests::slowness::patience;
+use enforcer_tests::verdicts::Verdicts;
 use enforcer_tests::{bpftool, fdinfo};
 
 const POLICY: &str = "version: 1
@@ -20,12 +22,6 @@ allow:
   - { name: reads, from: web, to: db, ports: [5432/tcp] }
 ";
 
-/// The table in which a daemon's programs keep verdicts.
-fn kept(daemon: &Daemon) -> anyhow::Result<u32> {
-    let maps = fdinfo::hashes(daemon.pid(), size_of::<VerdictKey>(), size_of::<KeptVerdict>())?;
-    maps.first().copied().context("a daemon without a table of verdicts")
-}
-
 /// Lets `db` serve; returns it, and the call that reaches it.
 fn served(sandbox: &Sandbox) -> anyhow::Result<(Actor, Request)> {
     let mut db = sandbox.actor("db")?;
@@ -34,9 +30,14 @@ fn served(sandbox: &Sandbox) -> anyhow::Result<(Actor, Request)> {
     Ok((db, Request::Connect { to: at, transport: Transport::Tcp, mapped: false }))
 }
 
-/// A cgroup's id, as keys of the kernel's tables have it.
+/// A cgroup's id.
+fn number(sandbox: &Sandbox, cgroup: &str) -> anyhow::Result<u64> {
+    Ok(sandbox.cgroup().join(cgroup).metadata()?.ino())
+}
+
+/// The same, as keys of the kernel's tables have it.
 fn id(sandbox: &Sandbox, cgroup: &str) -> anyhow::Result<[u8; 8]> {
-    Ok(sandbox.cgroup().join(cgroup).metadata()?.ino().to_ne_bytes())
+    Ok(number(sandbox, cgroup)?.to_ne_bytes())
 }
 
 #[test]
@@ -45,13 +46,13 @@ fn what_was_decided_is_kept_for_both_ends_and_no_longer_than_the_policy() -> any
     let mut daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
     let (_db, connect) = served(&sandbox)?;
     let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
-    let table = kept(&daemon)?;
-    assert_eq!(bpftool::entries(table)?, 0);
+    let verdicts = Verdicts::of(daemon.pid())?;
+    assert_eq!(verdicts.all()?, []);
     for round in 0..3 {
         assert_eq!(web.ask(&connect)?.text, "hello", "{round}");
         assert!(other.ask(&connect)?.is_refused(), "{round}");
         // One verdict about each serves the hooks at both ends.
-        assert_eq!(bpftool::entries(table)?, 2, "{round}");
+        assert_eq!((verdicts.held()?.len(), verdicts.all()?.len()), (2, 2), "{round}");
     }
     // What is kept says the same in every record.
     let permitted: Vec<_> = (0..6)
@@ -75,9 +76,11 @@ fn what_was_decided_is_kept_for_both_ends_and_no_longer_than_the_policy() -> any
         [(without.as_str(), false), (POLICY, true), (without.as_str(), false), (POLICY, true)]
     {
         assert_eq!(daemon.reload(&sandbox, policy)?["result"], "applied");
-        assert_eq!(bpftool::entries(table)?, 0, "{policy}");
+        assert_eq!(verdicts.held()?, [], "{policy}");
         let reply = web.ask(&connect)?;
         assert_eq!((reply.text == "hello", reply.is_refused()), (works, !works), "{reply:?}");
+        // In the place of what was kept before.
+        assert_eq!((verdicts.held()?.len(), verdicts.all()?.len()), (1, 2), "{policy}");
     }
     daemon.stop()?.check_totals()
 }
@@ -181,14 +184,10 @@ fn where_no_verdict_can_be_kept_all_are_made_anew_until_there_is_room() -> anyho
     let daemon = sandbox.daemon(POLICY)?;
     let (_db, connect) = served(&sandbox)?;
     let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
-    let table = kept(&daemon)?;
-    // Of callers that there are not, in a generation that is not in force.
-    let full = (0..u64::from(MAX_VERDICTS)).map(|caller| {
-        let mut key = [0xff; size_of::<VerdictKey>()];
-        key[..8].copy_from_slice(&caller.to_ne_bytes());
-        (key.to_vec(), vec![0; size_of::<KeptVerdict>()])
-    });
-    bpftool::fill(table, &full.collect::<Vec<_>>())?;
+    let verdicts = Verdicts::of(daemon.pid())?;
+    // Of a caller that there is not, in the generation in force.
+    let generation = u64::from(verdicts.active()?.generation());
+    verdicts.fill([u64::MAX << 8 | generation; KeptVerdict::WORDS])?;
 
     let not_kept = || {
         let status = sandbox.ask_daemon(&["status"])?;
@@ -203,18 +202,103 @@ fn where_no_verdict_can_be_kept_all_are_made_anew_until_there_is_room() -> anyho
     // The daemon sees it when it next looks.
     let start = Instant::now();
     let mut asked = 1;
-    while bpftool::entries(table)? > 2 {
+    while u64::from(verdicts.active()?.generation()) == generation {
         ensure!(start.elapsed() < patience(Duration::from_secs(60)), "no room is made");
         assert_eq!(web.ask(&connect)?.text, "hello");
         assert!(other.ask(&connect)?.is_refused());
         asked += 1;
     }
-    assert_eq!(web.ask(&connect)?.text, "hello");
-    assert!(other.ask(&connect)?.is_refused());
-    assert_eq!(bpftool::entries(table)?, 2);
+    let counted = not_kept()?;
+    for _ in 0..2 {
+        assert_eq!(web.ask(&connect)?.text, "hello");
+        assert!(other.ask(&connect)?.is_refused());
+    }
+    assert_eq!(verdicts.held()?.len(), 2);
+    assert_eq!(not_kept()?, counted);
     let finished = daemon.stop()?;
     finished.check_totals()?;
-    assert_eq!(finished.attempts().count(), asked + 1);
+    assert_eq!(finished.attempts().count(), asked + 2);
     assert!(finished.attempts().all(|record| record["verdict"] == "deny"));
     Ok(())
+}
+
+#[test]
+fn what_is_not_wholly_of_the_call_and_the_generation_is_not_obeyed() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("torn")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let (_db, connect) = served(&sandbox)?;
+    let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
+    let (web_id, other_id, db_id) =
+        (number(&sandbox, "web")?, number(&sandbox, "other")?, number(&sandbox, "db")?);
+    let verdicts = Verdicts::of(daemon.pid())?;
+    let place_of = |caller| {
+        verdicts.place(|active| VerdictKey::new(active, caller, db_id, Protocol::TCP, Port::new(5432)))
+    };
+    assert_eq!(web.ask(&connect)?.text, "hello");
+    let held = verdicts.held()?;
+    let [(place, permission)] = held.as_slice() else { anyhow::bail!("not one: {held:?}") };
+    assert_eq!(*place, place_of(web_id)?);
+
+    // Written for `other`, the permission of `web` is obeyed: so it is what is read.
+    let mut forged = *permission;
+    forged[0] = other_id << 8 | permission[0] & 0xff;
+    verdicts.write(place_of(other_id)?, forged)?;
+    assert_eq!(other.ask(&connect)?.text, "hello");
+    // With any word of another generation it is nobody's, and neither is one half of which is somebody else's.
+    let mut refusals = 0;
+    for at in 0..KeptVerdict::WORDS {
+        for word in [forged[at] - 1, forged[at] + 1, 0] {
+            let mut torn = forged;
+            torn[at] = word;
+            verdicts.write(place_of(other_id)?, torn)?;
+            assert!(other.ask(&connect)?.is_refused(), "{at} {word:x}");
+            refusals += 1;
+        }
+    }
+    for at in 0..3 {
+        let mut mixed = forged;
+        mixed[at] ^= 1 << 8;
+        verdicts.write(place_of(other_id)?, mixed)?;
+        assert!(other.ask(&connect)?.is_refused(), "{at}");
+        refusals += 1;
+    }
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    assert_eq!(finished.attempts().count(), refusals);
+    Ok(())
+}
+
+#[test]
+fn when_generations_are_counted_anew_nothing_of_an_earlier_one_is_left() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("anew")?;
+    let mut daemon = sandbox.daemon(POLICY)?;
+    let (_db, connect) = served(&sandbox)?;
+    let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
+    let verdicts = Verdicts::of(daemon.pid())?;
+    verdicts.set_generation(u8::MAX - 1)?;
+    let mut generations = Vec::new();
+    // From the third on they are generations that have been, with what was then kept of them.
+    for round in 0..4 {
+        assert_eq!(web.ask(&connect)?.text, "hello", "{round}");
+        assert!(other.ask(&connect)?.is_refused(), "{round}");
+        assert_eq!((verdicts.held()?.len(), verdicts.all()?.len()), (2, 2), "{round}");
+        generations.push(verdicts.active()?.generation());
+        let without = POLICY.replace("5432", "5433");
+        assert_eq!(daemon.reload(&sandbox, &without)?["result"], "applied");
+        assert!(web.ask(&connect)?.is_refused(), "{round}");
+        generations.push(verdicts.active()?.generation());
+        assert_eq!(daemon.reload(&sandbox, POLICY)?["result"], "applied");
+    }
+    assert_eq!(generations, [254, 255, 1, 2, 3, 4, 5, 6]);
+    // In none nothing is kept, as after a crash in the middle, and the next policy ends that.
+    verdicts.forget()?;
+    verdicts.set_generation(NO_GENERATION)?;
+    assert_eq!(web.ask(&connect)?.text, "hello");
+    assert!(other.ask(&connect)?.is_refused());
+    assert_eq!(verdicts.all()?, []);
+    assert_eq!(daemon.reload(&sandbox, POLICY)?["result"], "applied");
+    assert_eq!(web.ask(&connect)?.text, "hello");
+    assert_eq!(verdicts.active()?.generation(), 1);
+    assert_eq!(verdicts.held()?.len(), 1);
+    daemon.stop()?.check_totals()
 }

@@ -8,8 +8,8 @@ use enforcer::kernel::OBJECT;
 use enforcer_common::counter::Counter;
 use enforcer_common::event::{CgroupEvent, Event};
 use enforcer_common::layout::{
-    Classes, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, KeyedCgroup, KeyedDevice, KeyedPlace, LocalKey,
-    NeighbourKey, Offsets, Owner, PortKey, ProtocolKey, SocketNote, TaskFields, VerdictKey,
+    Classes, DeviceKey, EdgeKey, EdgeValue, KeyedCgroup, KeyedDevice, KeyedPlace, LocalKey, NeighbourKey,
+    Offsets, Owner, PortKey, ProtocolKey, SocketNote, TaskFields,
 };
 use enforcer_common::{Hook, limits, names};
 
@@ -73,7 +73,10 @@ fn every_map_has_the_name_and_the_sizes_that_the_host_uses() {
         (names::NETWORKS, (outer, inner(LPM_TRIE, size_of::<u32>() + 16, size_of::<u32>()))),
         (names::RESERVED, (outer, inner(HASH, size_of::<PortKey>(), owner))),
         (names::PROTOCOLS, (outer, inner(HASH, size_of::<ProtocolKey>(), size_of::<u32>()))),
-        (names::VERDICTS, (Shape::new::<VerdictKey, KeptVerdict>(HASH, limits::MAX_VERDICTS), None)),
+        (
+            names::VERDICTS,
+            (Shape::new::<u32, [u8; limits::VERDICT_PLACE_BYTES]>(ARRAY, limits::MAX_VERDICTS), None),
+        ),
         (names::LOCALS, (Shape::new::<LocalKey, KeyedPlace>(HASH, limits::MAX_LOCALS), None)),
         (names::DEVICES, (Shape::new::<DeviceKey, KeyedDevice>(HASH, limits::MAX_DEVICES), None)),
         (names::STRANGERS, (Shape::new::<u64, u32>(HASH, limits::MAX_STRANGERS), None)),
@@ -152,7 +155,6 @@ fn every_hook_has_a_program_of_its_name_and_kind_and_there_is_no_other() {
 fn the_globals_that_the_host_sets_are_there() {
     for (global, value) in [
         (names::HOST_NETNS, &[1; 8][..]),
-        (names::LOG_ALLOWED, &[1][..]),
         (names::WHOLE_TREE, &[1][..]),
         (names::OFFSETS, &[1; size_of::<Offsets>()][..]),
         (names::TASK_FIELDS, &[1; size_of::<TaskFields>()][..]),

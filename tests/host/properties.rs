@@ -7,8 +7,9 @@ use enforcer::identities::Identities;
 use enforcer::policy::{Cidr, ContainerSelector, Network, Peer, Policy, PortRange, Ports, Rules, Selector};
 use enforcer::tables::diff::{self, diff};
 use enforcer::tables::{Edges, Tables};
-use enforcer_common::layout::{EdgeKey, EdgeValue, KeptVerdict};
-use enforcer_common::{Asked, Identity, Mode, Protocol, Reason, Tables as _};
+use enforcer_common::kept::{KeptVerdict, VerdictKey};
+use enforcer_common::layout::{Active, EdgeKey, EdgeValue};
+use enforcer_common::{Asked, Identity, Mode, Port, Protocol, Reason, Tables as _};
 use enforcer_tests::compiled::{Compiled, address};
 use enforcer_tests::oracle::{self, Attempt, End};
 use enforcer_tests::sketch;
@@ -44,11 +45,12 @@ proptest! {
         for (attempt, reply_port) in attempts {
             let decision = compiled.decide(&attempt);
             let asked = |attempt: &Attempt| if attempt.reply_port.is_some() { Asked::ANYONE } else { Asked::NOBODY };
-            let Some(kept) = KeptVerdict::of(&decision, asked(&attempt)) else { continue };
-            prop_assert_eq!(kept.decision(asked(&attempt)), Some(decision));
+            let key = VerdictKey::new(Active::new(0, false, false, 1), 10, 11, attempt.protocol, Port::new(attempt.port));
+            let Some(kept) = KeptVerdict::of(&decision, asked(&attempt), &key) else { continue };
+            prop_assert_eq!(kept.decision(&key, asked(&attempt)), Some(decision));
             // All else that a decision about two cgroups is made from.
             let other = Attempt { reply_port, ..attempt };
-            if let Some(found) = kept.decision(asked(&other)) {
+            if let Some(found) = kept.decision(&key, asked(&other)) {
                 prop_assert_eq!(found, compiled.decide(&other), "{:?} and {:?}", attempt, other);
             }
             let is_nobody = |end| matches!(end, End::Unknown | End::Pending);

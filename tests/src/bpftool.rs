@@ -195,11 +195,16 @@ pub fn value(map: u32, key: &[u8]) -> anyhow::Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let entry: Value = serde_json::from_slice(&output.stdout)?;
-    let bytes = list_of(&entry["value"]).map(|byte| {
-        let text = byte.as_str().context("a value that is no list of bytes")?;
+    bytes(&entry["value"]).map(Some)
+}
+
+/// A list of bytes as `bpftool` writes them.
+fn bytes(list: &Value) -> anyhow::Result<Vec<u8>> {
+    let bytes = list_of(list).map(|byte| {
+        let text = byte.as_str().context("no list of bytes")?;
         Ok(u8::from_str_radix(text.trim_start_matches("0x"), 16)?)
     });
-    bytes.collect::<anyhow::Result<_>>().map(Some)
+    bytes.collect()
 }
 
 /// Writes an entry into a map, whatever is there.
@@ -254,6 +259,16 @@ pub fn fill(map: u32, entries: &[(Vec<u8>, Vec<u8>)]) -> anyhow::Result<()> {
 /// `bpftool` cannot be run, or its answer not be understood.
 pub fn entries(map: u32) -> anyhow::Result<usize> {
     Ok(list(&ask(&["map", "dump", "id", &map.to_string()])?).len())
+}
+
+/// Every entry of a map: its key and its value.
+///
+/// # Errors
+///
+/// `bpftool` cannot be run, or its answer not be understood.
+pub fn dump(map: u32) -> anyhow::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let entries = list(&ask(&["map", "dump", "id", &map.to_string()])?);
+    entries.iter().map(|entry| Ok((bytes(&entry["key"])?, bytes(&entry["value"])?))).collect()
 }
 
 /// Takes every entry out of a map. Returns how many there were.

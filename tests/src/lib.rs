@@ -38,3 +38,4 @@ pub mod sandbox;
 pub mod sketch;
 pub mod slowness;
 pub mod unit;
+pub mod verdicts;

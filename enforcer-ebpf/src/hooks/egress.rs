@@ -2,12 +2,13 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
+use enforcer_common::layout::Active;
 use enforcer_common::{Address, Asked, Decision, Facts, Hook, Port, Protocol, Reason};
 
 use super::{PASS, answer};
 use crate::ctx::sock_addr::SockAddr as _;
 use crate::ctx::task;
-use crate::maps::{KernelTables, NO_SLOT, log_allowed};
+use crate::maps::{KernelTables, NO_SLOT};
 use crate::record::{Attempt, record};
 use crate::sockets::{self, Kind};
 
@@ -24,8 +25,9 @@ pub(super) fn judge(
     let own = task::cgroup();
     let mut attempt = Attempt::new(hook, protocol).by_task(own).to(address, port);
     let mut decision = Decision::TABLES_MISSING;
-    let mut slot = NO_SLOT;
+    let (mut active, mut slot) = (Active(0), NO_SLOT);
     if let Some(mut tables) = KernelTables::chosen() {
+        active = tables.active();
         // A kernel thread sends what somebody has put into a socket of another family (RxRPC, since 6.2).
         let owner = if task::is_top(own) { sockets::note(ctx.socket().cast()).owner } else { 0 };
         let caller = if owner == 0 { own } else { owner };
@@ -56,15 +58,17 @@ pub(super) fn judge(
             attempt = attempt.answerer(&answerer.party);
         }
     }
-    debug!(
-        ctx,
-        "hook {} identity {} -> {} port {} reason {}",
-        hook as u8,
-        decision.from.raw(),
-        decision.to.raw(),
-        port.number(),
-        decision.reason as u8
-    );
+    if active.is_logging() {
+        debug!(
+            ctx,
+            "hook {} identity {} -> {} port {} reason {}",
+            hook as u8,
+            decision.from.raw(),
+            decision.to.raw(),
+            port.number(),
+            decision.reason as u8
+        );
+    }
     if protocol == Protocol::UDP && decision.admits() && decision.reason != Reason::Reply {
         let is_sent = matches!(hook, Hook::Sendmsg4 | Hook::Sendmsg6);
         sockets::remember(ctx.socket().cast(), |note| {
@@ -81,7 +85,7 @@ pub(super) fn judge(
             }
         });
     }
-    record(&decision, &attempt, slot, log_allowed() && is_attempt(decision.reason));
+    record(&decision, &attempt, slot, active.is_recording() & is_attempt(decision.reason));
     answer(&decision)
 }
 

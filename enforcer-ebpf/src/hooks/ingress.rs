@@ -3,13 +3,13 @@
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
-use enforcer_common::layout::SocketNote;
+use enforcer_common::layout::{Active, SocketNote};
 use enforcer_common::{Asked, Decision, Facts, Hook, Party, Protocol, Reason, decide_unreadable};
 
 use super::{PASS, answer};
 use crate::ctx::packet::{Headers, Packet};
 use crate::ctx::task;
-use crate::maps::{KernelTables, NO_SLOT, log_allowed};
+use crate::maps::{KernelTables, NO_SLOT};
 use crate::record::{Attempt, record};
 use crate::sockets;
 
@@ -38,12 +38,14 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers, sender: Option
         .from(headers.source, headers.source_port)
         .to(headers.destination, headers.destination_port);
     let mut decision = Decision::TABLES_MISSING;
-    let mut slot = NO_SLOT;
+    let (mut active, mut slot) = (Active(0), NO_SLOT);
     let mut judged_before = false;
     if let Some(mut tables) = KernelTables::chosen() {
+        active = tables.active();
         let answerer = sockets::party(packet.socket);
         // A TCP connection over loopback needs no word of the socket, unless it is to be told whether the caller was judged.
-        let is_noted = headers.protocol != Protocol::TCP || !packet.skb.is_from_loopback() || log_allowed();
+        let is_noted =
+            headers.protocol != Protocol::TCP || !packet.skb.is_from_loopback() || active.is_recording();
         let note = if is_noted { sockets::note(packet.socket.cast()) } else { SocketNote::BLANK };
         let caller = match sender {
             Some(sender) => sender,
@@ -79,17 +81,19 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers, sender: Option
             judged_before = task::is_exact(&caller) && note.owner != 0;
         }
     }
-    debug!(
-        ctx,
-        "hook {} identity {} -> {} port {} reason {}",
-        Hook::Ingress as u8,
-        decision.from.raw(),
-        decision.to.raw(),
-        headers.destination_port.number(),
-        decision.reason as u8
-    );
+    if active.is_logging() {
+        debug!(
+            ctx,
+            "hook {} identity {} -> {} port {} reason {}",
+            Hook::Ingress as u8,
+            decision.from.raw(),
+            decision.to.raw(),
+            headers.destination_port.number(),
+            decision.reason as u8
+        );
+    }
     let is_attempt = matches!(decision.reason, Reason::RuleAllows | Reason::SameService);
-    record(&decision, &attempt, slot, log_allowed() && is_attempt && !judged_before);
+    record(&decision, &attempt, slot, active.is_recording() & is_attempt & !judged_before);
     answer(&decision)
 }
 

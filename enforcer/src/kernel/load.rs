@@ -137,7 +137,7 @@ impl Enforcement {
             btf::task_fields(&types).map_err(|err| log::debug!("read a task's fields: {err}")).ok()
         });
         let task = task.unwrap_or_default();
-        let (log_allowed, whole_tree) = (u8::from(options.log_allowed), u8::from(options.whole_tree));
+        let whole_tree = u8::from(options.whole_tree);
         let paths = pins.as_mut().map(Pins::map_paths).transpose()?.unwrap_or_default();
         let load = |task: TaskFields| {
             let mut loader = EbpfLoader::new();
@@ -146,7 +146,6 @@ impl Enforcement {
             }
             let mut object = loader
                 .override_global(names::HOST_NETNS, &options.host_netns, true)
-                .override_global(names::LOG_ALLOWED, &log_allowed, true)
                 .override_global(names::WHOLE_TREE, &whole_tree, true)
                 .override_global(names::OFFSETS, &known, true)
                 .override_global(names::TASK_FIELDS, &task, true)
@@ -173,10 +172,11 @@ impl Enforcement {
             _ => Some(EbpfLogger::init(&mut object).map_err(|err| LoadError::Object(chain(&err)))?),
         };
         failpoint::pass("programs-loaded");
-        let maps = match &pins {
+        let mut maps = match &pins {
             Some(pins) if pins.is_adoptable() => Maps::adopt(&mut object)?,
             Some(_) | None => Maps::take(&mut object)?,
         };
+        maps.tell(options.log_allowed, options.kernel_log != 0)?;
         let ring = maps::ring(&mut object)?;
         let attached = offsets.and_then(|_| attach_tracepoints(&mut object, pins.is_some()));
         let (identifies_cgroups, tracepoints) = match attached {

@@ -14,11 +14,12 @@ use aya::sys::SyscallError;
 use aya::{Ebpf, Pod};
 use enforcer_common::claims::DEAD;
 use enforcer_common::counter::{Counter, Outcome};
+use enforcer_common::kept::{KeptVerdict, NO_GENERATION};
 use enforcer_common::layout::{
-    Active, Cgroup, Classes, DeviceKey, EdgeKey, EdgeValue, KeptVerdict, Keyed, KeyedCgroup, KeyedDevice,
-    KeyedPlace, LocalKey, NeighbourKey, Owner, PortKey, ProtocolKey, SocketNote, VerdictKey,
+    Active, Cgroup, Classes, DeviceKey, EdgeKey, EdgeValue, Keyed, KeyedCgroup, KeyedDevice, KeyedPlace,
+    LocalKey, NeighbourKey, Owner, PortKey, ProtocolKey, SocketNote,
 };
-use enforcer_common::limits::MAX_CGROUPS;
+use enforcer_common::limits::{MAX_CGROUPS, MAX_VERDICTS, VERDICT_PLACE_BYTES};
 use enforcer_common::{Identity, Reason, names};
 use thiserror::Error;
 use tracing::debug;
@@ -44,9 +45,8 @@ const ENOENT: i32 = 2;
 /// The error it gives for one that is, with [`NEW_ONLY`].
 const EEXIST: i32 = 17;
 
-/// Verdicts of so many generations may be left before they have to be removed: their number is a byte, and none may come again
-/// while something is kept of it.
-const MAX_GENERATIONS: u8 = 200;
+/// The generation of the first policy. Verdicts of none are kept before.
+const FIRST_GENERATION: u8 = 1;
 
 /// Why a map could not be read or written.
 #[derive(Debug, Error)]
@@ -251,7 +251,7 @@ pub(super) struct Maps {
     networks: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u32>>,
     reserved: ArrayOfMaps<MapData, Inner<PortKey, Owner>>,
     protocols: ArrayOfMaps<MapData, Inner<ProtocolKey, u32>>,
-    verdicts: HashMap<MapData, VerdictKey, KeptVerdict>,
+    verdicts: Array<MapData, [u8; VERDICT_PLACE_BYTES]>,
     locals: HashMap<MapData, LocalKey, KeyedPlace>,
     devices: HashMap<MapData, DeviceKey, KeyedDevice>,
     neighbours: LpmTrie<MapData, NeighbourKey, u32>,
@@ -262,8 +262,6 @@ pub(super) struct Maps {
     counters: PerCpuArray<MapData, u64>,
     /// How many could not be kept when there was last made room for them.
     verdicts_not_kept: u64,
-    /// Of how many generations verdicts may be left that do not hold any longer.
-    generations: u8,
     /// Which slot is in force.
     slot: u32,
     /// What each slot holds, but for its cgroups; nothing if that is not known, so that it is written in full.
@@ -291,7 +289,7 @@ impl Maps {
         maps.cgroups_in_force = cgroups;
         maps.knows_cgroups = true;
         maps.slot = 1;
-        write(names::ACTIVE, maps.active.set(0, Active::new(1, false, false, 0).0, 0))?;
+        write(names::ACTIVE, maps.active.set(0, Active::new(1, false, false, FIRST_GENERATION).0, 0))?;
         failpoint::pass("maps-emptied");
         Ok(maps)
     }
@@ -317,7 +315,6 @@ impl Maps {
             sockets: take(object, names::SOCKETS)?,
             counters: take(object, names::COUNTERS)?,
             verdicts_not_kept: 0,
-            generations: 0,
             slot: 0,
             held: [None, None],
             emptied: None,
@@ -330,8 +327,6 @@ impl Maps {
     /// Takes the maps that an earlier daemon has left, with its policy in force.
     pub(super) fn adopt(object: &mut Ebpf) -> Result<Self, MapError> {
         let mut maps = Self::open(object)?;
-        // How many were left is not known.
-        maps.generations = MAX_GENERATIONS;
         let map = names::ACTIVE;
         maps.slot = maps.active()?.slot();
         match maps.slot {
@@ -382,11 +377,16 @@ impl Maps {
     pub(super) fn refuse_new(&mut self, refuse: bool) -> Result<bool, MapError> {
         let active = self.active()?;
         let next =
-            Active::new(active.slot(), active.is_armed(), active.is_armed() && refuse, active.generation());
+            active.with(active.slot(), active.is_armed(), active.is_armed() && refuse, active.generation());
         if next != active {
             write(names::ACTIVE, self.active.set(0, next.0, 0))?;
         }
         Ok(next != active)
+    }
+
+    /// Says what the programs are to tell: whether permitted attempts are `recorded`, and whether they are to log each decision.
+    pub(super) fn tell(&mut self, recorded: bool, logged: bool) -> Result<(), MapError> {
+        self.set_active(|active| active.telling(recorded, logged))
     }
 
     /// The revision of the policy in force.
@@ -395,7 +395,7 @@ impl Maps {
     }
 
     /// Waits until no program runs any longer that ran before the call: a change of an outer map does
-    /// (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c, since 4.20). Then nothing has a use for verdicts of earlier generations.
+    /// (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c, since 4.20).
     pub(super) fn await_programs(&mut self) -> Result<(), MapError> {
         if self.knows_cgroups {
             // It is replaced by itself.
@@ -405,7 +405,7 @@ impl Maps {
             let idle = 1 - self.slot;
             self.emptied = Some((idle, self.empty(idle)?));
         }
-        self.remove_verdicts()
+        Ok(())
     }
 
     /// Puts `tables` in force: fills the idle slot, reads it back, and flips `ACTIVE` with one store. Until that
@@ -428,8 +428,7 @@ impl Maps {
         failpoint::pass("cgroups-entered");
         may_write(names::ACTIVE)?;
         let armed = tables.on_audit_loss == OnAuditLoss::DenyNew;
-        self.set_active(|active| Active::new(idle, armed, armed && active.is_refusing(), generation))?;
-        self.generations += 1;
+        self.set_active(|active| active.with(idle, armed, armed && active.is_refusing(), generation))?;
         failpoint::pass("flipped");
         self.slot = idle;
         // What does not come into force is written in full by whoever comes next.
@@ -479,9 +478,8 @@ impl Maps {
     pub(super) fn forget_verdicts(&mut self) -> Result<(), MapError> {
         let generation = self.next_generation()?;
         self.set_active(|active| {
-            Active::new(active.slot(), active.is_armed(), active.is_refusing(), generation)
+            active.with(active.slot(), active.is_armed(), active.is_refusing(), generation)
         })?;
-        self.generations += 1;
         self.owes_generation = false;
         Ok(())
     }
@@ -498,28 +496,28 @@ impl Maps {
         Ok(())
     }
 
-    /// A generation of which nothing is kept yet.
+    /// A generation of which nothing is kept yet, later than all of which something is.
     fn next_generation(&mut self) -> Result<u8, MapError> {
-        if self.generations >= MAX_GENERATIONS {
-            self.await_programs()?;
+        match self.active()?.generation() {
+            // An earlier daemon may have ended while it cleared them.
+            NO_GENERATION | u8::MAX => {
+                self.clear_verdicts()?;
+                Ok(FIRST_GENERATION)
+            }
+            generation => Ok(generation + 1),
         }
-        Ok(self.active()?.generation().wrapping_add(1))
     }
 
-    /// Removes what was kept and does not hold any longer. Only to be called when every program has ended that may keep
-    /// more of it or be reading it: the memory of an entry is used again at once.
-    fn remove_verdicts(&mut self) -> Result<(), MapError> {
-        if self.generations == 0 {
-            return Ok(());
-        }
-        let active = self.active()?;
-        let keys: Result<Vec<VerdictKey>, aya::maps::MapError> = self.verdicts.keys().collect();
-        let keys = keys.map_err(|cause| MapError::Read { map: names::VERDICTS, cause })?;
-        for key in keys.iter().filter(|key| !key.is_of(active)) {
-            unless_missing(names::VERDICTS, self.verdicts.remove(key))?;
-        }
-        self.generations = 0;
-        Ok(())
+    /// Clears what was kept, so that generations can be counted anew. Meanwhile nothing is kept and nothing found: a place must not
+    /// be written to twice in a generation while a program may be reading it.
+    fn clear_verdicts(&mut self) -> Result<(), MapError> {
+        self.set_active(|active| {
+            active.with(active.slot(), active.is_armed(), active.is_refusing(), NO_GENERATION)
+        })?;
+        self.await_programs()?;
+        let places: Vec<u32> = (0..MAX_VERDICTS).collect();
+        let nothing = vec![[0; VERDICT_PLACE_BYTES]; places.len()];
+        write_entries(names::VERDICTS, self.verdicts.map().fd().as_fd(), &[(&places, &nothing)])
     }
 
     /// Brings a slot that is not in force up to `tables`. What it is known to hold already is left as it is; of edges, the
@@ -675,7 +673,6 @@ impl Maps {
             return Ok(false);
         }
         self.forget_verdicts()?;
-        self.await_programs()?;
         self.verdicts_not_kept = not_kept;
         Ok(true)
     }
