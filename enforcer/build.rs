@@ -9,5 +9,5 @@ mod toolchain;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    object::main(&[])
+    object::main(&[&[]])
 }

@@ -1,4 +1,5 @@
-//! Builds the kernel side once more, as an object in which a test can negate any check of the decision.
+//! Builds the kernel side twice more: as an object in which a test can negate any check of the decision, and as one that looks both
+//! ends of a call up and decides nothing.
 #![forbid(unsafe_code)]
 
 #[path = "../xtask/src/object.rs"]
@@ -16,7 +17,11 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(directory) = env::var_os("OUT_DIR") {
-        println!("cargo::rustc-env=NEGATED_OBJECT={}", Path::new(&directory).join("enforcer-ebpf").display());
+        for (variable, file) in
+            [("NEGATED_OBJECT", "enforcer-ebpf-negated"), ("LOOKUPS_OBJECT", "enforcer-ebpf-lookups")]
+        {
+            println!("cargo::rustc-env={variable}={}", Path::new(&directory).join(file).display());
+        }
     }
-    object::main(&["negated"])
+    object::main(&[&["negated"], &["lookups"]])
 }

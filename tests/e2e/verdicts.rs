@@ -4,13 +4,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use enforcer_common::kept::{KeptVerdict, NO_GENERATION, VerdictKey};
+use enforcer_common::kept::{KeptVerdict, NO_GENERATION};
 use enforcer_common::layout::KeyedCgroup;
-use enforcer_common::{Port, Protocol};
 use enforcer_tests::actor::{Request, Transport};
 use enforcer_tests::sandbox::{Actor, Sandbox};
 use enforcer_tests::slowness::patience;
-use enforcer_tests::verdicts::Verdicts;
+use enforcer_tests::verdicts::{Call, Verdicts};
 use enforcer_tests::{bpftool, fdinfo};
 
 const POLICY: &str = "version: 1
@@ -35,7 +34,12 @@ fn number(sandbox: &Sandbox, cgroup: &str) -> anyhow::Result<u64> {
     Ok(sandbox.cgroup().join(cgroup).metadata()?.ino())
 }
 
-/// The same, as keys of the kernel's tables have it.
+/// What that cgroup does at the port of `db`.
+fn call(sandbox: &Sandbox, caller: &str) -> anyhow::Result<Call> {
+    Ok(Call { caller: number(sandbox, caller)?, answerer: number(sandbox, "db")?, port: 5432 })
+}
+
+/// A cgroup's id, as keys of the kernel's tables have it.
 fn id(sandbox: &Sandbox, cgroup: &str) -> anyhow::Result<[u8; 8]> {
     Ok(number(sandbox, cgroup)?.to_ne_bytes())
 }
@@ -47,12 +51,12 @@ fn what_was_decided_is_kept_for_both_ends_and_no_longer_than_the_policy() -> any
     let (_db, connect) = served(&sandbox)?;
     let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
     let verdicts = Verdicts::of(daemon.pid())?;
-    assert_eq!(verdicts.all()?, []);
+    let (of_web, of_other) = (call(&sandbox, "web")?, call(&sandbox, "other")?);
+    assert!(!verdicts.has(of_web)? && !verdicts.has(of_other)?);
     for round in 0..3 {
         assert_eq!(web.ask(&connect)?.text, "hello", "{round}");
         assert!(other.ask(&connect)?.is_refused(), "{round}");
-        // One verdict about each serves the hooks at both ends.
-        assert_eq!((verdicts.held()?.len(), verdicts.all()?.len()), (2, 2), "{round}");
+        assert!(verdicts.has(of_web)? && verdicts.has(of_other)?, "{round}");
     }
     // What is kept says the same in every record.
     let permitted: Vec<_> = (0..6)
@@ -76,11 +80,11 @@ fn what_was_decided_is_kept_for_both_ends_and_no_longer_than_the_policy() -> any
         [(without.as_str(), false), (POLICY, true), (without.as_str(), false), (POLICY, true)]
     {
         assert_eq!(daemon.reload(&sandbox, policy)?["result"], "applied");
-        assert_eq!(verdicts.held()?, [], "{policy}");
+        assert!(!verdicts.has(of_web)? && !verdicts.has(of_other)?, "{policy}");
         let reply = web.ask(&connect)?;
         assert_eq!((reply.text == "hello", reply.is_refused()), (works, !works), "{reply:?}");
         // In the place of what was kept before.
-        assert_eq!((verdicts.held()?.len(), verdicts.all()?.len()), (1, 2), "{policy}");
+        assert!(verdicts.has(of_web)? && !verdicts.has(of_other)?, "{policy}");
     }
     daemon.stop()?.check_totals()
 }
@@ -185,9 +189,12 @@ fn where_no_verdict_can_be_kept_all_are_made_anew_until_there_is_room() -> anyho
     let (_db, connect) = served(&sandbox)?;
     let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
     let verdicts = Verdicts::of(daemon.pid())?;
-    // Of a caller that there is not, in the generation in force.
+    let (of_web, of_other) = (call(&sandbox, "web")?, call(&sandbox, "other")?);
+    // What is kept of a call that there is not, in the generation in force.
     let generation = u64::from(verdicts.active()?.generation());
-    verdicts.fill([u64::MAX << 8 | generation; KeptVerdict::WORDS])?;
+    for call in [of_web, of_other] {
+        verdicts.write(call, [u64::MAX << 8 | generation; KeptVerdict::WORDS])?;
+    }
 
     let not_kept = || {
         let status = sandbox.ask_daemon(&["status"])?;
@@ -213,7 +220,7 @@ fn where_no_verdict_can_be_kept_all_are_made_anew_until_there_is_room() -> anyho
         assert_eq!(web.ask(&connect)?.text, "hello");
         assert!(other.ask(&connect)?.is_refused());
     }
-    assert_eq!(verdicts.held()?.len(), 2);
+    assert!(verdicts.has(of_web)? && verdicts.has(of_other)?);
     assert_eq!(not_kept()?, counted);
     let finished = daemon.stop()?;
     finished.check_totals()?;
@@ -228,21 +235,16 @@ fn what_is_not_wholly_of_the_call_and_the_generation_is_not_obeyed() -> anyhow::
     let daemon = sandbox.daemon(POLICY)?;
     let (_db, connect) = served(&sandbox)?;
     let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
-    let (web_id, other_id, db_id) =
-        (number(&sandbox, "web")?, number(&sandbox, "other")?, number(&sandbox, "db")?);
     let verdicts = Verdicts::of(daemon.pid())?;
-    let place_of = |caller| {
-        verdicts.place(|active| VerdictKey::new(active, caller, db_id, Protocol::TCP, Port::new(5432)))
-    };
+    let (of_web, of_other) = (call(&sandbox, "web")?, call(&sandbox, "other")?);
     assert_eq!(web.ask(&connect)?.text, "hello");
-    let held = verdicts.held()?;
-    let [(place, permission)] = held.as_slice() else { anyhow::bail!("not one: {held:?}") };
-    assert_eq!(*place, place_of(web_id)?);
+    assert!(verdicts.has(of_web)?);
+    let permission = verdicts.at(of_web)?;
 
     // Written for `other`, the permission of `web` is obeyed: so it is what is read.
-    let mut forged = *permission;
-    forged[0] = other_id << 8 | permission[0] & 0xff;
-    verdicts.write(place_of(other_id)?, forged)?;
+    let mut forged = permission;
+    forged[0] = of_other.caller << 8 | permission[0] & 0xff;
+    verdicts.write(of_other, forged)?;
     assert_eq!(other.ask(&connect)?.text, "hello");
     // With any word of another generation it is nobody's, and neither is one half of which is somebody else's.
     let mut refusals = 0;
@@ -250,7 +252,7 @@ fn what_is_not_wholly_of_the_call_and_the_generation_is_not_obeyed() -> anyhow::
         for word in [forged[at] - 1, forged[at] + 1, 0] {
             let mut torn = forged;
             torn[at] = word;
-            verdicts.write(place_of(other_id)?, torn)?;
+            verdicts.write(of_other, torn)?;
             assert!(other.ask(&connect)?.is_refused(), "{at} {word:x}");
             refusals += 1;
         }
@@ -258,7 +260,7 @@ fn what_is_not_wholly_of_the_call_and_the_generation_is_not_obeyed() -> anyhow::
     for at in 0..3 {
         let mut mixed = forged;
         mixed[at] ^= 1 << 8;
-        verdicts.write(place_of(other_id)?, mixed)?;
+        verdicts.write(of_other, mixed)?;
         assert!(other.ask(&connect)?.is_refused(), "{at}");
         refusals += 1;
     }
@@ -275,13 +277,19 @@ fn when_generations_are_counted_anew_nothing_of_an_earlier_one_is_left() -> anyh
     let (_db, connect) = served(&sandbox)?;
     let (mut web, mut other) = (sandbox.actor("web")?, sandbox.actor("other")?);
     let verdicts = Verdicts::of(daemon.pid())?;
+    let (of_web, of_other) = (call(&sandbox, "web")?, call(&sandbox, "other")?);
+    // A permission of the second of those that come, which was never given.
+    assert_eq!(web.ask(&connect)?.text, "hello");
+    let of_second = verdicts.at(of_web)?.map(|word| word & !0xff | 2);
     verdicts.set_generation(u8::MAX - 1)?;
     let mut generations = Vec::new();
-    // From the third on they are generations that have been, with what was then kept of them.
     for round in 0..4 {
         assert_eq!(web.ask(&connect)?.text, "hello", "{round}");
         assert!(other.ask(&connect)?.is_refused(), "{round}");
-        assert_eq!((verdicts.held()?.len(), verdicts.all()?.len()), (2, 2), "{round}");
+        assert!(verdicts.has(of_web)? && verdicts.has(of_other)?, "{round}");
+        if round == 0 {
+            verdicts.write(Call { port: 5433, ..of_web }, of_second)?;
+        }
         generations.push(verdicts.active()?.generation());
         let without = POLICY.replace("5432", "5433");
         assert_eq!(daemon.reload(&sandbox, &without)?["result"], "applied");
@@ -290,15 +298,17 @@ fn when_generations_are_counted_anew_nothing_of_an_earlier_one_is_left() -> anyh
         assert_eq!(daemon.reload(&sandbox, POLICY)?["result"], "applied");
     }
     assert_eq!(generations, [254, 255, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(verdicts.at(Call { port: 5433, ..of_web })?, [0; KeptVerdict::WORDS]);
     // In none nothing is kept, as after a crash in the middle, and the next policy ends that.
-    verdicts.forget()?;
+    let before = (verdicts.at(of_web)?, verdicts.at(of_other)?);
     verdicts.set_generation(NO_GENERATION)?;
     assert_eq!(web.ask(&connect)?.text, "hello");
     assert!(other.ask(&connect)?.is_refused());
-    assert_eq!(verdicts.all()?, []);
+    assert_eq!((verdicts.at(of_web)?, verdicts.at(of_other)?), before);
     assert_eq!(daemon.reload(&sandbox, POLICY)?["result"], "applied");
+    assert_eq!(verdicts.at(of_other)?, [0; KeptVerdict::WORDS]);
     assert_eq!(web.ask(&connect)?.text, "hello");
     assert_eq!(verdicts.active()?.generation(), 1);
-    assert_eq!(verdicts.held()?.len(), 1);
+    assert!(verdicts.has(of_web)? && !verdicts.has(of_other)?);
     daemon.stop()?.check_totals()
 }

@@ -156,6 +156,16 @@ struct Rounds {
     time: Duration,
 }
 
+impl Rounds {
+    /// How many there are of a metric. Of what is told from nothing by a hundredth there are twice as many.
+    const fn of(self, metric: Metric) -> usize {
+        match metric {
+            Metric::Connect | Metric::Unmanaged | Metric::Outside => 2 * self.number,
+            _ => self.number,
+        }
+    }
+}
+
 /// Measures, and tells on standard output.
 ///
 /// # Errors
@@ -249,7 +259,7 @@ impl Bench<'_> {
             fixtures.iter_mut().filter(|fixture| has(metric, fixture.variant)).collect();
         let mut series: Vec<Series> =
             taking.iter().map(|fixture| Series::new(metric, rules, fixture.variant)).collect();
-        for round in 0..self.rounds.number {
+        for round in 0..self.rounds.of(metric) {
             // Every variant takes every place, so that none always comes after the same one.
             let others = taking.len().saturating_sub(1).max(1);
             let order =
@@ -322,7 +332,7 @@ impl Bench<'_> {
         let mut without = Series::new(Metric::Outside, 10, Variant::None);
         let mut with = Series::new(Metric::Outside, 10, Variant::Enforcer);
         let time = self.rounds.time;
-        for _ in 0..self.rounds.number {
+        for _ in 0..self.rounds.of(Metric::Outside) {
             without.add(&sample(Metric::Connect, &mut fixture, time)?, false);
             let daemon = Daemon::start(&other, &policy, false)?;
             with.add(&sample(Metric::Connect, &mut fixture, time)?, false);
@@ -340,8 +350,7 @@ impl Bench<'_> {
             for metric in
                 [Metric::Connect, Metric::Refused, Metric::RoundTrip, Metric::Datagram, Metric::Socket]
             {
-                let has_programs =
-                    matches!(fixture.variant, Variant::Floor | Variant::Enforcer | Variant::EnforcerAudit);
+                let has_programs = fixture.variant.is_ours() || fixture.has_floor();
                 if !has_programs || !has(metric, fixture.variant) {
                     continue;
                 }
@@ -366,9 +375,9 @@ fn variants(rules: usize) -> Vec<Variant> {
     if rules <= 10_000 {
         variants.extend([Variant::NftLinear, Variant::NftLinearLast]);
     }
-    variants.extend([Variant::Enforcer, Variant::EnforcerAudit]);
+    variants.extend([Variant::Floor, Variant::Enforcer, Variant::EnforcerAudit]);
     if rules == 10 {
-        variants.extend([Variant::Floor, Variant::Proxies, Variant::Nfqueue]);
+        variants.extend([Variant::Lookups, Variant::Proxies, Variant::Nfqueue]);
     }
     variants
 }
@@ -377,12 +386,14 @@ fn variants(rules: usize) -> Vec<Variant> {
 const fn has(metric: Metric, variant: Variant) -> bool {
     let goes_through = !matches!(variant, Variant::Proxies | Variant::Nfqueue);
     match metric {
-        Metric::Connect | Metric::RoundTrip | Metric::Stream => true,
+        Metric::Connect => true,
+        Metric::RoundTrip | Metric::Stream => !matches!(variant, Variant::Lookups),
         Metric::Refused => matches!(variant, Variant::NftSet | Variant::Enforcer | Variant::EnforcerAudit),
-        Metric::Datagram | Metric::Socket => goes_through,
-        Metric::Unmanaged => {
-            matches!(variant, Variant::None | Variant::Floor | Variant::Enforcer | Variant::EnforcerAudit)
-        }
+        Metric::Datagram | Metric::Socket => goes_through && !matches!(variant, Variant::Lookups),
+        Metric::Unmanaged => matches!(
+            variant,
+            Variant::None | Variant::Floor | Variant::Lookups | Variant::Enforcer | Variant::EnforcerAudit
+        ),
         Metric::Cgroup => matches!(variant, Variant::None | Variant::Floor | Variant::Enforcer),
         Metric::Outside
         | Metric::Programs

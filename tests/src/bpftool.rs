@@ -1,10 +1,9 @@
 //! What is attached to a cgroup, as `bpftool` tells it: by a way that shares no code with the product.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -218,47 +217,6 @@ pub fn write(map: u32, key: &[u8], value: &[u8]) -> anyhow::Result<()> {
     let (key, value) = (key.iter().map(String::as_str), value.iter().map(String::as_str));
     let words = ["map", "update", "id", &id, "key"].into_iter().chain(key).chain(["value"]).chain(value);
     ask(&words.collect::<Vec<_>>()).map(drop)
-}
-
-/// Writes entries into an empty map, all by one process.
-///
-/// # Errors
-///
-/// `bpftool` says why.
-pub fn fill(map: u32, entries: &[(Vec<u8>, Vec<u8>)]) -> anyhow::Result<()> {
-    use std::fmt::Write as _;
-    let text = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte} ")).collect::<String>();
-    let mut lines = String::new();
-    for (key, value) in entries {
-        writeln!(lines, "map update id {map} key {} value {}", text(key), text(value))?;
-    }
-    let mut child = Command::new("bpftool")
-        .args(["batch", "file", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("run bpftool")?;
-    child.stdin.take().context("its standard input")?.write_all(lines.as_bytes())?;
-    let output = child.wait_with_output()?;
-    // It fails at the end of its input, with all of it done, where a call that it could do without has failed before.
-    let written = self::entries(map)?;
-    ensure!(
-        written == entries.len(),
-        "fill map {map}: it has {written} of {} entries: {}",
-        entries.len(),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
-}
-
-/// How many entries a map has.
-///
-/// # Errors
-///
-/// `bpftool` cannot be run, or its answer not be understood.
-pub fn entries(map: u32) -> anyhow::Result<usize> {
-    Ok(list(&ask(&["map", "dump", "id", &map.to_string()])?).len())
 }
 
 /// Every entry of a map: its key and its value.

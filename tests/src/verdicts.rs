@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use enforcer_common::kept::{KeptVerdict, VerdictKey};
 use enforcer_common::layout::Active;
 use enforcer_common::limits::{MAX_VERDICTS, VERDICT_PLACE_BYTES};
+use enforcer_common::{Port, Protocol};
 
 use crate::{bpftool, fdinfo};
 
@@ -11,6 +12,17 @@ use crate::{bpftool, fdinfo};
 const ARRAY: usize = 2;
 /// Where the words stand behind the lock.
 const WORDS: usize = 8;
+
+/// A TCP call of a cgroup at a cgroup.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// The id of the cgroup that calls.
+    pub caller: u64,
+    /// That of the one that is called.
+    pub answerer: u64,
+    /// Its port.
+    pub port: u16,
+}
 
 /// Where a daemon's programs keep decisions, and which of them hold.
 #[derive(Clone, Copy, Debug)]
@@ -62,55 +74,35 @@ impl Verdicts {
         bpftool::write(self.active, &0_u32.to_ne_bytes(), &next.0.to_ne_bytes())
     }
 
-    /// What was written, and where, of whatever generation.
+    /// What stands where the programs look for what is kept of a call; all zero if nothing was ever written there.
     ///
     /// # Errors
     ///
     /// `bpftool` cannot be run, or its answer not be understood.
-    pub fn all(&self) -> anyhow::Result<Vec<(u32, [u64; KeptVerdict::WORDS])>> {
-        let mut found = Vec::new();
-        for (key, value) in bpftool::dump(self.places)? {
-            let place = u32::from_ne_bytes(key.try_into().ok().context("a key of another size")?);
-            let mut words = [0; KeptVerdict::WORDS];
-            let (bytes, _) = value.get(WORDS..).unwrap_or_default().as_chunks();
-            for (word, bytes) in words.iter_mut().zip(bytes) {
-                *word = u64::from_ne_bytes(*bytes);
-            }
-            if words != [0; KeptVerdict::WORDS] {
-                found.push((place, words));
-            }
-        }
-        Ok(found)
+    pub fn at(&self, call: Call) -> anyhow::Result<[u64; KeptVerdict::WORDS]> {
+        let value = bpftool::value(self.places, &self.place(call)?.to_ne_bytes())?;
+        words(&value.context("a place that there is not")?)
     }
 
-    /// What is kept in the generation in force.
+    /// Whether that is of this call and of the generation in force.
     ///
     /// # Errors
     ///
-    /// `bpftool` cannot be run, or its answer not be understood.
-    pub fn held(&self) -> anyhow::Result<Vec<(u32, [u64; KeptVerdict::WORDS])>> {
-        let [_, _, _, generation] = self.active()?.0.to_le_bytes();
-        let all = self.all()?.into_iter();
-        Ok(all.filter(|(_, words)| words.iter().all(|word| word.to_le_bytes()[0] == generation)).collect())
+    /// As for [`at`](Self::at).
+    pub fn has(&self, call: Call) -> anyhow::Result<bool> {
+        let generation = u64::from(self.active()?.generation());
+        let found = self.at(call)?;
+        let tags = found.iter().all(|word| word & 0xff == generation);
+        Ok(generation != 0 && tags && found[0] >> 8 == call.caller && found[1] >> 8 == call.answerer)
     }
 
-    /// Writes words to a place, whatever is there.
+    /// Writes words there, whatever stands there.
     ///
     /// # Errors
     ///
     /// `bpftool` says why.
-    pub fn write(&self, place: u32, words: [u64; KeptVerdict::WORDS]) -> anyhow::Result<()> {
-        bpftool::write(self.places, &place.to_ne_bytes(), &bytes(words))
-    }
-
-    /// Writes the same words to every place.
-    ///
-    /// # Errors
-    ///
-    /// `bpftool` says why.
-    pub fn fill(&self, words: [u64; KeptVerdict::WORDS]) -> anyhow::Result<()> {
-        let places = (0..MAX_VERDICTS).map(|place| (place.to_ne_bytes().to_vec(), bytes(words)));
-        bpftool::fill(self.places, &places.collect::<Vec<_>>())
+    pub fn write(&self, call: Call, words: [u64; KeptVerdict::WORDS]) -> anyhow::Result<()> {
+        bpftool::write(self.places, &self.place(call)?.to_ne_bytes(), &bytes(words))
     }
 
     /// Has everything forgotten that is kept.
@@ -119,17 +111,23 @@ impl Verdicts {
     ///
     /// `bpftool` says why.
     pub fn forget(&self) -> anyhow::Result<()> {
-        self.all()?.into_iter().try_for_each(|(place, _)| self.write(place, [0; KeptVerdict::WORDS]))
+        for (place, value) in bpftool::dump(self.places)? {
+            if words(&value)? != [0; KeptVerdict::WORDS] {
+                bpftool::write(self.places, &place, &bytes([0; KeptVerdict::WORDS]))?;
+            }
+        }
+        Ok(())
     }
 
-    /// Where the programs look for what is kept of a call now.
-    ///
-    /// # Errors
-    ///
-    /// As for [`active`](Self::active).
-    pub fn place(&self, key: impl FnOnce(Active) -> VerdictKey) -> anyhow::Result<u32> {
-        Ok(key(self.active()?).index())
+    fn place(&self, Call { caller, answerer, port }: Call) -> anyhow::Result<u32> {
+        Ok(VerdictKey::new(self.active()?, caller, answerer, Protocol::TCP, Port::new(port)).index())
     }
+}
+
+fn words(value: &[u8]) -> anyhow::Result<[u64; KeptVerdict::WORDS]> {
+    let (words, _) = value.get(WORDS..).unwrap_or_default().as_chunks();
+    let words: Vec<u64> = words.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect();
+    words.first_chunk().copied().context("a value of another size")
 }
 
 fn bytes(words: [u64; KeptVerdict::WORDS]) -> Vec<u8> {

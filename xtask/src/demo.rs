@@ -55,7 +55,7 @@ pub(crate) fn become_program<A: AsRef<OsStr>>(
             "debug"
         }
         Profile::Release => {
-            build.arg("--release");
+            build.args(["--release", "--features", "enforcer-tests/e2e"]);
             "release"
         }
     };

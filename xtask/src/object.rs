@@ -1,11 +1,14 @@
 //! Builds the object file of the kernel side; the build scripts of enforcer and of its tests include this file.
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use aya_build::{Package, Toolchain};
 
 use crate::toolchain::{self, Bpf, on_path};
+
+const PACKAGE: &str = "enforcer-ebpf";
 
 /// Set in the second run of this script, which has the environment below.
 const PREPARED: &str = "ENFORCER_BUILD_PREPARED";
@@ -27,9 +30,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
 ];
 
-/// What a build script does: leaves the object, with these features, in its directory.
-pub(crate) fn main(features: &[&str]) -> ExitCode {
-    let built = if env::var_os(PREPARED).is_some() { build(features) } else { run_again() };
+/// What a build script does: leaves an object with each of these sets of features in its directory, as `enforcer-ebpf` with the
+/// features behind it.
+pub(crate) fn main(objects: &[&[&str]]) -> ExitCode {
+    let built = if env::var_os(PREPARED).is_some() { build(objects) } else { run_again() };
     built.unwrap_or_else(|err| {
         // Cargo shows these lines by themselves; a message on stderr would drown in the script's whole output.
         for line in format!("{err:#}").lines() {
@@ -47,7 +51,7 @@ fn run_again() -> anyhow::Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn build(features: &[&str]) -> anyhow::Result<ExitCode> {
+fn build(objects: &[&[&str]]) -> anyhow::Result<ExitCode> {
     let bpf = toolchain::find()?;
     let workspace = workspace()?;
     // aya_build watches enforcer-ebpf; these go into the object too.
@@ -60,15 +64,21 @@ fn build(features: &[&str]) -> anyhow::Result<ExitCode> {
     if let Some(linker) = on_path(toolchain::LINKER) {
         println!("cargo::rerun-if-changed={}", linker.display());
     }
-    let toolchain = match &bpf {
-        Bpf::Rustup(name) => Toolchain::Custom(name),
-        // Without a rustup on the PATH aya_build takes the compiler that is there, whatever it is told here.
-        Bpf::System => Toolchain::Nightly,
-    };
     let root_dir = workspace.join("enforcer-ebpf");
     let root_dir = root_dir.to_str().ok_or_else(|| anyhow::anyhow!("the checkout's path is not UTF-8"))?;
-    let package = Package { name: "enforcer-ebpf", root_dir, features, ..Package::default() };
-    aya_build::build_ebpf([package], toolchain)?;
+    let built = Path::new(&env::var("OUT_DIR")?).join(PACKAGE);
+    for features in objects {
+        let toolchain = match &bpf {
+            Bpf::Rustup(name) => Toolchain::Custom(name),
+            // Without a rustup on the PATH aya_build takes the compiler that is there, whatever it is told here.
+            Bpf::System => Toolchain::Nightly,
+        };
+        let package = Package { name: PACKAGE, root_dir, features, ..Package::default() };
+        aya_build::build_ebpf([package], toolchain)?;
+        if !features.is_empty() {
+            fs::rename(&built, built.with_file_name(format!("{PACKAGE}-{}", features.join("-"))))?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

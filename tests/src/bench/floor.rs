@@ -1,6 +1,7 @@
-//! Empty programs on every hook of enforcer: what the hooks cost by themselves.
+//! Programs on every hook of enforcer that decide nothing: what the hooks, and what look-ups in them, cost by themselves.
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -12,6 +13,8 @@ use enforcer_common::{Hook, names};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
 
+use super::stats::Runs;
+
 /// `r0 = 1; exit`: pass.
 const PASS: [u8; 16] = [0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
 
@@ -22,8 +25,20 @@ const TRACEPOINTS: [&str; 2] = [names::CGROUP_MKDIR, names::CGROUP_RELEASE];
 
 /// The programs, attached as long as this lives.
 pub(super) struct Floor {
-    _object: Ebpf,
+    objects: Vec<Ebpf>,
 }
+
+/// Which of them look something up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lookups {
+    /// None: each is empty.
+    Nothing,
+    /// Those that a connection passes, of enforcer itself: they find both its ends, and pass.
+    BothEnds,
+}
+
+/// The hooks that those need.
+const LOOKING: [Hook; 4] = [Hook::SockCreate, Hook::PostBind4, Hook::Connect4, Hook::Ingress];
 
 impl Floor {
     /// Attaches them to a cgroup.
@@ -31,10 +46,18 @@ impl Floor {
     /// # Errors
     ///
     /// The kernel refuses them.
-    pub(super) fn attach(cgroup: &Path) -> anyhow::Result<Self> {
+    pub(super) fn attach(cgroup: &Path, lookups: Lookups) -> anyhow::Result<Self> {
         let cgroup = File::open(cgroup).with_context(|| format!("open {}", cgroup.display()))?;
-        let mut object = Ebpf::load(&empty()?).context("load empty programs")?;
+        let mut empty = Ebpf::load(&empty()?).context("load empty programs")?;
+        let mut looking = match lookups {
+            Lookups::Nothing => None,
+            Lookups::BothEnds => Some(Ebpf::load(&looking()?).context("load programs that look up")?),
+        };
         for hook in Hook::ALL {
+            let object = match &mut looking {
+                Some(looking) if LOOKING.contains(&hook) => looking,
+                Some(_) | None => &mut empty,
+            };
             let program = object.program_mut(hook.name()).context("a program for every hook")?;
             let mode = CgroupAttachMode::Single;
             match hook {
@@ -63,12 +86,38 @@ impl Floor {
         let types = Btf::from_sys_fs()?;
         for tracepoint in TRACEPOINTS {
             let program: &mut BtfTracePoint =
-                object.program_mut(tracepoint).context("a program for every tracepoint")?.try_into()?;
+                empty.program_mut(tracepoint).context("a program for every tracepoint")?.try_into()?;
             program.load(tracepoint, &types)?;
             program.attach()?;
         }
-        Ok(Self { _object: object })
+        Ok(Self { objects: looking.into_iter().chain([empty]).collect() })
     }
+
+    /// What the kernel has counted of them.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub(super) fn programs(&self) -> anyhow::Result<BTreeMap<String, Runs>> {
+        let mut found = BTreeMap::new();
+        for (name, program) in self.objects.iter().flat_map(Ebpf::programs) {
+            // Of each object, those were loaded that are attached.
+            if let Ok(info) = program.info() {
+                #[expect(clippy::cast_precision_loss, reason = "counts of a second")]
+                let runs =
+                    Runs { times: info.run_count() as f64, nanoseconds: info.run_time().as_nanos() as f64 };
+                found.insert(name.to_owned(), runs);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The object of enforcer whose hooks pass when both ends are known.
+fn looking() -> anyhow::Result<Vec<u8>> {
+    let path = option_env!("LOOKUPS_OBJECT")
+        .context("this was built without the object of look-ups\nhint: build it with --features e2e")?;
+    fs::read(path).with_context(|| format!("read {path}"))
 }
 
 /// An object file with them.

@@ -19,8 +19,22 @@ pub struct Goal {
     /// Whether it is met.
     pub met: bool,
     /// How enforcer stands to empty programs on the same hooks, where it falls short of a ratio: the rest is the hooks'.
-    pub of_floor: Option<f64>,
+    pub of_floor: Option<Figure>,
 }
+
+impl Goal {
+    /// Whether it is met, or else less than a hundredth is missing to what empty programs on the same hooks make.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self { met: true, .. } => "met",
+            Self { of_floor: Some(Figure { low: NEAR.., .. }), .. } => "at the limit",
+            _ => "NOT MET",
+        }
+    }
+}
+
+/// What counts as being at the limit of the hooks.
+const NEAR: f64 = 0.99;
 
 /// Every goal of which something was measured.
 pub fn judge(report: &Report) -> Vec<Goal> {
@@ -34,9 +48,8 @@ pub fn judge(report: &Report) -> Vec<Goal> {
         let words =
             format!("{}, {} rules, of {}", metric.name(), scaled(count(rules)).trim(), against.name());
         let mut goal = ratio_goal(id, &words, &ratio, least);
-        if !goal.met && against == Variant::None {
-            goal.of_floor =
-                report.ratio(metric, rules, Variant::Enforcer, Variant::Floor).map(|floor| floor.median);
+        if !goal.met {
+            goal.of_floor = report.ratio(metric, rules, Variant::Enforcer, Variant::Floor);
         }
         Some(goal)
     };
@@ -102,9 +115,12 @@ fn program_time(report: &Report) -> Option<Goal> {
         found.map(|programs| programs.nanoseconds)
     };
     let audited = time(Variant::EnforcerAudit)?;
-    let found = match time(Variant::Floor) {
-        Some(floor) => format!("{} ({} of them the empty hooks)", duration(audited), duration(floor)),
-        None => duration(audited),
+    let found = match (time(Variant::Floor), time(Variant::Lookups)) {
+        (Some(empty), Some(lookups)) => {
+            let [audited, empty, lookups] = [audited, empty, lookups].map(duration);
+            format!("{audited} (empty programs {empty}, with look-ups of both ends {lookups})")
+        }
+        _ => duration(audited),
     };
     Some(Goal {
         id: "P5",
@@ -231,9 +247,13 @@ mod tests {
     use super::judge;
 
     fn report(enforcer: f64) -> Report {
+        with_floor(enforcer, 98.0)
+    }
+
+    fn with_floor(enforcer: f64, floor: f64) -> Report {
         let mut report = Report::new(Environment::default());
-        for (variant, rate) in [(Variant::None, 100.0), (Variant::Enforcer, enforcer), (Variant::Floor, 98.0)]
-        {
+        let rates = [(Variant::None, 100.0), (Variant::Enforcer, enforcer), (Variant::Floor, floor)];
+        for (variant, rate) in rates {
             let mut series = Series::new(Metric::Connect, 10, variant);
             series.per_second = vec![rate; 9];
             report.series.push(series);
@@ -248,10 +268,16 @@ mod tests {
             met.iter().map(|goal| (goal.id, goal.met, goal.of_floor)).collect::<Vec<_>>(),
             [("P1", true, None)]
         );
+        assert_eq!(met[0].word(), "met");
         let missed = judge(&report(96.0));
         assert_eq!(missed.len(), 1);
         assert!(!missed[0].met);
-        assert!(missed[0].of_floor.is_some_and(|floor| (floor - 96.0 / 98.0).abs() < 1e-9), "{missed:?}");
+        let of_floor = missed[0].of_floor.map(|floor| floor.median);
+        assert!(of_floor.is_some_and(|floor| (floor - 96.0 / 98.0).abs() < 1e-9), "{missed:?}");
+        assert_eq!(missed[0].word(), "NOT MET");
+        // Less than a hundredth below what empty programs make.
+        let near = judge(&with_floor(96.5, 97.0));
+        assert_eq!((near[0].met, near[0].word()), (false, "at the limit"), "{near:?}");
         // Half of the samples far below leave the median above, and not the end of its interval.
         let mut uneven = report(97.5);
         uneven.series[1].per_second.splice(0..4, [90.0; 4]);

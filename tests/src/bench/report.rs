@@ -370,8 +370,10 @@ impl Report {
                 goal.id.to_owned(),
                 goal.wanted.clone(),
                 goal.found.clone(),
-                if goal.met { "met" } else { "NOT MET" }.to_owned(),
-                goal.of_floor.map_or_else(String::new, |floor| format!("{floor:.3}")),
+                goal.word().to_owned(),
+                goal.of_floor.map_or_else(String::new, |floor| {
+                    format!("{:.3} ({:.3}-{:.3})", floor.median, floor.low, floor.high)
+                }),
             ]);
         }
         rows

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use super::floor::Floor;
+use super::floor::{Floor, Lookups};
 use super::load::{Deed, Done, Request};
 use super::workload::{CLIENT, CONNECTIONS, Place, SERVER, STRANGER, UNMANAGED, Workload};
 use super::{peers, singles, stats};
@@ -35,6 +35,8 @@ pub enum Variant {
     None,
     /// An empty program on each hook of enforcer: less cannot be had there.
     Floor,
+    /// Programs of enforcer that find both ends of a connection and let it pass: less cannot be had by who wants to know them.
+    Lookups,
     /// nftables, one set, asked for the first packet alone.
     NftSet,
     /// nftables, one line for each rule; the rules that are used stand in the middle.
@@ -62,6 +64,7 @@ impl Variant {
         match self {
             Self::None => "none",
             Self::Floor => "empty programs",
+            Self::Lookups => "look-ups only",
             Self::NftSet => "nft set",
             Self::NftLinear => "nft linear",
             Self::NftLinearLast => "nft linear, last",
@@ -133,7 +136,8 @@ impl Fixture {
         let sandbox = &self.sandbox;
         match self.variant {
             Variant::None => {}
-            Variant::Floor => self.floor = Some(Floor::attach(sandbox.cgroup())?),
+            Variant::Floor => self.floor = Some(Floor::attach(sandbox.cgroup(), Lookups::Nothing)?),
+            Variant::Lookups => self.floor = Some(Floor::attach(sandbox.cgroup(), Lookups::BothEnds)?),
             Variant::NftSet => sandbox.nft(&workload.nft_set(&nft_root(sandbox)?, 2))?,
             Variant::NftLinear | Variant::NftLinearLast => {
                 sandbox.nft(&workload.nft_linear(&nft_root(sandbox)?, 2))?;
@@ -199,6 +203,11 @@ impl Fixture {
         matches!(self.variant, Variant::NftSet | Variant::Enforcer | Variant::EnforcerAudit)
     }
 
+    /// Whether its programs are those of this process.
+    pub const fn has_floor(&self) -> bool {
+        self.floor.is_some()
+    }
+
     /// What the kernel has counted of the programs of this variant.
     ///
     /// # Errors
@@ -207,7 +216,7 @@ impl Fixture {
     pub fn programs(&self) -> anyhow::Result<BTreeMap<String, stats::Runs>> {
         match (&self.daemon, &self.floor) {
             (Some(daemon), _) => stats::of_process(daemon.pid()),
-            (None, Some(_)) => stats::of_process(std::process::id()),
+            (None, Some(floor)) => floor.programs(),
             (None, None) => Ok(BTreeMap::new()),
         }
     }
