@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -40,7 +41,7 @@ use crate::ephemeral::Ephemeral;
 use crate::existing::{self, Bound};
 use crate::failpoint;
 use crate::identities::Identities;
-use crate::install::{cgroup_of, install};
+use crate::install::{cgroup_of, install, nothing};
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::watch::{Deed, Tampering};
 use crate::kernel::{self, Enforcement, LoadError, MapError, Options, Tally};
@@ -387,7 +388,7 @@ impl Daemon {
         // Whoever was known stays who he is until his runtime says otherwise, also if it is down now.
         let mut containers = left.containers(&subtree, &tables.top);
         containers.take_change();
-        install(&mut enforcement, &tables, None, &subtree, &mut names, &containers)?;
+        install(&mut enforcement, &tables, None, &subtree, &mut names, &containers, nothing)?;
         failpoint::pass("installed");
         let mut watch = None;
         if !enforcement.identifies_cgroups() {
@@ -892,8 +893,8 @@ impl Daemon {
         };
         self.enforcement.distrust();
         let tables = &self.revision.tables;
-        let installed =
-            install(&mut self.enforcement, tables, None, &self.subtree, &mut self.names, &self.containers);
+        let (enforcement, names) = (&mut self.enforcement, &mut self.names);
+        let installed = install(enforcement, tables, None, &self.subtree, names, &self.containers, nothing);
         let error = installed.err().map(|err| format!("{err:#}"));
         let (repaired, objects) = (error.is_none(), vec![map.to_owned()]);
         warn!(%found, repaired, error, "somebody tampers with enforcement");
@@ -1001,8 +1002,12 @@ impl Daemon {
         let result = self.take_over(self.revision.tables.revision + 1, read, cause, by);
         failpoint::pass("reloaded");
         notify::ready(&self.status());
+        let is_in_force = result.is_ok();
         if answer.is_some_and(|answer| answer.send(result).is_err()) {
             debug!("whoever asked through the control socket has gone");
+        }
+        if is_in_force {
+            self.follow_up();
         }
         if !self.reloads.is_empty() {
             self.begin_reload();
@@ -1042,9 +1047,6 @@ impl Daemon {
         self.refused = result.clone().err();
         let word = if result.is_ok() { "applied" } else { "refused" };
         self.record_change(word, cause, by, self.refused.clone());
-        if result.is_ok() {
-            sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
-        }
         result
     }
 
@@ -1064,24 +1066,41 @@ impl Daemon {
     fn put_in_force(&mut self, revision: Revision) -> anyhow::Result<()> {
         let Revision { tables, documents, identities, .. } = &revision;
         failpoint::pass("reload-compiled");
-        if let Some(kept) = &mut self.kept {
-            kept.remember(tables.revision, documents, identities)?;
-        }
-        failpoint::pass("reload-state-written");
         // Before it is in force: what it permits is not closed by the one before.
         self.sweeper.expect(tables.revision);
         let former = Some(&self.revision.tables);
-        install(&mut self.enforcement, tables, former, &self.subtree, &mut self.names, &self.containers)
-            .inspect_err(|_refused| self.sweeper.expect(self.revision.tables.revision))?;
+        let (enforcement, names, kept) = (&mut self.enforcement, &mut self.names, &mut self.kept);
+        let remember = move || {
+            let remembered =
+                kept.as_mut().map_or(Ok(()), |kept| kept.remember(tables.revision, documents, identities));
+            failpoint::pass("reload-state-written");
+            remembered
+        };
+        // The disk is waited for beside the kernel, and before the policy is in force.
+        thread::scope(|scope| {
+            let remembering = scope.spawn(remember);
+            install(enforcement, tables, former, &self.subtree, names, &self.containers, || match remembering
+                .join()
+            {
+                Ok(remembered) => Ok(remembered?),
+                Err(_panic) => bail!("remember policy: the thread for it has failed"),
+            })
+        })
+        .inspect_err(|_refused| self.sweeper.expect(self.revision.tables.revision))?;
         self.rules.push_back((tables.revision, tables.rules.clone()));
         while self.rules.len() > REVISIONS_REMEMBERED {
             self.rules.pop_front();
         }
         self.revision = Arc::new(revision);
         self.is_check_due = true;
-        warn_of_ephemeral(&self.revision.policy);
         self.ask_about_containers();
         Ok(())
+    }
+
+    /// Does what follows from the policy that has come into force, and is not waited for.
+    fn follow_up(&self) {
+        warn_of_ephemeral(&self.revision.policy);
+        sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
     }
 
     /// Does what the control socket asks for. Whoever asked may have gone meanwhile.
@@ -1165,8 +1184,11 @@ impl Daemon {
         });
         self.record_change("applied", Prompt::Control, proposal.by, None);
         if self.unconfirmed.is_none() {
-            sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
-        } else if let Err(err) = self.sweeper.wait() {
+            self.follow_up();
+            return Ok(Applied { before, after: self.revision.clone() });
+        }
+        warn_of_ephemeral(&self.revision.policy);
+        if let Err(err) = self.sweeper.wait() {
             // What is closed does not come back with the policy before.
             error!("leave live connections alone: {err}");
         }
@@ -1200,7 +1222,7 @@ impl Daemon {
                 let revision = self.revision.tables.revision;
                 warn!(revision, "policy rolled back: nobody confirmed it");
                 self.record_change("rolled-back", Prompt::Timeout, None, None);
-                sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+                self.follow_up();
             }
             Err(err) => {
                 self.tally.take_back(1);

@@ -12,7 +12,7 @@ use crate::kernel::Enforcement;
 use crate::tables::Tables;
 
 /// Puts tables in force. Where they say of every cgroup what the `former` ones in force say, the cgroups are taken from
-/// those; otherwise the tree is walked.
+/// those; otherwise the tree is walked. `last` is done when everything is ready; if it fails, the policy in force stays.
 pub(crate) fn install(
     enforcement: &mut Enforcement,
     tables: &Tables,
@@ -20,9 +20,13 @@ pub(crate) fn install(
     subtree: &Subtree,
     names: &mut Names,
     containers: &Containers,
+    last: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     if former.is_some_and(|former| own_the_same(former, tables)) {
-        return enforcement.install(tables, |next| Ok(next.carry_over()?));
+        return enforcement.install(tables, |next| {
+            next.carry_over()?;
+            last()
+        });
     }
     let (in_force, former_ids) = (enforcement.owners()?, enforcement.cgroups()?);
     let is_same_policy = enforcement.revision()? == tables.revision;
@@ -48,8 +52,13 @@ pub(crate) fn install(
                 None => {}
             }
         }
-        Ok(())
+        last()
     })
+}
+
+/// What nothing has to be done before.
+pub(crate) const fn nothing() -> anyhow::Result<()> {
+    Ok(())
 }
 
 /// Whether both say the same of every cgroup, in the same states of the automaton.

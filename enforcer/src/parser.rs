@@ -86,19 +86,22 @@ impl Parser {
         mut meanwhile: impl FnMut(),
     ) -> (Fingerprint, Result<Loaded, ParserError>) {
         let documents = known.map(|known| known.documents.as_slice()).unwrap_or_default();
+        // It comes up while the files are read. If it does not, that is told when it is needed.
+        let mut started = Running::start().ok();
         let mut sources = source::read_again(paths, documents);
         let fingerprint = Fingerprint::of(&sources);
         let found = std::mem::take(&mut sources.findings);
         let edited = known
             .filter(|known| known.fingerprint.has_same_findings(&fingerprint))
-            .and_then(|known| self.edit(known, &sources.documents, &mut meanwhile).transpose());
-        let meaning = edited.unwrap_or_else(|| self.parse(&sources.documents, &found, meanwhile));
+            .and_then(|known| self.edit(&mut started, known, &sources.documents, &mut meanwhile).transpose());
+        let meaning = edited.unwrap_or_else(|| self.parse(started, &sources.documents, &found, meanwhile));
         (fingerprint.clone(), meaning.map(|meaning| Loaded::new(sources, fingerprint, meaning)))
     }
 
     /// What documents mean that differ in some lines from what is known; nothing if they are to be parsed as a whole.
     fn edit(
         &self,
+        started: &mut Option<Running>,
         known: &Loaded,
         documents: &[Document],
         meanwhile: impl FnMut(),
@@ -112,7 +115,8 @@ impl Parser {
             let nothing = vec![Vec::new(); edits.len()];
             return Ok(edit::apply(policy, &known.tails, &edits, nothing).map(meaning));
         }
-        let bytes = self.ask(|out| wire::write_lines(policy, documents, &edits, out), meanwhile)?;
+        let bytes =
+            self.ask(started.take(), |out| wire::write_lines(policy, documents, &edits, out), meanwhile)?;
         let rules = wire::read_lines(&bytes, policy, documents, &edits)?;
         Ok(rules.and_then(|rules| edit::apply(policy, &known.tails, &edits, rules)).map(meaning))
     }
@@ -129,28 +133,30 @@ impl Parser {
     ) -> Result<Loaded, ParserError> {
         let sources = source::Sources::of(documents);
         let fingerprint = Fingerprint::of(&sources);
-        let meaning = self.parse(&sources.documents, &[], meanwhile)?;
+        let meaning = self.parse(None, &sources.documents, &[], meanwhile)?;
         Ok(Loaded::new(sources, fingerprint, meaning))
     }
 
     fn parse(
         &self,
+        started: Option<Running>,
         documents: &[Document],
         found: &[Finding],
         meanwhile: impl FnMut(),
     ) -> Result<Meaning, ParserError> {
-        let bytes = self.ask(|out| wire::write_question(documents, found, out), meanwhile)?;
+        let bytes = self.ask(started, |out| wire::write_question(documents, found, out), meanwhile)?;
         Ok(wire::read_answer(&bytes)?)
     }
 
-    /// Starts a process, has `write` ask it, and returns its answer.
+    /// Has `write` ask a process, which is started if it is not yet, and returns its answer.
     fn ask(
         &self,
+        started: Option<Running>,
         write: impl FnOnce(BufWriter<&mut ChildStdin>) -> io::Result<()> + Send,
         mut meanwhile: impl FnMut(),
     ) -> Result<Vec<u8>, ParserError> {
         let by = Instant::now() + self.patience;
-        let mut running = Running::start()?;
+        let mut running = started.map_or_else(Running::start, Ok)?;
         let (mut question, mut answer) = running.pipes()?;
         for pipe in [question.as_fd(), answer.as_fd()] {
             if let Err(err) = fcntl_setpipe_size(pipe, PIPE) {

@@ -3,15 +3,17 @@
 //!
 //! Each text is a file that is named by its hash, so that a policy of many files of which one is changed is not written again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
@@ -67,6 +69,9 @@ pub struct State {
     /// Texts that no revision has any longer.
     #[serde(skip)]
     dropped: Vec<TextHash>,
+    /// How many documents of all revisions have a text; empty if they were not counted yet.
+    #[serde(skip)]
+    uses: HashMap<TextHash, usize>,
     /// The texts of the latest revision, so that one that is the same is not hashed again.
     #[serde(skip)]
     latest: Vec<(Document, TextHash)>,
@@ -106,11 +111,30 @@ pub struct Swept {
 }
 
 /// A policy that is or was in force, or was about to be.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Revision {
     revision: u32,
     documents: Vec<Text>,
+    /// What it is written as, once it was: it is written again with each revision that follows.
+    #[serde(skip)]
+    written: OnceLock<Box<RawValue>>,
+}
+
+impl Serialize for Revision {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            revision: u32,
+            documents: &'a [Text],
+        }
+        if let Some(written) = self.written.get() {
+            return written.serialize(serializer);
+        }
+        let whole = Whole { revision: self.revision, documents: &self.documents };
+        let written = to_raw_value(&whole).map_err(serde::ser::Error::custom)?;
+        self.written.get_or_init(|| written).serialize(serializer)
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -412,6 +436,7 @@ impl State {
             revisions: Vec::new(),
             fresh: BTreeMap::new(),
             dropped: Vec::new(),
+            uses: HashMap::new(),
             latest: Vec::new(),
         }
     }
@@ -445,23 +470,39 @@ impl State {
             (document.clone(), same.map_or_else(|| TextHash::of(document.text.as_bytes()), |(_, hash)| *hash))
         });
         self.latest = hashed.collect();
+        if self.uses.is_empty() {
+            for hash in self.revisions.iter().flat_map(Revision::hashes) {
+                *self.uses.entry(hash).or_default() += 1;
+            }
+        }
+        for (document, hash) in &self.latest {
+            let uses = self.uses.entry(*hash).or_default();
+            if *uses == 0 {
+                self.fresh.insert(*hash, document.text.clone());
+            }
+            *uses += 1;
+        }
         let mut gone: Vec<Revision> =
             self.revisions.extract_if(.., |known| known.revision == revision).collect();
-        let known = self.named();
-        for (document, hash) in self.latest.iter().filter(|(_, hash)| !known.contains(hash)) {
-            self.fresh.insert(*hash, document.text.clone());
-        }
         let text = |(document, sha256): &(Document, TextHash)| Text {
             file: document.file.to_path_buf(),
             sha256: *sha256,
         };
-        self.revisions.push(Revision { revision, documents: self.latest.iter().map(text).collect() });
+        let documents = self.latest.iter().map(text).collect();
+        self.revisions.push(Revision { revision, documents, written: OnceLock::new() });
         let number = self.revisions.len();
         gone.extend(self.revisions.drain(..number.saturating_sub(REVISIONS_REMEMBERED)));
-        let named = self.named();
-        self.dropped.extend(gone.iter().flat_map(Revision::hashes));
-        self.dropped.retain(|hash| !named.contains(hash));
-        self.fresh.retain(|hash, _| named.contains(hash));
+        for hash in gone.iter().flat_map(Revision::hashes) {
+            if let Entry::Occupied(mut uses) = self.uses.entry(hash) {
+                *uses.get_mut() -= 1;
+                if *uses.get() == 0 {
+                    uses.remove();
+                    self.dropped.push(hash);
+                }
+            }
+        }
+        self.dropped.retain(|hash| !self.uses.contains_key(hash));
+        self.fresh.retain(|hash, _| self.uses.contains_key(hash));
     }
 
     /// The last revision that was remembered; 0 if none was.
