@@ -7,7 +7,9 @@ use crate::{Asked, Decision, Identity, Mode, Port, Protocol, Reason, RuleId, Ver
 /// The generation in which nothing is kept and nothing found, so that words that were never written belong to none.
 pub const NO_GENERATION: u8 = 0;
 
-/// What a decision is kept under: which cgroup calls which at which port, in one generation. Each word ends in the generation.
+/// What a decision is kept under: which cgroup calls which at which port, in one generation, and by which slot. Each word ends in
+/// the generation. The slot is that of the generation, unless half of what is in force was read while it was written: what is
+/// decided then is found by nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VerdictKey {
     caller: u64,
@@ -20,12 +22,12 @@ impl VerdictKey {
     /// The cgroup `caller` calls the cgroup `answerer` at its port, while this is in force.
     #[inline(always)]
     pub const fn new(active: Active, caller: u64, answerer: u64, protocol: Protocol, port: Port) -> Self {
-        let generation = active.generation();
+        let [slot, _, _, generation] = active.0.to_le_bytes();
         let [high, low] = port.0;
         Self {
             caller: tagged(caller, generation),
             answerer: tagged(answerer, generation),
-            place: u64::from_le_bytes([generation, protocol.0, low, high, 0, 0, 0, 0]),
+            place: u64::from_le_bytes([generation, protocol.0, low, high, slot, 0, 0, 0]),
             // Ids begin at 1 and count cgroups, so that this is a matter of a longer life than a kernel has.
             is_usable: (generation != NO_GENERATION) & ((caller | answerer) >> (u64::BITS - TAG_BITS) == 0),
         }
@@ -37,13 +39,14 @@ impl VerdictKey {
         self.is_usable
     }
 
-    /// The one place in `VERDICTS` at which it may be kept, whoever else's that is too.
+    /// The one place in `VERDICTS` at which it may be kept, whoever else's that is too: another one in each generation, so that
+    /// calls do not share theirs for ever.
     #[inline(always)]
     pub const fn index(&self) -> u32 {
         /// The golden ratio's fraction: its product spreads every bit over those above it.
         const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         let mixed = (self.caller >> TAG_BITS).wrapping_mul(SPREAD) ^ (self.answerer >> TAG_BITS);
-        let mixed = mixed.wrapping_mul(SPREAD) ^ (self.place >> TAG_BITS);
+        let mixed = mixed.wrapping_mul(SPREAD) ^ self.place;
         ((mixed.wrapping_mul(SPREAD) >> (u64::BITS - MAX_VERDICTS.trailing_zeros())) & 0xffff_ffff) as u32
     }
 }
@@ -209,12 +212,13 @@ mod tests {
             kept.decision(&key, Asked::NOBODY)
         };
         let made = Active::new(1, false, false, 7);
-        // Whether decisions can be told makes none of them another one, and a slot has generations of its own.
+        // Whether decisions can be told makes none of them another one.
         assert!(under(Active::new(1, true, true, 7), 10, 11, Protocol::TCP, 80).is_some());
         for (active, caller, answerer, protocol, port) in [
             (Active::new(1, false, false, 6), 10, 11, Protocol::TCP, 80),
             (Active::new(1, false, false, 8), 10, 11, Protocol::TCP, 80),
             (Active::new(1, false, false, 0), 10, 11, Protocol::TCP, 80),
+            (Active::new(0, false, false, 7), 10, 11, Protocol::TCP, 80),
             (made, 11, 10, Protocol::TCP, 80),
             (made, 10 + (1 << 56), 11, Protocol::TCP, 80),
             (made, 10, 11 + (1 << 56), Protocol::TCP, 80),
@@ -300,8 +304,7 @@ mod tests {
         // Chance would leave some 32 of 1,024 without a place of their own among 16,384.
         let places = taken.iter().filter(|taken| **taken).count();
         assert!(places > 1024 - 96, "{places}");
-        // A generation changes nothing about where something is.
-        assert_eq!(key(1).index(), key(200).index());
+        assert_ne!(key(1).index(), key(2).index());
     }
 
     #[test]

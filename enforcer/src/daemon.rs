@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::thread;
@@ -535,7 +536,9 @@ impl Daemon {
         match on_disk {
             Ok(loaded) if is_same(&loaded.documents) => {}
             on_disk => {
-                drop(self.take_over(revision + 1, on_disk, Prompt::Start, None));
+                if self.take_over(revision + 1, on_disk, Prompt::Start, None).is_ok() {
+                    self.follow_up();
+                }
             }
         }
     }
@@ -1066,8 +1069,6 @@ impl Daemon {
     fn put_in_force(&mut self, revision: Revision) -> anyhow::Result<()> {
         let Revision { tables, documents, identities, .. } = &revision;
         failpoint::pass("reload-compiled");
-        // Before it is in force: what it permits is not closed by the one before.
-        self.sweeper.expect(tables.revision);
         let former = Some(&self.revision.tables);
         let (enforcement, names, kept) = (&mut self.enforcement, &mut self.names, &mut self.kept);
         let remember = move || {
@@ -1076,17 +1077,26 @@ impl Daemon {
             failpoint::pass("reload-state-written");
             remembered
         };
+        let (sweeper, mut is_expected) = (&self.sweeper, false);
         // The disk is waited for beside the kernel, and before the policy is in force.
-        thread::scope(|scope| {
-            let remembering = scope.spawn(remember);
-            install(enforcement, tables, former, &self.subtree, names, &self.containers, || match remembering
-                .join()
-            {
-                Ok(remembered) => Ok(remembered?),
-                Err(_panic) => bail!("remember policy: the thread for it has failed"),
+        let installed = thread::scope(|scope| {
+            let remembering = thread::Builder::new()
+                .spawn_scoped(scope, remember)
+                .context("remember policy: start a thread for it")?;
+            install(enforcement, tables, former, &self.subtree, names, &self.containers, || {
+                remembering.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+                // Before it is in force: what it permits is not closed by the one before.
+                sweeper.expect(tables.revision);
+                is_expected = true;
+                Ok(())
             })
-        })
-        .inspect_err(|_refused| self.sweeper.expect(self.revision.tables.revision))?;
+        });
+        if installed.is_err() && is_expected {
+            self.sweeper.expect(self.revision.tables.revision);
+            // What was under way has stopped meanwhile.
+            sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+        }
+        installed?;
         self.rules.push_back((tables.revision, tables.rules.clone()));
         while self.rules.len() > REVISIONS_REMEMBERED {
             self.rules.pop_front();

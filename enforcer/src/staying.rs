@@ -257,8 +257,7 @@ impl Kept {
         self.state.is_text_of(revision, documents)
     }
 
-    /// Writes down a policy that is about to be put in force: before the kernel knows of it, so that a number that it uses
-    /// always has a name.
+    /// Writes down a policy that is about to be put in force: before it is, so that a number that it uses always has a name.
     ///
     /// # Errors
     ///

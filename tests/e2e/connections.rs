@@ -322,6 +322,29 @@ fn what_a_killed_daemon_had_not_closed_yet_is_closed_by_the_next_and_nothing_tha
     Ok(())
 }
 
+#[test]
+fn what_a_policy_forbids_that_changed_while_no_daemon_ran_is_closed() -> anyhow::Result<()> {
+    let mut three = Three::new("changed")?;
+    let directory = three.sandbox.write_policy(&format!("{SERVICES}{BOTH}"))?;
+    let daemon = three.sandbox.start_daemon(three.sandbox.staying_command(&directory)?)?;
+    ask(&mut three.orders, &kept::Request::Serve { at: at(8080), accept: true })?;
+    open(&mut three.web, at(8080), Transport::Tcp, 3)?;
+    open(&mut three.shop, at(8080), Transport::Tcp, 3)?;
+    ask(&mut three.orders, &kept::Request::AwaitKept(6))?;
+    await_first_look(&three.sandbox)?;
+    daemon.stop()?;
+    three.sandbox.write_policy(&format!("{SERVICES}{ONE}"))?;
+    let daemon = three.sandbox.start_daemon(three.sandbox.staying_command(&directory)?)?;
+    let tallies = [tally_within(&mut three.web, 3, REVOKED_AT_LAST)?, tally(&mut three.shop, 0)?];
+    assert_eq!(tallies.each_ref().map(|tally| (tally.alive, tally.dead())), [(0, 3), (3, 0)], "{tallies:?}");
+    let finished = daemon.stop()?;
+    assert_eq!(finished.connections().count(), 3);
+    for record in finished.connections() {
+        check_record(record, "closed", "reload", 2)?;
+    }
+    Ok(())
+}
+
 /// A daemon with a file for a log that is killed while it closes `EACH` connections, and what the next one says of it.
 struct Half {
     three: Three,

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use enforcer_common::kept::{KeptVerdict, VerdictKey};
 use enforcer_common::layout::Active;
 use enforcer_common::limits::{MAX_VERDICTS, VERDICT_PLACE_BYTES};
-use enforcer_common::{Port, Protocol};
+use enforcer_common::{Asked, Port, Protocol};
 
 use crate::{bpftool, fdinfo};
 
@@ -74,7 +74,7 @@ impl Verdicts {
         bpftool::write(self.active, &0_u32.to_ne_bytes(), &next.0.to_ne_bytes())
     }
 
-    /// What stands where the programs look for what is kept of a call; all zero if nothing was ever written there.
+    /// What stands where the programs look now for what is kept of a call; all zero if nothing was ever written there.
     ///
     /// # Errors
     ///
@@ -119,9 +119,48 @@ impl Verdicts {
         Ok(())
     }
 
-    fn place(&self, Call { caller, answerer, port }: Call) -> anyhow::Result<u32> {
-        Ok(VerdictKey::new(self.active()?, caller, answerer, Protocol::TCP, Port::new(port)).index())
+    /// The words of a verdict on the first call, as they would stand there if they had been written in `generation`, and of the
+    /// second one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`at`](Self::at).
+    pub fn forge(&self, kept: Call, of: Call, generation: u8) -> anyhow::Result<Forged> {
+        let active = self.active()?;
+        let active = active.with(active.slot(), active.is_armed(), active.is_refusing(), generation);
+        let key = of.key(active);
+        let found = KeptVerdict::from_words(self.at(kept)?);
+        let decision = found.decision(&kept.key(self.active()?), Asked::NOBODY).context("nothing is kept")?;
+        let forged = KeptVerdict::of(&decision, Asked::NOBODY, &key).context("not to be kept")?;
+        Ok(Forged { place: key.index(), words: *forged.words() })
     }
+
+    /// Writes what was forged.
+    ///
+    /// # Errors
+    ///
+    /// `bpftool` says why.
+    pub fn plant(&self, forged: &Forged) -> anyhow::Result<()> {
+        bpftool::write(self.places, &forged.place.to_ne_bytes(), &bytes(forged.words))
+    }
+
+    fn place(&self, call: Call) -> anyhow::Result<u32> {
+        Ok(call.key(self.active()?).index())
+    }
+}
+
+impl Call {
+    fn key(self, active: Active) -> VerdictKey {
+        VerdictKey::new(active, self.caller, self.answerer, Protocol::TCP, Port::new(self.port))
+    }
+}
+
+/// A verdict that no program has made.
+#[derive(Clone, Debug)]
+pub struct Forged {
+    place: u32,
+    /// Its words.
+    pub words: [u64; KeptVerdict::WORDS],
 }
 
 fn words(value: &[u8]) -> anyhow::Result<[u64; KeptVerdict::WORDS]> {

@@ -172,11 +172,10 @@ impl Enforcement {
             _ => Some(EbpfLogger::init(&mut object).map_err(|err| LoadError::Object(chain(&err)))?),
         };
         failpoint::pass("programs-loaded");
-        let mut maps = match &pins {
+        let maps = match &pins {
             Some(pins) if pins.is_adoptable() => Maps::adopt(&mut object)?,
             Some(_) | None => Maps::take(&mut object)?,
         };
-        maps.tell(options.log_allowed, options.kernel_log != 0)?;
         let ring = maps::ring(&mut object)?;
         let attached = offsets.and_then(|_| attach_tracepoints(&mut object, pins.is_some()));
         let (identifies_cgroups, tracepoints) = match attached {
@@ -280,6 +279,8 @@ impl Enforcement {
         let path = &self.options.cgroup_root;
         let opened = File::open(path).and_then(|cgroup| Ok((cgroup.metadata()?.ino(), cgroup)));
         let (id, cgroup) = opened.map_err(|cause| LoadError::Cgroup { cgroup: path.clone(), cause })?;
+        // Not earlier: if the start fails, the programs of an earlier daemon go on as they were told.
+        self.maps.tell(self.options.log_allowed, self.options.kernel_log != 0)?;
         if let Some(pinned) = &mut self.pinned {
             pinned.pins.complete()?;
             pinned.pins.place_ledger(&mut pinned.ledger)?;
@@ -322,9 +323,9 @@ impl Enforcement {
             for name in [names::CGROUP_MKDIR, names::CGROUP_RELEASE] {
                 pinned.pins.place_link(name)?;
             }
-            // Those of an earlier daemon may have kept what they decided by the tables that are in force now.
-            self.maps.forget_verdicts()?;
+            // When those of an earlier daemon have ended, which may have kept what they decided by the tables that are in force now.
             self.maps.await_programs()?;
+            self.maps.forget_verdicts()?;
             pinned.pins.remove_old_maps()?;
             pinned.held.hold_maps(pinned.pins.pinned_maps())?;
             failpoint::pass("swapped");

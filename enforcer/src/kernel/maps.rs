@@ -22,7 +22,7 @@ use enforcer_common::layout::{
 use enforcer_common::limits::{MAX_CGROUPS, MAX_VERDICTS, VERDICT_PLACE_BYTES};
 use enforcer_common::{Identity, Reason, names};
 use thiserror::Error;
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::{chain, sys};
 use crate::failpoint;
@@ -45,7 +45,7 @@ const ENOENT: i32 = 2;
 /// The error it gives for one that is, with [`NEW_ONLY`].
 const EEXIST: i32 = 17;
 
-/// The generation of the first policy. Verdicts of none are kept before.
+/// The generation from which they are counted.
 const FIRST_GENERATION: u8 = 1;
 
 /// Why a map could not be read or written.
@@ -477,9 +477,7 @@ impl Maps {
     /// Has every verdict made anew that was kept so far.
     pub(super) fn forget_verdicts(&mut self) -> Result<(), MapError> {
         let generation = self.next_generation()?;
-        self.set_active(|active| {
-            active.with(active.slot(), active.is_armed(), active.is_refusing(), generation)
-        })?;
+        self.put_generation(generation)?;
         self.owes_generation = false;
         Ok(())
     }
@@ -490,34 +488,42 @@ impl Maps {
         let lost = self.count(Counter::EVENTS_LOST)?;
         let next = next(self.active()?);
         write(names::ACTIVE, self.active.set(0, next.0, 0))?;
-        if next.is_armed() && !next.is_refusing() && self.count(Counter::EVENTS_LOST)? != lost {
-            self.refuse_new(true)?;
+        // It is in force by now, whatever comes of this.
+        let is_as_before = self.count(Counter::EVENTS_LOST).is_ok_and(|count| count == lost);
+        if next.is_armed()
+            && !next.is_refusing()
+            && !is_as_before
+            && let Err(err) = self.refuse_new(true)
+        {
+            error!("permit nothing new while decisions cannot be told: {err}");
         }
         Ok(())
     }
 
     /// A generation of which nothing is kept yet, later than all of which something is.
     fn next_generation(&mut self) -> Result<u8, MapError> {
-        match self.active()?.generation() {
-            // An earlier daemon may have ended while it cleared them.
-            NO_GENERATION | u8::MAX => {
-                self.clear_verdicts()?;
-                Ok(FIRST_GENERATION)
-            }
-            generation => Ok(generation + 1),
+        // An earlier daemon may have ended while it cleared them.
+        if [NO_GENERATION, u8::MAX].contains(&self.active()?.generation()) {
+            self.clear_verdicts()?;
         }
+        Ok(self.active()?.generation() + 1)
     }
 
-    /// Clears what was kept, so that generations can be counted anew. Meanwhile nothing is kept and nothing found: a place must not
+    /// Clears what was kept, and begins to count generations anew. Meanwhile nothing is kept and nothing found: a place must not
     /// be written to twice in a generation while a program may be reading it.
     fn clear_verdicts(&mut self) -> Result<(), MapError> {
-        self.set_active(|active| {
-            active.with(active.slot(), active.is_armed(), active.is_refusing(), NO_GENERATION)
-        })?;
+        self.put_generation(NO_GENERATION)?;
         self.await_programs()?;
         let places: Vec<u32> = (0..MAX_VERDICTS).collect();
         let nothing = vec![[0; VERDICT_PLACE_BYTES]; places.len()];
-        write_entries(names::VERDICTS, self.verdicts.map().fd().as_fd(), &[(&places, &nothing)])
+        write_entries(names::VERDICTS, self.verdicts.map().fd().as_fd(), &[(&places, &nothing)])?;
+        self.put_generation(FIRST_GENERATION)
+    }
+
+    fn put_generation(&mut self, generation: u8) -> Result<(), MapError> {
+        self.set_active(|active| {
+            active.with(active.slot(), active.is_armed(), active.is_refusing(), generation)
+        })
     }
 
     /// Brings a slot that is not in force up to `tables`. What it is known to hold already is left as it is; of edges, the
