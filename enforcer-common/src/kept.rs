@@ -15,6 +15,7 @@ pub struct VerdictKey {
     caller: u64,
     answerer: u64,
     place: u64,
+    /// Whether anything may be kept or found under it.
     is_usable: bool,
 }
 
@@ -31,12 +32,6 @@ impl VerdictKey {
             // Ids begin at 1 and count cgroups, so that this is a matter of a longer life than a kernel has.
             is_usable: (generation != NO_GENERATION) & ((caller | answerer) >> (u64::BITS - TAG_BITS) == 0),
         }
-    }
-
-    /// Whether anything may be kept or found under it.
-    #[inline(always)]
-    pub const fn is_usable(&self) -> bool {
-        self.is_usable
     }
 
     /// The one place in `VERDICTS` at which it may be kept, whoever else's that is too: another one in each generation, so that
@@ -246,7 +241,7 @@ mod tests {
         ] {
             let active = Active::new(0, false, false, generation);
             let key = VerdictKey::new(active, caller, answerer, Protocol::TCP, Port::new(80));
-            assert_eq!(key.is_usable(), fits, "{generation} {caller} {answerer}");
+            assert_eq!(key.is_usable, fits, "{generation} {caller} {answerer}");
             let kept = KeptVerdict::of(&permitted(), Asked::NOBODY, &key);
             assert_eq!(kept.is_some(), fits, "{generation} {caller} {answerer}");
             // What was never written is nothing under any key.

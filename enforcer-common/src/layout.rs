@@ -40,6 +40,11 @@ impl Active {
         Self::new(slot, armed, refusing, generation).telling(self.is_recording(), self.is_logging())
     }
 
+    /// The same, but for the generation of kept verdicts that hold.
+    pub const fn in_generation(self, generation: u8) -> Self {
+        self.with(self.slot(), self.is_armed(), self.is_refusing(), generation)
+    }
+
     /// Whether permitted attempts are recorded.
     #[inline(always)]
     pub const fn is_recording(self) -> bool {
@@ -672,6 +677,10 @@ mod tests {
                 let next = active.with(1 - slot, !armed, !refusing, !generation);
                 assert_eq!((next.is_recording(), next.is_logging()), (recorded, logged));
                 assert_eq!(next.telling(false, false), Active::new(1 - slot, !armed, !refusing, !generation));
+                assert_eq!(
+                    active.in_generation(!generation),
+                    active.with(slot, armed, refusing, !generation)
+                );
             }
         }
     }

@@ -42,7 +42,7 @@ use crate::ephemeral::Ephemeral;
 use crate::existing::{self, Bound};
 use crate::failpoint;
 use crate::identities::Identities;
-use crate::install::{cgroup_of, install, nothing};
+use crate::install::{cgroup_of, install};
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::watch::{Deed, Tampering};
 use crate::kernel::{self, Enforcement, LoadError, MapError, Options, Tally};
@@ -389,7 +389,7 @@ impl Daemon {
         // Whoever was known stays who he is until his runtime says otherwise, also if it is down now.
         let mut containers = left.containers(&subtree, &tables.top);
         containers.take_change();
-        install(&mut enforcement, &tables, None, &subtree, &mut names, &containers, nothing)?;
+        install(&mut enforcement, &tables, None, &subtree, &mut names, &containers, || Ok(()))?;
         failpoint::pass("installed");
         let mut watch = None;
         if !enforcement.identifies_cgroups() {
@@ -897,7 +897,7 @@ impl Daemon {
         self.enforcement.distrust();
         let tables = &self.revision.tables;
         let (enforcement, names) = (&mut self.enforcement, &mut self.names);
-        let installed = install(enforcement, tables, None, &self.subtree, names, &self.containers, nothing);
+        let installed = install(enforcement, tables, None, &self.subtree, names, &self.containers, || Ok(()));
         let error = installed.err().map(|err| format!("{err:#}"));
         let (repaired, objects) = (error.is_none(), vec![map.to_owned()]);
         warn!(%found, repaired, error, "somebody tampers with enforcement");
@@ -1195,12 +1195,12 @@ impl Daemon {
         self.record_change("applied", Prompt::Control, proposal.by, None);
         if self.unconfirmed.is_none() {
             self.follow_up();
-            return Ok(Applied { before, after: self.revision.clone() });
-        }
-        warn_of_ephemeral(&self.revision.policy);
-        if let Err(err) = self.sweeper.wait() {
+        } else {
+            warn_of_ephemeral(&self.revision.policy);
             // What is closed does not come back with the policy before.
-            error!("leave live connections alone: {err}");
+            if let Err(err) = self.sweeper.wait() {
+                error!("leave live connections alone: {err}");
+            }
         }
         Ok(Applied { before, after: self.revision.clone() })
     }

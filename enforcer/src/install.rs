@@ -56,11 +56,6 @@ pub(crate) fn install(
     })
 }
 
-/// What nothing has to be done before.
-pub(crate) const fn nothing() -> anyhow::Result<()> {
-    Ok(())
-}
-
 /// Whether both say the same of every cgroup, in the same states of the automaton.
 fn own_the_same(former: &Tables, tables: &Tables) -> bool {
     Arc::ptr_eq(&former.claims, &tables.claims)

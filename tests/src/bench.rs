@@ -350,8 +350,7 @@ impl Bench<'_> {
             for metric in
                 [Metric::Connect, Metric::Refused, Metric::RoundTrip, Metric::Datagram, Metric::Socket]
             {
-                let has_programs = fixture.variant.is_ours() || fixture.has_floor();
-                if !has_programs || !has(metric, fixture.variant) {
+                if !fixture.has_programs() || !has(metric, fixture.variant) {
                     continue;
                 }
                 let before = fixture.programs()?;

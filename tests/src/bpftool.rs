@@ -235,12 +235,9 @@ pub fn dump(map: u32) -> anyhow::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 ///
 /// `bpftool` says why.
 pub fn empty_map(map: u32) -> anyhow::Result<usize> {
-    let id = map.to_string();
-    let entries = list(&ask(&["map", "dump", "id", &id])?);
-    for entry in &entries {
-        let key: Option<Vec<&str>> = list_of(&entry["key"]).map(Value::as_str).collect();
-        let key = key.context("a key that is no list of bytes")?;
-        ask(&[&["map", "delete", "id", &id, "key", "hex"], key.as_slice()].concat())?;
+    let entries = dump(map)?;
+    for (key, _) in &entries {
+        ensure!(remove(map, key)?, "empty map {map}: it keeps {key:x?}");
     }
     Ok(entries.len())
 }

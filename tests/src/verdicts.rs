@@ -69,8 +69,7 @@ impl Verdicts {
     ///
     /// `bpftool` says why.
     pub fn set_generation(&self, generation: u8) -> anyhow::Result<()> {
-        let active = self.active()?;
-        let next = active.with(active.slot(), active.is_armed(), active.is_refusing(), generation);
+        let next = self.active()?.in_generation(generation);
         bpftool::write(self.active, &0_u32.to_ne_bytes(), &next.0.to_ne_bytes())
     }
 
@@ -127,10 +126,9 @@ impl Verdicts {
     /// As for [`at`](Self::at).
     pub fn forge(&self, kept: Call, of: Call, generation: u8) -> anyhow::Result<Forged> {
         let active = self.active()?;
-        let active = active.with(active.slot(), active.is_armed(), active.is_refusing(), generation);
-        let key = of.key(active);
+        let key = of.key(active.in_generation(generation));
         let found = KeptVerdict::from_words(self.at(kept)?);
-        let decision = found.decision(&kept.key(self.active()?), Asked::NOBODY).context("nothing is kept")?;
+        let decision = found.decision(&kept.key(active), Asked::NOBODY).context("nothing is kept")?;
         let forged = KeptVerdict::of(&decision, Asked::NOBODY, &key).context("not to be kept")?;
         Ok(Forged { place: key.index(), words: *forged.words() })
     }

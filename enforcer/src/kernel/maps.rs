@@ -521,9 +521,7 @@ impl Maps {
     }
 
     fn put_generation(&mut self, generation: u8) -> Result<(), MapError> {
-        self.set_active(|active| {
-            active.with(active.slot(), active.is_armed(), active.is_refusing(), generation)
-        })
+        self.set_active(|active| active.in_generation(generation))
     }
 
     /// Brings a slot that is not in force up to `tables`. What it is known to hold already is left as it is; of edges, the

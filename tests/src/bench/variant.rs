@@ -203,9 +203,9 @@ impl Fixture {
         matches!(self.variant, Variant::NftSet | Variant::Enforcer | Variant::EnforcerAudit)
     }
 
-    /// Whether its programs are those of this process.
-    pub const fn has_floor(&self) -> bool {
-        self.floor.is_some()
+    /// Whether it has programs in the kernel that are counted.
+    pub const fn has_programs(&self) -> bool {
+        self.daemon.is_some() || self.floor.is_some()
     }
 
     /// What the kernel has counted of the programs of this variant.
