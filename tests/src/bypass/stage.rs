@@ -242,7 +242,10 @@ impl Scene<'_> {
                 let answers = record["process"]["pid"].as_u64().is_some_and(|pid| servers.contains(&pid));
                 // What closes live connections may find some that an attempt before has left behind.
                 let is_told = record["kind"] == "attempt" || (told.closed && is_open(record));
-                is_told && record["source"]["service"] != "bell" && !answers
+                // The bell's raw socket may be handed somebody else's datagram: the kernel enters a socket of a protocol
+                // in its list (`inet_create`) before it asks whether it may be made.
+                let is_bell = ["source", "destination"].iter().any(|end| record[*end]["service"] == "bell");
+                is_told && !is_bell && !answers
             };
             records.extend(new.filter(is_its).cloned());
         }
