@@ -1091,6 +1091,12 @@ impl Daemon {
                 Ok(())
             })
         });
+        if installed.is_err()
+            && let Some(kept) = &mut self.kept
+            && let Err(err) = kept.forget(revision.tables.revision)
+        {
+            warn!("forget a policy that has not come into force: {err}");
+        }
         if installed.is_err() && is_expected {
             self.sweeper.expect(self.revision.tables.revision);
             // What was under way has stopped meanwhile.

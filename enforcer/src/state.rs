@@ -492,6 +492,17 @@ impl State {
         self.revisions.push(Revision { revision, documents, written: OnceLock::new() });
         let number = self.revisions.len();
         gone.extend(self.revisions.drain(..number.saturating_sub(REVISIONS_REMEMBERED)));
+        self.let_go(&gone);
+    }
+
+    /// Forgets a policy that was about to be put in force and was not, so that it is not taken for the one that is.
+    pub fn forget(&mut self, revision: u32) {
+        let gone: Vec<Revision> = self.revisions.extract_if(.., |known| known.revision == revision).collect();
+        self.let_go(&gone);
+    }
+
+    /// Drops the texts that only these revisions had.
+    fn let_go(&mut self, gone: &[Revision]) {
         for hash in gone.iter().flat_map(Revision::hashes) {
             if let Entry::Occupied(mut uses) = self.uses.entry(hash) {
                 *uses.get_mut() -= 1;
@@ -693,6 +704,30 @@ mod tests {
             directory.write(&mut state).expect("room for files");
             assert_eq!(directory.documents(&state, revision).expect("whole"), Some(two(text)));
         }
+    }
+
+    #[test]
+    fn a_policy_that_was_not_put_in_force_is_forgotten_with_its_texts() {
+        let place = tempfile::tempdir().expect("room for a directory");
+        let directory = Directory::open(place.path()).expect("a new one");
+        let mut state = State::new();
+        let mut remember = |revision, text: Option<&str>| {
+            match text {
+                Some(text) => state.remember(revision, &two(text), &Identities::default()),
+                None => state.forget(revision),
+            }
+            directory.write(&mut state).expect("room for files");
+            let read = directory.read().expect("what was written").expect("it was");
+            (read.latest(), texts(place.path()), directory.documents(&read, 2).expect("whole"))
+        };
+        assert_eq!(remember(1, Some("one")), (1, 2, None));
+        assert_eq!(remember(2, Some("two")), (2, 3, Some(two("two"))));
+        assert_eq!(remember(2, None), (1, 2, None));
+        assert_eq!(remember(2, None), (1, 2, None), "there is nothing to be forgotten");
+        // The same again, and another one.
+        assert_eq!(remember(2, Some("two")), (2, 3, Some(two("two"))));
+        assert_eq!(remember(2, None), (1, 2, None));
+        assert_eq!(remember(2, Some("other")), (2, 3, Some(two("other"))));
     }
 
     #[test]

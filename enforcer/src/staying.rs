@@ -272,6 +272,16 @@ impl Kept {
         self.directory.write(&mut self.state)
     }
 
+    /// Forgets a policy that was written down and has not come into force.
+    ///
+    /// # Errors
+    ///
+    /// The disk does not take it.
+    pub(crate) fn forget(&mut self, revision: u32) -> Result<(), StateError> {
+        self.state.forget(revision);
+        self.directory.write(&mut self.state)
+    }
+
     /// The text of a policy that is or was in force; nothing if it is not remembered.
     ///
     /// # Errors

@@ -881,6 +881,34 @@ fn a_reload_that_runs_out_of_memory_at_any_map_leaves_the_policy_that_was() -> a
     Ok(())
 }
 
+#[test]
+fn a_policy_that_was_refused_is_not_taken_up_by_a_later_daemon() -> anyhow::Result<()> {
+    let mut scene = Scene::new("refused-later", ODD)?;
+    let mut command = scene.command()?;
+    // The store that puts the second policy in force fails, when the disk has its text already.
+    command.env(failpoint::WRITES, "ACTIVE:2");
+    let run = Run::spawn(&scene.sandbox, command)?.ready()?;
+    scene.sandbox.write_policy(&policy(EVEN))?;
+    let seen = scene.records()?.len();
+    run.signal(Signal::SIGHUP)?;
+    let (record, _) = wait_for(&scene, seen, |record| record["kind"] == "policy")?;
+    assert_eq!((&record["result"], &record["revision"]), (&"refused".into(), &1.into()), "{record}");
+    let error = record["error"].as_str().unwrap_or_default();
+    assert!(error.contains("write map ACTIVE"), "{record}");
+    assert_eq!(scene.in_force()?, "odd");
+    assert!(run.end(Signal::SIGTERM)?);
+
+    // Who starts afresh asks the state alone what was in force.
+    scene.sandbox.write_policy("version: 1\nservicse: {}\n")?;
+    let mut command = scene.command()?;
+    command.arg("--takeover");
+    let run = Run::spawn(&scene.sandbox, command)?.ready()?;
+    assert_eq!(scene.in_force()?, "odd");
+    assert_eq!(scene.last("start")?["revision"], 1);
+    assert!(run.end(Signal::SIGTERM)?);
+    Ok(())
+}
+
 /// Waits for a record that was not there before.
 pub(crate) fn wait_for(
     scene: &Scene,

@@ -2,15 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use enforcer::failpoint;
 use enforcer_common::layout::{EdgeKey, EdgeValue};
 use enforcer_tests::actor::{Reply, Request, Transport};
-use enforcer_tests::sandbox::{Actor, Sandbox};
+use enforcer_tests::sandbox::{Actor, Killed, Sandbox};
 use enforcer_tests::{bpftool, fdinfo};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 use crate::shop::{RULE, SERVICES, address};
 
@@ -195,6 +200,77 @@ fn a_change_of_any_file_is_in_force_by_itself() -> anyhow::Result<()> {
     daemon.reload(&pair.sandbox, SERVICES)?;
     assert_eq!(pair.call(8080)?.text, "hello");
     daemon.stop()?.check_totals()
+}
+
+/// Changes what is in a file by way of shared memory, after which nothing but its bytes is other.
+const MAPPED: &str = "
+import mmap, sys
+with open(sys.argv[1], 'r+b') as file:
+    text = mmap.mmap(file.fileno(), 0)
+# The first store to a page is seen by the file system.
+text[0] = text[0]
+print(flush=True)
+for line in sys.stdin:
+    before, after = line.split()
+    text[:] = text[:].replace(before.encode(), after.encode())
+    print(flush=True)
+";
+
+#[test]
+fn a_change_that_shows_in_nothing_but_the_bytes_is_seen() -> anyhow::Result<()> {
+    let mut pair = Pair::new("unseen")?;
+    // A file system that writes nothing back, after which the next store would be seen again.
+    let directory = tempfile::tempdir_in("/dev/shm")?;
+    let file = |name: &str| directory.path().join(name);
+    let services = fs::read(pair.sandbox.write_policy(SERVICES)?.join("policy.yaml"))?;
+    fs::write(file("policy.yaml"), services)?;
+    fs::write(file("seen.yaml"), rules("seen", &[9000]))?;
+    fs::write(file("unseen.yaml"), rules("unseen", &[9001, 8080]))?;
+    let command = pair.sandbox.staying_command(directory.path())?;
+    let mut daemon = pair.sandbox.start_daemon(command)?;
+    pair.serve()?;
+    let mut script = Command::new("/usr/bin/python3");
+    script.args(["-c", MAPPED]).arg(file("unseen.yaml"));
+    let mut script = Killed(script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let mut orders = script.0.stdin.take().context("no way to the script")?;
+    let mut answers = BufReader::new(script.0.stdout.take().context("no way from the script")?).lines();
+    answers.next().context("the script has ended")??;
+
+    let mut reload = |change: &str| -> anyhow::Result<Value> {
+        let looks =
+            || fs::metadata(file("unseen.yaml")).map(|all| (all.ctime(), all.ctime_nsec(), all.len()));
+        let before = looks()?;
+        writeln!(orders, "{change}")?;
+        answers.next().context("the script has ended")??;
+        assert_eq!(looks()?, before, "{change}");
+        daemon.signal(Signal::SIGHUP)?;
+        daemon.wait_for(|record| record["kind"] == "policy")
+    };
+    let word = |result: &str, revision: u32| json!([result, revision]);
+    let told = |record: &Value| json!([record["result"], record["revision"]]);
+
+    assert_eq!(told(&reload("nothing nothing")?), word("applied", 2));
+    assert_eq!(pair.call(8080)?.text, "hello");
+    assert_eq!(told(&reload("8080 8081")?), word("applied", 3));
+    assert!(pair.call(8080)?.is_refused());
+    assert_eq!(pair.call(8081)?.text, "hello");
+
+    // Beside a change that would do alone.
+    fs::write(file("seen.yaml"), rules("seen", &[8080]))?;
+    let record = reload("web, wob,")?;
+    assert_eq!(told(&record), word("refused", 3), "{record}");
+    let error = record["error"].as_str().unwrap_or_default();
+    assert!(error.contains("unseen.yaml:3") && error.contains("wob"), "{error}");
+    assert!(pair.call(8080)?.is_refused());
+    assert_eq!(pair.call(8081)?.text, "hello");
+    let record = reload("wob, web,")?;
+    assert_eq!(told(&record), word("applied", 4), "{record}");
+    assert_eq!((pair.call(8080)?.text, pair.call(8081)?.text), ("hello".into(), "hello".into()));
+
+    let finished = daemon.stop()?;
+    assert_eq!(finished.records.iter().filter(|record| record["kind"] == "policy").count(), 4);
+    assert_eq!(finished.stop["denied"], 2, "{}", finished.stop);
+    finished.check_totals()
 }
 
 #[test]
