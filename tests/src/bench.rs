@@ -174,7 +174,7 @@ impl Rounds {
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let environment = report::Environment::look()?;
-    if environment.is_noisy() && !options.even_if_noisy {
+    if environment.is_busy() && !options.even_if_noisy {
         bail!(
             "measure: others use {:.2} of this machine's CPUs, and what is measured would be theirs\n\
              hint: wait until it is quiet, or go on with --even-if-noisy",
@@ -199,8 +199,12 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
             bench.report.failed.push(format!("{}: {err:#}", metric.name()));
         }
     }
-    if bench.report.environment.is_noisy() && !options.even_if_noisy {
-        bench.report.failed.push(String::from("others used this machine meanwhile: not to be quoted"));
+    bench.report.look_back();
+    if bench.report.is_noisy() && !options.even_if_noisy {
+        bench
+            .report
+            .failed
+            .push(String::from("others used this machine or what it shares: not to be quoted"));
     }
     bench.report.seconds = begin.elapsed().as_secs_f64();
     let mut report = bench.report;

@@ -1,10 +1,12 @@
 //! Measures enforcer beside what it is compared with, and prints the table.
 use std::ffi::OsString;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::demo::{Profile, become_program};
+use crate::command::run as run_command;
+use crate::demo::{Profile, become_program, build};
 use crate::{is_root, setup};
 
 /// What is measured and how; `cargo xtask bench --help` lists it.
@@ -32,4 +34,14 @@ pub(crate) fn run(workspace: &Path, args: &Args) -> Result<()> {
     }
     let options = [OsString::from("run")].into_iter().chain(args.options.iter().cloned());
     become_program(workspace, Profile::Release, "enforcer-bench", &options.collect::<Vec<_>>())
+}
+
+/// Prints a short form of the table, of programs as they are built for the kernel tests: that there are figures is what counts.
+///
+/// # Errors
+/// Something could not be measured.
+pub(crate) fn print_short(workspace: &Path) -> Result<()> {
+    setup::for_bench()?;
+    let program = build(workspace, Profile::KernelTests)?.join("enforcer-bench");
+    run_command(Command::new(program).args(["run", "--short", "--even-if-noisy"]).current_dir(workspace))
 }

@@ -46,6 +46,16 @@ pub(crate) fn become_program<A: AsRef<OsStr>>(
     name: &str,
     args: &[A],
 ) -> Result<()> {
+    let program = build(workspace, profile)?.join(name);
+    let err = Command::new(&program).args(args).exec();
+    Err(err).with_context(|| format!("start {}", program.display()))
+}
+
+/// Builds the programs, and returns the directory that they are in.
+///
+/// # Errors
+/// They cannot be built.
+pub(crate) fn build(workspace: &Path, profile: Profile) -> Result<PathBuf> {
     let mut build = Command::new("cargo");
     build.args(["build", "--quiet", "--bins", "--package", "enforcer", "--package", "enforcer-tests"]);
     let directory = match profile {
@@ -60,9 +70,7 @@ pub(crate) fn become_program<A: AsRef<OsStr>>(
         }
     };
     run_command(build.current_dir(workspace))?;
-    let program = target(workspace).join(directory).join(name);
-    let err = Command::new(&program).args(args).exec();
-    Err(err).with_context(|| format!("start {}", program.display()))
+    Ok(target(workspace).join(directory))
 }
 
 /// Where cargo builds to.

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{check, is_root, setup};
+use crate::{bench, check, is_root, setup};
 
 /// The package and the targets of the tests that load programs into the kernel; a feature keeps them out of a plain
 /// `cargo test`. One runs after the other: each has something to do for every processor.
@@ -14,7 +14,7 @@ const KERNEL_PACKAGE: &str = "enforcer-tests";
 const KERNEL_FEATURE: &str = "e2e";
 const KERNEL_TARGETS: [&str; 2] = ["e2e", "bypass"];
 
-/// Sets up, checks, runs the tests, and ends in one line that sums them up.
+/// Sets up, checks, runs the tests, measures for a look, and ends in one line that sums them up.
 ///
 /// # Errors
 /// Not root, or something that the tests need cannot be had or started.
@@ -46,6 +46,11 @@ pub(crate) fn run(workspace: &Path) -> Result<ExitCode> {
         }
         good &= kernel.good;
         count = count.plus(kernel.count);
+    }
+    println!("test: what is measured, for a look: unoptimised, and not judged");
+    if let Err(err) = bench::print_short(workspace) {
+        eprintln!("error: measure: {err:#}");
+        good = false;
     }
     if let Err(err) = checked {
         eprintln!("error: {err:#}");

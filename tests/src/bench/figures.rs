@@ -49,6 +49,12 @@ pub fn ratios(variant: &[f64], baseline: &[(f64, f64)]) -> Vec<f64> {
     variant.iter().zip(baseline).map(|(sample, (before, after))| sample / ((before + after) / 2.0)).collect()
 }
 
+/// How far half of the samples and more are from their median, as a part of it.
+pub fn wavering(samples: &[f64]) -> f64 {
+    let middle = median(&mut samples.to_vec());
+    median(&mut samples.iter().map(|sample| (sample / middle - 1.0).abs()).collect::<Vec<_>>())
+}
+
 fn median(samples: &mut [f64]) -> f64 {
     samples.sort_by(f64::total_cmp);
     let middle = samples.len() / 2;
@@ -75,7 +81,7 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
-    use super::{Figure, ratios};
+    use super::{Figure, ratios, wavering};
 
     #[test]
     fn the_interval_holds_the_median_and_is_narrow_where_samples_agree() {
@@ -97,6 +103,12 @@ mod tests {
         samples[7] = 100.0;
         let figure = Figure::of(&samples).expect("samples");
         assert_eq!((figure.median, figure.high), (1.0, 1.0));
+    }
+
+    #[test]
+    fn what_wavers_is_told_and_one_wild_sample_is_not() {
+        assert!((wavering(&[90.0, 110.0, 100.0, 90.0, 110.0]) - 0.1).abs() < 1e-9);
+        assert_eq!(wavering(&[100.0, 100.0, 100.0, 1.0]), 0.0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::figures::{Figure, ratios};
+use super::figures::{Figure, ratios, wavering};
 use super::goals::Goal;
 use super::load::Done;
 use super::singles::{Audit, Change, Load, Use};
@@ -42,6 +42,9 @@ const CLEARING: Duration = Duration::from_secs(20);
 
 /// CPUs that others may keep busy.
 const QUIET: f64 = 0.2;
+
+/// How far what nothing is done to may waver. Who shares caches and memory with a virtual machine shows in nothing else.
+const STEADY: f64 = 0.05;
 
 impl Environment {
     /// Looks at it for some seconds.
@@ -83,7 +86,7 @@ impl Environment {
     }
 
     /// Whether others use it too much for figures to be trusted.
-    pub fn is_noisy(&self) -> bool {
+    pub fn is_busy(&self) -> bool {
         self.busy.max(self.busiest) > QUIET
     }
 }
@@ -182,6 +185,8 @@ pub struct Report {
     pub environment: Environment,
     /// How long it took.
     pub seconds: f64,
+    /// How far connects with nothing enforced wavered from round to round, as a part of them.
+    pub wavered: f64,
     /// By rounds.
     pub series: Vec<Series>,
     /// What the kernel counted of programs.
@@ -209,6 +214,7 @@ impl Report {
         Self {
             environment,
             seconds: 0.0,
+            wavered: 0.0,
             series,
             programs,
             verified,
@@ -226,6 +232,20 @@ impl Report {
         self.series
             .iter()
             .find(|series| (series.metric, series.rules, series.variant) == (metric, rules, variant))
+    }
+
+    /// Says how steady the machine was, from what has been measured.
+    pub fn look_back(&mut self) {
+        let nothing = self
+            .series
+            .iter()
+            .filter(|series| (series.metric, series.variant) == (Metric::Connect, Variant::None));
+        self.wavered = nothing.map(|series| wavering(&series.per_second)).fold(0.0, f64::max);
+    }
+
+    /// Whether the machine was too busy or too unsteady for figures to be trusted.
+    pub fn is_noisy(&self) -> bool {
+        self.environment.is_busy() || self.wavered > STEADY
     }
 
     /// How a variant stands to another one, which is the first of each round or any other.
@@ -258,15 +278,16 @@ impl Report {
     pub fn text(&self) -> String {
         let environment = &self.environment;
         let mut text = format!(
-            "{}, Linux {}, {}\nload {}; others kept {:.2} CPUs busy before, and {:.2} at most between{}; {:.0} s in \
-             all\n",
+            "{}, Linux {}, {}\nload {}; others kept {:.2} CPUs busy before, and {:.2} at most between; nothing \
+             enforced wavered by {:.1} %{}; {:.0} s in all\n",
             environment.date,
             environment.kernel,
             environment.cpu,
             environment.load,
             environment.busy,
             environment.busiest,
-            if environment.is_noisy() { " -- NOISY: not to be quoted" } else { "" },
+            self.wavered * 100.0,
+            if self.is_noisy() { " -- NOISY: not to be quoted" } else { "" },
             self.seconds
         );
         for rows in [
