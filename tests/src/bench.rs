@@ -88,6 +88,8 @@ pub enum Metric {
     Stream,
     /// Creating sockets in a service.
     Socket,
+    /// Creating sockets in no service, in the tree that is judged.
+    SocketUnmanaged,
     /// Connects between processes of no service, in the tree that is judged.
     Unmanaged,
     /// Connects where the enforcer judges another part of the tree.
@@ -116,6 +118,7 @@ impl Metric {
             Self::Datagram => "datagram",
             Self::Stream => "stream",
             Self::Socket => "create socket",
+            Self::SocketUnmanaged => "create socket, unmanaged",
             Self::Unmanaged => "connect, unmanaged",
             Self::Outside => "connect, outside the tree",
             Self::Cgroup => "make and remove cgroup",
@@ -392,7 +395,9 @@ const fn has(metric: Metric, variant: Variant) -> bool {
         Metric::Connect => true,
         Metric::RoundTrip | Metric::Stream => !matches!(variant, Variant::Lookups),
         Metric::Refused => matches!(variant, Variant::NftSet | Variant::Enforcer | Variant::EnforcerAudit),
-        Metric::Datagram | Metric::Socket => goes_through && !matches!(variant, Variant::Lookups),
+        Metric::Datagram | Metric::Socket | Metric::SocketUnmanaged => {
+            goes_through && !matches!(variant, Variant::Lookups)
+        }
         Metric::Unmanaged => matches!(
             variant,
             Variant::None | Variant::Floor | Variant::Lookups | Variant::Enforcer | Variant::EnforcerAudit
@@ -416,6 +421,7 @@ fn sample(metric: Metric, fixture: &mut Fixture, time: Duration) -> anyhow::Resu
         Metric::Datagram => (CLIENT, Deed::Send(fixture.at(DATAGRAMS))),
         Metric::Stream => (CLIENT, Deed::Stream(fixture.at(STREAM))),
         Metric::Socket => (CLIENT, Deed::Socket),
+        Metric::SocketUnmanaged => (UNMANAGED, Deed::Socket),
         Metric::Cgroup => return make_cgroups(fixture, time),
         Metric::Outside
         | Metric::Programs
