@@ -185,8 +185,8 @@ pub struct Report {
     pub environment: Environment,
     /// How long it took.
     pub seconds: f64,
-    /// How far connects with nothing enforced wavered from round to round, as a part of them.
-    pub wavered: f64,
+    /// How far connects with nothing enforced wavered from round to round, as a part of them; nothing if they were not measured.
+    pub wavered: Option<f64>,
     /// By rounds.
     pub series: Vec<Series>,
     /// What the kernel counted of programs.
@@ -214,7 +214,7 @@ impl Report {
         Self {
             environment,
             seconds: 0.0,
-            wavered: 0.0,
+            wavered: None,
             series,
             programs,
             verified,
@@ -240,12 +240,12 @@ impl Report {
             .series
             .iter()
             .filter(|series| (series.metric, series.variant) == (Metric::Connect, Variant::None));
-        self.wavered = nothing.map(|series| wavering(&series.per_second)).fold(0.0, f64::max);
+        self.wavered = nothing.map(|series| wavering(&series.per_second)).reduce(f64::max);
     }
 
     /// Whether the machine was too busy or too unsteady for figures to be trusted.
     pub fn is_noisy(&self) -> bool {
-        self.environment.is_busy() || self.wavered > STEADY
+        self.environment.is_busy() || self.wavered.is_some_and(|wavered| wavered > STEADY)
     }
 
     /// How a variant stands to another one, which is the first of each round or any other.
@@ -277,16 +277,18 @@ impl Report {
     /// As tables for people.
     pub fn text(&self) -> String {
         let environment = &self.environment;
+        let wavered = self.wavered.map_or(String::new(), |wavered| {
+            format!("; nothing enforced wavered by {:.1} %", wavered * 100.0)
+        });
         let mut text = format!(
-            "{}, Linux {}, {}\nload {}; others kept {:.2} CPUs busy before, and {:.2} at most between; nothing \
-             enforced wavered by {:.1} %{}; {:.0} s in all\n",
+            "{}, Linux {}, {}\nload {}; others kept {:.2} CPUs busy before, and {:.2} at most between{wavered}{}; \
+             {:.0} s in all\n",
             environment.date,
             environment.kernel,
             environment.cpu,
             environment.load,
             environment.busy,
             environment.busiest,
-            self.wavered * 100.0,
             if self.is_noisy() { " -- NOISY: not to be quoted" } else { "" },
             self.seconds
         );
