@@ -1091,16 +1091,17 @@ impl Daemon {
                 Ok(())
             })
         });
-        if installed.is_err()
-            && let Some(kept) = &mut self.kept
-            && let Err(err) = kept.forget(revision.tables.revision)
-        {
-            warn!("forget a policy that has not come into force: {err}");
-        }
-        if installed.is_err() && is_expected {
-            self.sweeper.expect(self.revision.tables.revision);
-            // What was under way has stopped meanwhile.
-            sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+        if installed.is_err() {
+            if let Some(kept) = &mut self.kept
+                && let Err(err) = kept.forget(revision.tables.revision)
+            {
+                warn!("forget a policy that has not come into force: {err}");
+            }
+            if is_expected {
+                self.sweeper.expect(self.revision.tables.revision);
+                // What was under way has stopped meanwhile.
+                sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+            }
         }
         installed?;
         self.rules.push_back((tables.revision, tables.rules.clone()));

@@ -482,8 +482,8 @@ impl State {
             }
             *uses += 1;
         }
-        let mut gone: Vec<Revision> =
-            self.revisions.extract_if(.., |known| known.revision == revision).collect();
+        // Texts that it shares with what takes its place are counted by now, and stay.
+        self.forget(revision);
         let text = |(document, sha256): &(Document, TextHash)| Text {
             file: document.file.to_path_buf(),
             sha256: *sha256,
@@ -491,7 +491,8 @@ impl State {
         let documents = self.latest.iter().map(text).collect();
         self.revisions.push(Revision { revision, documents, written: OnceLock::new() });
         let number = self.revisions.len();
-        gone.extend(self.revisions.drain(..number.saturating_sub(REVISIONS_REMEMBERED)));
+        let gone: Vec<Revision> =
+            self.revisions.drain(..number.saturating_sub(REVISIONS_REMEMBERED)).collect();
         self.let_go(&gone);
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use enforcer_common::layout::KeyedCgroup;
 use enforcer_tests::actor::{Reply, Request, Transport};
-use enforcer_tests::sandbox::{Sandbox, binary};
+use enforcer_tests::sandbox::{PYTHON, Sandbox, binary};
 use enforcer_tests::slowness::patience;
 use enforcer_tests::verdicts::Verdicts;
 use enforcer_tests::{amount, bpftool, fdinfo};
@@ -296,7 +296,7 @@ fn a_path_longer_than_any_call_takes_is_identified_and_stops_no_reload() -> anyh
     assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
     for (top, errno, service) in [("short-1", "0", "short"), ("other", "1", "unmanaged")] {
         let cgroup = sandbox.make_cgroup(top)?;
-        let mut command = Command::new("/usr/bin/python3");
+        let mut command = Command::new(PYTHON);
         command.arg("-c").arg(BEYOND_PATH_MAX).arg(&cgroup).arg(sandbox.make_cgroup("aside")?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut python = sandbox.spawn(command)?;

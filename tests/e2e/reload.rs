@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use enforcer::failpoint;
 use enforcer_common::layout::{EdgeKey, EdgeValue};
 use enforcer_tests::actor::{Reply, Request, Transport};
-use enforcer_tests::sandbox::{Actor, Killed, Sandbox};
+use enforcer_tests::sandbox::{Actor, Killed, PYTHON, Sandbox};
 use enforcer_tests::{bpftool, fdinfo};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -229,7 +229,7 @@ fn a_change_that_shows_in_nothing_but_the_bytes_is_seen() -> anyhow::Result<()> 
     let command = pair.sandbox.staying_command(directory.path())?;
     let mut daemon = pair.sandbox.start_daemon(command)?;
     pair.serve()?;
-    let mut script = Command::new("/usr/bin/python3");
+    let mut script = Command::new(PYTHON);
     script.args(["-c", MAPPED]).arg(file("unseen.yaml"));
     let mut script = Killed(script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
     let mut orders = script.0.stdin.take().context("no way to the script")?;

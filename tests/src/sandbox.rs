@@ -26,6 +26,9 @@ use crate::slowness::patience;
 /// How long an event may take that is awaited. Reached only when a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Debian's own interpreter, which has the tests that Debian packages; another one in the PATH may be a wrapper that starts slowly.
+pub const PYTHON: &str = "/usr/bin/python3";
+
 /// A cgroup subtree, a network namespace with its loopback device up, and a directory.
 pub struct Sandbox {
     cgroup: PathBuf,

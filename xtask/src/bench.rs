@@ -36,12 +36,12 @@ pub(crate) fn run(workspace: &Path, args: &Args) -> Result<()> {
     become_program(workspace, Profile::Release, "enforcer-bench", &options.collect::<Vec<_>>())
 }
 
-/// Prints a short form of the table, of programs as they are built for the kernel tests: that there are figures is what counts.
+/// Prints a short form of the table, of programs as they are built for the kernel tests: that there are figures is what counts. What
+/// it is measured beside is installed already.
 ///
 /// # Errors
 /// Something could not be measured.
 pub(crate) fn print_short(workspace: &Path) -> Result<()> {
-    setup::for_bench()?;
     let program = build(workspace, Profile::KernelTests)?.join("enforcer-bench");
     run_command(Command::new(program).args(["run", "--short", "--even-if-noisy"]).current_dir(workspace))
 }

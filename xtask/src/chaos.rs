@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::command::run as run_command;
+use crate::demo::{Profile, build};
 use crate::is_root;
 
 /// How much of it.
@@ -38,9 +39,7 @@ pub(crate) fn run(workspace: &Path, args: &Args) -> Result<()> {
              hint: run `sudo env \"PATH=$PATH\" cargo xtask chaos`"
         );
     }
-    let mut build = Command::new("cargo");
-    build.args(["build", "--quiet", "--bins", "--package", "enforcer", "--package", "enforcer-tests"]);
-    run_command(build.current_dir(workspace))?;
+    build(workspace, Profile::Debug)?;
     let mut test = Command::new("cargo");
     test.args(["test", "--quiet", "--package", "enforcer-tests", "--features", "e2e", "--test", "e2e"]);
     // One at a time, so that the figures are of this one alone.

@@ -103,6 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.with_tests {
         linters(&mut apt, &bpf)?;
         servers(&mut apt)?;
+        programs(&mut apt, &FOR_BENCH)?;
     }
     Ok(())
 }

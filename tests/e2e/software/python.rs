@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 use std::thread;
 
 use anyhow::{Context as _, ensure};
+use enforcer_tests::sandbox::PYTHON;
 
 use super::Stage;
-
-/// The distribution's own, whose tests are a package of the distribution.
-const PYTHON: &str = "/usr/bin/python3";
 
 /// Runs everything and not only what tests sockets most.
 const LONG: &str = "ENFORCER_TEST_LONG";

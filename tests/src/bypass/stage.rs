@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{Cell, Fault, Run, Technique, Techniques};
 use crate::bpftool;
-use crate::sandbox::{Daemon, Finished, Killed, Sandbox, binary};
+use crate::sandbox::{Daemon, Finished, Killed, PYTHON, Sandbox, binary};
 use crate::slowness::patience;
 
 /// Who may call whom. `thief` may not call `vault`, but somebody who may; `bell` may call nobody, and does.
@@ -67,9 +67,6 @@ const CGROUPS: [&str; 11] = [
 
 /// How long an attempt may take. Reached only by a technique that is broken.
 const DEADLINE: Duration = Duration::from_secs(15);
-
-/// Debian's own interpreter: another one in the PATH may be a wrapper that starts slowly.
-const PYTHON: &str = "/usr/bin/python3";
 
 /// A sandbox with a stage for attempts in it.
 pub struct Stage {
