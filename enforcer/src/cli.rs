@@ -1,6 +1,6 @@
 //! The verbs and flags of the command line, and what each answers with.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, StdoutLock, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::control::client::{Answer, Client};
 use crate::control::{self, api, server};
 use crate::daemon::{self, Settings};
 use crate::identities::Identities;
+use crate::output::WhileRead;
 use crate::parser;
 use crate::policy;
 use crate::staying::Staying;
@@ -238,7 +239,6 @@ enum Output {
 }
 
 /// Does what the command line asks.
-#[expect(clippy::print_stderr, reason = "errors go to the terminal that asked")]
 pub fn run(command: Command) -> ExitCode {
     let result = match command.verb {
         Verb::Run(args) => run_daemon(args),
@@ -262,14 +262,23 @@ pub fn run(command: Command) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(Failure::BadInput(text)) => {
-            eprintln!("error: {text}");
+            complain(&text);
             ExitCode::from(BAD_INPUT)
         }
         Err(Failure::Other(err)) => {
-            eprintln!("error: {err:#}");
+            complain(&format!("{err:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Tells an error to the terminal that asked. Where nobody can be told, the exit code still says it.
+fn complain(text: &str) {
+    drop(writeln!(io::stderr(), "error: {text}"));
+}
+
+fn stdout() -> WhileRead<StdoutLock<'static>> {
+    WhileRead(io::stdout().lock())
 }
 
 fn parse_runtime(text: &str) -> Result<(Runtime, PathBuf), String> {
@@ -291,7 +300,7 @@ impl From<anyhow::Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(err: io::Error) -> Self {
-        Self::Other(err.into())
+        Self::Other(anyhow::Error::from(err).context("write output"))
     }
 }
 
@@ -324,7 +333,7 @@ fn run_daemon(args: Run) -> Result<ExitCode, Failure> {
 fn run_detach(args: &Detach) -> Result<ExitCode, Failure> {
     let Directories { pin_dir, state_dir } = &args.directories;
     let answer = detach::run(pin_dir, state_dir).map_err(Failure::Other)?;
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     match args.output {
         Output::Text => writeln!(out, "{answer}")?,
         Output::Json => writeln!(out, "{}", serde_json::to_string(&answer).map_err(io::Error::from)?)?,
@@ -337,7 +346,7 @@ fn run_validate(args: &Validate) -> Result<ExitCode, Failure> {
         Output::Text => validate::Format::Text,
         Output::Json => validate::Format::Json,
     };
-    let valid = validate::run(&args.paths, format, &mut io::stdout().lock())?;
+    let valid = validate::run(&args.paths, format, &mut stdout())?;
     Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -355,7 +364,7 @@ fn run_check(args: &Check) -> Result<ExitCode, Failure> {
     let mut identities = Identities::default();
     let tables = Tables::compile(&policy, &mut identities, 1).map_err(bad_input)?;
     let answer = check::check(&policy, &tables, &identities, &query).map_err(bad_input)?;
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     match args.output {
         Output::Text => writeln!(out, "{answer}")?,
         Output::Json => writeln!(out, "{}", answer.to_json())?,
@@ -394,7 +403,7 @@ fn client(socket: &Socket) -> Client {
 }
 
 fn show<T: std::fmt::Display>(ask: &Ask, answer: &Answer<T>) -> Result<ExitCode, Failure> {
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     match ask.output {
         Output::Text => write!(out, "{}", answer.value)?,
         Output::Json => writeln!(out, "{}", answer.text)?,

@@ -22,6 +22,7 @@ pub mod lock;
 pub mod namespaces;
 pub mod netns;
 pub mod notify;
+pub mod output;
 pub mod parser;
 pub mod policy;
 pub mod privileges;
