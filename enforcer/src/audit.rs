@@ -5,9 +5,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::AddAssign;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -66,7 +66,7 @@ pub struct Start {
     /// Revision of the policy in force.
     pub revision: u32,
     /// The cgroup whose subtree is judged.
-    pub cgroup_root: PathBuf,
+    pub cgroup_root: String,
     /// Services of the policy.
     pub services: usize,
     /// Rules of the policy.
@@ -141,7 +141,7 @@ pub struct Rule {
     /// Its name.
     pub name: String,
     /// The file it is written in.
-    pub file: PathBuf,
+    pub file: String,
     /// The line in that file.
     pub line: u32,
 }
@@ -171,7 +171,7 @@ pub struct Process {
     /// Command name.
     pub comm: String,
     /// Path of the executable, if the process was still there to ask.
-    pub exe: Option<PathBuf>,
+    pub exe: Option<String>,
 }
 
 /// Written as soon as a loss is noticed.
@@ -552,20 +552,25 @@ impl Log {
     /// # Errors
     ///
     /// The file cannot be read.
-    pub fn tail(&mut self, path: &Path, place: Place) -> io::Result<Tail> {
+    pub fn tail(&mut self, place: Place) -> io::Result<Tail> {
         let now = self.place()?;
         let mut tail = Tail::default();
-        if now.inode == 0 || (now.device, now.inode) != (place.device, place.inode) {
+        if now.inode == 0 {
             return Ok(tail);
         }
-        let mut file = File::open(path)?;
-        let counted = place.length.min(now.length);
+        let is_same = (now.device, now.inode) == (place.device, place.inode);
+        let counted = if is_same { place.length.min(now.length) } else { now.length };
+        // The file that is written to, whatever it is called, and to be read.
+        let mut file = File::open(format!("/proc/self/fd/{}", self.sink.as_raw_fd()))?;
         // One byte more, which tells whether what was counted ends with a line.
         let from = counted.saturating_sub(1);
         file.seek(io::SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         self.is_cut = bytes.last().is_some_and(|last| *last != b'\n');
+        if !is_same {
+            return Ok(tail);
+        }
         #[derive(Deserialize)]
         struct Told {
             kind: String,
@@ -612,7 +617,8 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// The file takes nothing, and too much waits for it already. An attempt, or what the daemon itself did, is counted then.
+    /// The file takes nothing, and too much waits for it already; or the record is none that JSON can tell. An attempt, or what
+    /// the daemon itself did, is counted then.
     pub fn write(&mut self, time: SystemTime, body: Body) -> io::Result<()> {
         let (is_attempt, losses, own) = (matches!(body, Body::Attempt(_)), body.losses(), body.own());
         if self.waiting.size >= BATCH
@@ -629,7 +635,11 @@ impl Log {
         if self.is_cut {
             bytes.push(b'\n');
         }
-        serde_json::to_writer(&mut bytes, &record)?;
+        if let Err(err) = serde_json::to_writer(&mut bytes, &record) {
+            self.unwritten += u64::from(is_attempt);
+            self.own_unwritten += own.written;
+            return Err(err.into());
+        }
         bytes.push(b'\n');
         if self.followed.receiver_count() > 0 {
             let line = bytes.strip_prefix(b"\n").unwrap_or(&bytes);
@@ -821,12 +831,16 @@ mod tests {
         ] {
             std::fs::OpenOptions::new().write(true).open(&path)?.set_len(length)?;
             let mut next = Log::open(&path)?;
-            let tail = next.tail(&path, place)?;
+            let tail = next.tail(place)?;
             assert_eq!((tail, next.is_cut), (Tail { attempts, losses, own }, is_cut), "{length}");
         }
-        // Of a file that is another one nothing is known.
+        // Of a file that is another one nothing is known but whether it ends with a line.
         let other = Place { inode: place.inode + 1, ..place };
-        assert_eq!(Log::open(&path)?.tail(&path, other)?, Tail::default());
+        for (length, is_cut) in [(place.length, false), (place.length - 1, true), (0, false)] {
+            std::fs::OpenOptions::new().write(true).open(&path)?.set_len(length)?;
+            let mut next = Log::open(&path)?;
+            assert_eq!((next.tail(other)?, next.is_cut), (Tail::default(), is_cut), "{length}");
+        }
         std::fs::remove_file(&path)
     }
 

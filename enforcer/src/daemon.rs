@@ -324,6 +324,8 @@ struct Daemon {
     is_checking: bool,
     /// Whether this is to be done, and the next change of policy made ready for, once nobody waits for the last one any longer.
     is_check_due: bool,
+    /// The table that somebody has changed and that could not be put right yet.
+    damaged: Option<&'static str>,
     /// Losses that were already told of.
     lost_in_ring: u64,
     lost_in_writing: u64,
@@ -411,7 +413,9 @@ impl Daemon {
         }
         warn_of_ephemeral(&policy);
         let ledger = enforcement.ledger()?.unwrap_or_default();
-        let tail = log.tail(&settings.audit, staying::place(&ledger)).context("read audit log")?;
+        let tail = log
+            .tail(staying::place(&ledger))
+            .with_context(|| format!("read audit log {}", settings.audit.display()))?;
         let swept = left.swept().filter(|_| is_adopted);
         let older = swept.as_ref().map(|swept| swept.older.clone()).unwrap_or_default();
         let tally = enforcement.tally()?;
@@ -420,7 +424,7 @@ impl Daemon {
         let start = Start {
             version: env!("CARGO_PKG_VERSION"),
             revision: tables.revision,
-            cgroup_root: path,
+            cgroup_root: path.to_string_lossy().into_owned(),
             services: tables.services.len(),
             rules: tables.rules.len(),
             audited,
@@ -431,7 +435,7 @@ impl Daemon {
         match told {
             // Who takes over enforces already; it is told when the log takes it.
             Err(err) if is_adopted => error!("write audit log {}: {err}", settings.audit.display()),
-            told => told.context("write audit log")?,
+            told => told.with_context(|| format!("write audit log {}", settings.audit.display()))?,
         }
         enforcement.commit();
         info!(
@@ -491,6 +495,7 @@ impl Daemon {
             tampering: Vec::new(),
             is_checking: false,
             is_check_due: false,
+            damaged: None,
             lost_in_ring: 0,
             lost_in_writing: 0,
             own_unwritten: 0,
@@ -565,13 +570,29 @@ impl Daemon {
                 return Ok(false);
             }
             let left = self.enforcement.left_events()?;
-            let Some(resume) = self.kept.as_ref().map(|kept| kept.resume(&self.log, left)) else { break };
+            let Some(kept) = &self.kept else { break };
+            let resume = match kept.closing() {
+                // It was written before, and the file had no room for it.
+                Some(resume) => resume.clone(),
+                None => {
+                    let resume = kept.resume(&self.log, left);
+                    if !self.write(SystemTime::now(), Body::Resume(resume.clone())) {
+                        return Ok(false);
+                    }
+                    resume
+                }
+            };
+            self.flush();
+            failpoint::pass("resume-written");
+            if !self.log.is_written() {
+                if let Some(kept) = &mut self.kept {
+                    kept.begin_to_close(resume);
+                }
+                return Ok(false);
+            }
             recovered += resume.events_recovered;
             newly_lost += resume.events_newly_lost;
             records_lost += resume.records_newly_lost;
-            self.write(SystemTime::now(), Body::Resume(resume));
-            self.flush();
-            failpoint::pass("resume-written");
             if let Some(kept) = &mut self.kept {
                 kept.close(&self.log);
                 // Which books are open from now on, the callee knows.
@@ -612,15 +633,14 @@ impl Daemon {
         self.flush();
     }
 
-    /// Permits what the policy permits again when a second has passed in which every decision was written down.
+    /// Permits what the policy permits again when a second has passed in which every decision was written down; until then it is
+    /// seen to that nothing new is.
     fn look_at_log(&mut self) {
         let lost = self.lost_in_ring + self.log.unwritten() + self.unreadable;
         let is_lossy = lost > self.lost_before || self.complained;
         self.lost_before = lost;
-        if !is_lossy {
-            self.is_uneasy = false;
-            self.refuse_new(false);
-        }
+        self.is_uneasy = is_lossy;
+        self.refuse_new(is_lossy);
     }
 
     /// Has nothing new permitted while decisions cannot be written down, where the policy in force wants that.
@@ -708,6 +728,9 @@ impl Daemon {
                     self.make_room_for_verdicts();
                     self.find_bound();
                     self.ask_again(|lookups, id, _| lookups.is_stale(id));
+                    if let Some(map) = self.damaged {
+                        self.put_right(map);
+                    }
                     // A directory that was made again below one that was not there.
                     self.look_at_files(watch::Watch::renew);
                 }
@@ -894,13 +917,21 @@ impl Daemon {
                 return;
             }
         };
+        warn!(%found, "the tables in force are not what was written");
+        self.put_right(map);
+    }
+
+    /// Puts the policy in force again, written in full, after somebody has changed this table of it.
+    fn put_right(&mut self, map: &'static str) {
         self.enforcement.distrust();
         let tables = &self.revision.tables;
         let (enforcement, names) = (&mut self.enforcement, &mut self.names);
         let installed = install(enforcement, tables, None, &self.subtree, names, &self.containers, || Ok(()));
         let error = installed.err().map(|err| format!("{err:#}"));
         let (repaired, objects) = (error.is_none(), vec![map.to_owned()]);
-        warn!(%found, repaired, error, "somebody tampers with enforcement");
+        // What could not be put right is tried again, until it is or another policy is in force.
+        self.damaged = (!repaired).then_some(map);
+        warn!(map, repaired, error, "somebody tampers with enforcement");
         let tamper = Tamper { deed: "table-changed", objects, repaired, error };
         self.tally.add(1);
         self.write(SystemTime::now(), Body::Tamper(tamper));
@@ -1110,6 +1141,11 @@ impl Daemon {
         }
         self.revision = Arc::new(revision);
         self.is_check_due = true;
+        self.damaged = None;
+        // The policy before may have let new connections be while decisions could not be written down.
+        if self.is_uneasy {
+            self.refuse_new(true);
+        }
         self.ask_about_containers();
         Ok(())
     }
@@ -1639,7 +1675,7 @@ impl Daemon {
         let rule = rules.get(number)?;
         Some(Rule {
             name: rule.name.to_string(),
-            file: rule.location.file.to_path_buf(),
+            file: rule.location.file.to_string_lossy().into_owned(),
             line: rule.location.line,
         })
     }
@@ -1861,7 +1897,7 @@ fn audited(tables: &Tables) -> Vec<String> {
 #[derive(Default)]
 struct Executables {
     /// By process and command name, since a process may become another program between two calls.
-    known: HashMap<u32, (Vec<u8>, Option<PathBuf>)>,
+    known: HashMap<u32, (Vec<u8>, Option<String>)>,
 }
 
 impl Executables {
@@ -1870,8 +1906,8 @@ impl Executables {
         self.known.clear();
     }
 
-    /// Path of the executable, if the process is still there to ask.
-    fn of(&mut self, pid: u32, comm: &[u8]) -> Option<PathBuf> {
+    /// Path of the executable, if the process is still there to ask. Whoever made it may have put any bytes into it.
+    fn of(&mut self, pid: u32, comm: &[u8]) -> Option<String> {
         if let Some((known, exe)) = self.known.get(&pid)
             && known == comm
         {
@@ -1881,7 +1917,8 @@ impl Executables {
             .ok()
             .filter(|_| *IN_INITIAL_PID_NAMESPACE)
             .and_then(|pid| procfs::process::Process::new(pid).ok())
-            .and_then(|process| process.exe().ok());
+            .and_then(|process| process.exe().ok())
+            .map(|exe| exe.to_string_lossy().into_owned());
         self.known.insert(pid, (comm.to_vec(), exe.clone()));
         exe
     }

@@ -197,6 +197,7 @@ impl Left {
             own_untold: made - own_told,
             is_behind: true,
             recovered: 0,
+            closing: None,
             unattended: heard_at.and_then(|heard_at| since_boot().ok()?.checked_sub(heard_at)),
             revision,
         })
@@ -225,6 +226,8 @@ pub(crate) struct Kept {
     /// Whether books of earlier daemons are open.
     is_behind: bool,
     recovered: u64,
+    /// The record that closes the oldest book, if it waits for the file to take it.
+    closing: Option<Resume>,
     /// How long nobody listened.
     unattended: Option<Duration>,
     /// The revision that was in force meanwhile.
@@ -329,6 +332,16 @@ impl Kept {
         }
     }
 
+    /// That record, if it waits for the file to take it.
+    pub(crate) fn closing(&self) -> Option<&Resume> {
+        self.closing.as_ref()
+    }
+
+    /// Says that it does: the book is closed when the file has it, so that a loss that it tells of is told.
+    pub(crate) fn begin_to_close(&mut self, resume: Resume) {
+        self.closing = Some(resume);
+    }
+
     /// Attempts and losses that the log tells of, of the events in open books.
     fn told(&self, log: &Log) -> (u64, u64) {
         let told = |before: u64, now: u64, at_closing: u64| before + now.saturating_sub(at_closing);
@@ -350,6 +363,7 @@ impl Kept {
         self.told_at_closing = (log.attempts(), log.losses());
         self.recovered = 0;
         self.own_untold = 0;
+        self.closing = None;
     }
 
     /// Says that no book of an earlier daemon is open any longer.

@@ -1,9 +1,11 @@
 //! The audit log: every field of every kind of record, where it is written, and that nothing is lost uncounted.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -292,6 +294,72 @@ fn what_the_ring_had_no_room_for_is_counted_to_the_last_event() -> anyhow::Resul
     Ok(())
 }
 
+#[test]
+fn an_executable_may_be_called_anything() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("exe")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let mut daemon = sandbox.daemon(POLICY)?;
+    let mut db = sandbox.actor("db")?;
+    assert!(db.ask(&Request::Serve { at: local(5432), transport: Transport::Tcp })?.is_ok());
+    // No text, and characters that JSON and a terminal have a meaning for.
+    let odd = sandbox.directory().join(OsStr::from_bytes(b"\xff\"\n\x1b[31m"));
+    fs::copy("/bin/bash", &odd)?;
+    let mut command = sandbox.command("web", "/bin/sh")?;
+    // It is there still when the daemon asks what it is.
+    let calls = ": <> /dev/tcp/127.0.0.1/5432; read _";
+    let becomes = r#"exec "$0/$(printf '\377"\n\033[31m')" -c "$1""#;
+    command.args(["-c", becomes]).arg(sandbox.directory()).arg(calls);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let caller = sandbox.spawn(command)?;
+    let record = daemon.wait_for(|record| record["kind"] == "attempt")?;
+    assert_eq!(
+        (&record["verdict"], &record["reason"]),
+        (&"deny".into(), &"port-not-listed".into()),
+        "{record}"
+    );
+    let exe = record["process"]["exe"].as_str().context("no executable")?;
+    assert_eq!(exe, odd.to_string_lossy(), "{record}");
+    let output = caller.wait_with_output()?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("Operation not permitted"), "{words}");
+    let finished = daemon.stop()?;
+    assert_eq!(finished.attempts().count(), 1);
+    finished.check_totals()
+}
+
+#[test]
+fn a_daemon_goes_on_with_the_file_that_is_its_standard_output() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("stdout")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let policy = sandbox.write_policy(POLICY)?;
+    let file = sandbox.directory().join("audit.jsonl");
+    let mut web = sandbox.actor("web")?;
+    for run in 1..=3 {
+        let mut command = sandbox.staying_command(&policy)?;
+        let log = fs::OpenOptions::new().create(true).append(true).open(&file)?;
+        command.stdin(Stdio::null()).stdout(log).stderr(Stdio::piped());
+        let child = sandbox.spawn(command)?;
+        let pid = Pid::from_raw(i32::try_from(child.id())?);
+        wait_for_lines(&file, "start", run)?;
+        assert!(web.ask(&Request::Bind { at: local(5432), transport: Transport::Tcp })?.is_refused());
+        // One writes what it has done, and the other cannot.
+        kill(pid, if run == 2 { Signal::SIGKILL } else { Signal::SIGTERM })?;
+        let output = child.wait_with_output()?;
+        assert_eq!(output.status.success(), run != 2, "{output:?}");
+    }
+    let text = fs::read_to_string(&file)?;
+    let records: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let of = |kind: &str| records.iter().filter(|record| record["kind"] == kind).collect::<Vec<_>>();
+    assert_eq!(of("attempt").len(), 3, "{text}");
+    let losses: Vec<&Value> = of("resume").iter().map(|record| &record["events_newly_lost"]).collect();
+    assert_eq!(losses, [0, 0], "{text}");
+    Ok(())
+}
+
 /// The policy of which nothing new is permitted while decisions cannot be written down.
 fn strict() -> String {
     POLICY.replacen("services:", "defaults: { on_audit_loss: deny_new }\nservices:", 1)
@@ -354,6 +422,51 @@ impl Drop for SmallDisk {
             tracing::error!("unmount {}: {err}", self.0.display());
         }
     }
+}
+
+#[test]
+fn deny_new_that_comes_into_force_while_the_disk_is_full_holds_at_once() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("strict-later")?;
+    for name in CGROUPS {
+        sandbox.make_cgroup(name)?;
+    }
+    let (mut web, mut db) = (sandbox.actor("web")?, sandbox.actor("db")?);
+    let mut other = sandbox.actor("other")?;
+    assert!(db.ask(&Request::Serve { at: local(5433), transport: Transport::Tcp })?.is_ok());
+    let disk = SmallDisk::mount(sandbox.directory().join("disk"), "size=8m")?;
+    let (file, filler) = (disk.0.join("audit.jsonl"), disk.0.join("filler"));
+    let mut command = sandbox.daemon_command(POLICY)?;
+    command.arg("--audit").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = sandbox.spawn(command)?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    let mut act = || {
+        wait_for_line(&file, "start")?;
+        assert!(fs::write(&filler, vec![0; 16 << 20]).is_err());
+        let start = Instant::now();
+        while sandbox.ask_daemon(&["status"])?["degraded"] == json!([]) {
+            assert!(other.ask(&Request::Bind { at: local(5432), transport: Transport::Tcp })?.is_refused());
+            anyhow::ensure!(start.elapsed() < patience(Duration::from_secs(20)), "nothing is noticed");
+        }
+        // The policy in force lets it be.
+        assert_eq!(web.ask(&connect(local(5433)))?.text, "hello");
+        sandbox.write_policy(&strict())?;
+        sandbox.ask_daemon(&["reload"])?;
+        let reply = web.ask(&connect(local(5433)))?;
+        assert!(reply.is_refused(), "{reply:?}");
+        fs::remove_file(&filler)?;
+        await_call(&sandbox, &mut web, |reply| reply.text == "hello")?;
+        anyhow::Ok(())
+    };
+    let acted = act();
+    kill(pid, Signal::SIGTERM)?;
+    let output = child.wait_with_output()?;
+    acted?;
+    assert!(output.status.success(), "{output:?}");
+    let text = fs::read_to_string(&file)?;
+    let refused = text.lines().filter(|line| line.contains(r#""reason":"audit-lost""#)).count();
+    assert!(refused >= 1, "{text}");
+    drop(disk);
+    Ok(())
 }
 
 #[test]
@@ -456,13 +569,18 @@ fn a_file_that_was_moved_away_is_opened_again_with_a_reload() -> anyhow::Result<
 
 /// Waits until a file has a record of this kind.
 fn wait_for_line(file: &std::path::Path, kind: &str) -> anyhow::Result<()> {
+    wait_for_lines(file, kind, 1)
+}
+
+/// Waits until a log has so many records of a kind.
+fn wait_for_lines(file: &std::path::Path, kind: &str, number: usize) -> anyhow::Result<()> {
     let (wanted, start) = (format!(r#""kind":"{kind}""#), Instant::now());
     loop {
         let text = match fs::read_to_string(file) {
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => String::new(),
             text => text?,
         };
-        if text.lines().any(|line| line.contains(&wanted)) {
+        if text.lines().filter(|line| line.contains(&wanted)).count() >= number {
             return Ok(());
         }
         anyhow::ensure!(start.elapsed() < patience(Duration::from_secs(20)), "wait for {wanted} in:\n{text}");

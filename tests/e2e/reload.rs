@@ -309,9 +309,29 @@ fn a_slot_that_was_written_half_way_is_written_in_full() -> anyhow::Result<()> {
 
 #[test]
 fn what_somebody_has_done_to_the_idle_tables_does_not_stay_in_force() -> anyhow::Result<()> {
-    let mut pair = Pair::new("idle")?;
+    let edges = [size_of::<EdgeKey>(), size_of::<EdgeValue>()];
+    put_right_after_a_reload("idle", "EDGES", edges, 2)
+}
+
+#[test]
+fn networks_that_somebody_has_taken_out_of_the_idle_tables_are_put_back() -> anyhow::Result<()> {
+    // The length of a prefix and the prefix (`struct bpf_lpm_trie_key`), and an identity.
+    put_right_after_a_reload("idle-networks", "NETWORKS", [4 + 16, 4], 1)
+}
+
+/// Empties the tables with keys and values of these sizes, of which there are two with so many entries, and has another part of the
+/// policy changed.
+fn put_right_after_a_reload(
+    name: &str,
+    table: &str,
+    sizes: [usize; 2],
+    entries: usize,
+) -> anyhow::Result<()> {
+    let mut pair = Pair::new(name)?;
     let directory = pair.sandbox.write_policy(SERVICES)?;
     fs::write(directory.join("kept.yaml"), rules("kept", &[8080]))?;
+    let partners = "version: 1\nnetworks:\n  partners: { cidrs: [203.0.113.0/24] }\n";
+    fs::write(directory.join("networks.yaml"), partners)?;
     let other = |port| rules("other", &[port]).replace("from: web, to: orders", "from: orders, to: web");
     let file = directory.join("other.yaml");
     fs::write(&file, other(9000))?;
@@ -321,24 +341,23 @@ fn what_somebody_has_done_to_the_idle_tables_does_not_stay_in_force() -> anyhow:
     daemon.reload(&pair.sandbox, SERVICES)?;
     assert_eq!(pair.call(8080)?.text, "hello");
 
-    // Both slots are the daemon's own by now. What it changes next is another edge than the one that is gone.
-    let is_edges = |info: &&String| {
-        let sizes = ["key_size", "value_size"].map(|field| fdinfo::field::<usize>(info, field));
-        sizes == [Some(size_of::<EdgeKey>()), Some(size_of::<EdgeValue>())]
+    // Both slots are the daemon's own by now. What it changes next is another entry than those that are gone.
+    let is_wanted = |info: &&String| {
+        ["key_size", "value_size"].map(|field| fdinfo::field::<usize>(info, field)) == sizes.map(Some)
     };
     let infos = fdinfo::of_process(daemon.pid())?;
     let maps: BTreeSet<u32> =
-        infos.iter().filter(is_edges).filter_map(|info| fdinfo::field(info, "map_id")).collect();
+        infos.iter().filter(is_wanted).filter_map(|info| fdinfo::field(info, "map_id")).collect();
     assert_eq!(maps.len(), 2, "{infos:?}");
     for map in maps {
-        assert_eq!(bpftool::empty_map(map)?, 2);
+        assert_eq!(bpftool::empty_map(map)?, entries);
     }
     fs::write(&file, other(9002))?;
     let record = daemon.reload(&pair.sandbox, SERVICES)?;
     assert_eq!((&record["result"], &record["revision"]), (&"applied".into(), &3.into()), "{record}");
     let record = daemon.wait_for(|record| record["kind"] == "tamper")?;
     assert_eq!((&record["deed"], &record["repaired"]), (&"table-changed".into(), &true.into()), "{record}");
-    assert_eq!(record["objects"], serde_json::json!(["EDGES"]), "{record}");
+    assert_eq!(record["objects"], serde_json::json!([table]), "{record}");
     assert_eq!(pair.call(8080)?.text, "hello");
     assert!(pair.call(8081)?.is_refused());
     daemon.stop()?.check_totals()

@@ -1058,9 +1058,12 @@ fn read_back_networks(
     for (index, (prefix, identity)) in networks.iter().enumerate() {
         // A look-up of a prefix finds the longest one that contains it, which is itself.
         let key = Key::new(u32::from(prefix.length), prefix.address.bytes());
-        let found: u32 = trie.get(&key, 0).map_err(|cause| MapError::Read { map, cause })?;
-        if found != identity.raw() {
-            return Err(MapError::Differs { map, index, entries: networks.len() });
+        match trie.get(&key, 0) {
+            Ok(found) if found == identity.raw() => {}
+            Ok(_) | Err(aya::maps::MapError::KeyNotFound) => {
+                return Err(MapError::Differs { map, index, entries: networks.len() });
+            }
+            Err(cause) => return Err(MapError::Read { map, cause }),
         }
     }
     let number = trie.keys().count();
