@@ -98,11 +98,15 @@ pub enum Check {
     IsAudited = 24,
     /// Is nothing new permitted at present?
     IsRefusingNew = 25,
+    /// Is whoever would be taken for the sender of a datagram of one service with it, or neither of any?
+    IsOwnSource = 26,
+    /// Is the sender of a packet judged whose way cannot be told?
+    IsSenderJudged = 27,
 }
 
 impl Check {
     /// Every check, by its number from 1 on.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::IsLeftToIngress,
         Self::IsNobody,
         Self::IsNotManaged,
@@ -128,6 +132,8 @@ impl Check {
         Self::IsContinued,
         Self::IsAudited,
         Self::IsRefusingNew,
+        Self::IsOwnSource,
+        Self::IsSenderJudged,
     ];
 
     /// The stable word for the check.
@@ -158,6 +164,8 @@ impl Check {
             Self::IsContinued => "continued",
             Self::IsAudited => "audited",
             Self::IsRefusingNew => "refusing-new",
+            Self::IsOwnSource => "own-source",
+            Self::IsSenderJudged => "sender-judged",
         }
     }
 }
@@ -285,6 +293,31 @@ pub fn decide_unreadable<T: Tables>(end: &Party, reason: Reason, tables: &T) -> 
         deny(Owner::new(Identity::UNKNOWN, end.mode()), end, reason, tables)
     } else {
         allow(Owner::new(Identity::UNKNOWN, Mode::Enforce), end, Reason::NotManaged)
+    }
+}
+
+/// May a socket of `sender` send a datagram whose source is the address and port of a socket of `named`, which whoever gets it takes
+/// for its sender? It refuses unless every judged end is in audit mode.
+#[inline(always)]
+pub fn decide_source<T: Tables>(sender: &Party, named: &Party, tables: &T) -> Decision {
+    let (from, to) = (identify(sender, tables), identify(named, tables));
+    let is_nobody = !from.identity().is_judged() && !to.identity().is_judged();
+    if tables.holds(Check::IsOwnSource, is_nobody || from.identity() == to.identity()) {
+        return allow(from, to, Reason::NotManaged);
+    }
+    deny(from, to, Reason::SourceUnknown, tables)
+}
+
+/// May `sender` send a packet of which cannot be told where it goes? It refuses unless the sender is known to be in audit mode or to
+/// be no declared service.
+#[inline(always)]
+pub fn decide_led<T: Tables>(sender: &Party, tables: &T) -> Decision {
+    let from = identify(sender, tables);
+    let to = Owner::new(Identity::UNKNOWN, from.mode());
+    if tables.holds(Check::IsSenderJudged, from.identity().is_judged()) {
+        deny(from, to, Reason::DestinationUnknown, tables)
+    } else {
+        allow(from, to, Reason::NotManaged)
     }
 }
 

@@ -311,11 +311,13 @@ pub enum Hook {
     PostBind6 = 9,
     /// `BPF_CGROUP_INET_SOCK_CREATE`.
     SockCreate = 10,
+    /// `BPF_CGROUP_INET_EGRESS`.
+    Egress = 11,
 }
 
 impl Hook {
     /// Every hook, in the order of its number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connect4,
         Self::Connect6,
         Self::Sendmsg4,
@@ -326,6 +328,7 @@ impl Hook {
         Self::PostBind4,
         Self::PostBind6,
         Self::SockCreate,
+        Self::Egress,
     ];
 
     /// The hook behind a number in an event.
@@ -346,13 +349,16 @@ impl Hook {
             Self::PostBind4 => "post_bind4",
             Self::PostBind6 => "post_bind6",
             Self::SockCreate => "sock_create",
+            Self::Egress => "egress",
         }
     }
 
     /// Which end of an attempt the hook sees.
     pub const fn direction(self) -> Direction {
         match self {
-            Self::Connect4 | Self::Connect6 | Self::Sendmsg4 | Self::Sendmsg6 => Direction::Egress,
+            Self::Connect4 | Self::Connect6 | Self::Sendmsg4 | Self::Sendmsg6 | Self::Egress => {
+                Direction::Egress
+            }
             Self::Ingress => Direction::Ingress,
             Self::Bind4 | Self::Bind6 | Self::PostBind4 | Self::PostBind6 | Self::SockCreate => {
                 Direction::Local

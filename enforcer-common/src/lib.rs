@@ -26,7 +26,9 @@ pub mod limits;
 pub mod names;
 
 pub use asked::Asked;
-pub use decide::{Check, Tables, decide, decide_bind, decide_create, decide_unreadable};
+pub use decide::{
+    Check, Tables, decide, decide_bind, decide_create, decide_led, decide_source, decide_unreadable,
+};
 pub use decision::{Decision, Mode, Reason, RuleId, Verdict};
 pub use facts::{Address, Direction, Facts, Hook, Known, Party, Port, Protocol};
 pub use identity::Identity;

@@ -107,7 +107,7 @@ pub(crate) fn answerer(
     let Some(netns) = place.netns() else {
         return Answerer { party: Party::UNKNOWN, asked: Asked::ANYONE };
     };
-    let near = (means(address, kind), port);
+    let near = (means(address, kind, local.0), port);
     let context = ctx.sock_addr.cast();
     let found = match protocol {
         Protocol::TCP => {
@@ -135,12 +135,17 @@ pub(crate) fn answerer(
     Answerer { party, asked: if connected { Asked::ANYONE } else { note.asked } }
 }
 
-/// Where a datagram comes from: a socket that is bound to no address sends from `unbound`, which for an address of its
-/// own namespace is that very address.
+/// Where a datagram comes from: a socket that is bound to no address, or to one of many, sends from `unbound`, which for an
+/// address of its own namespace is that very address.
 #[inline(always)]
 fn source(bound: Address, unbound: Address) -> Address {
-    let unspecified = bound == Address::V4_UNSPECIFIED || bound == Address::V6_UNSPECIFIED;
-    if unspecified || bound.is_v4() != unbound.is_v4() { unbound } else { bound }
+    if is_nowhere(bound) || bound.is_v4() != unbound.is_v4() { unbound } else { bound }
+}
+
+/// Whether what a socket that is bound to this sends leaves from an address that the route tells.
+#[inline(always)]
+fn is_nowhere(bound: Address) -> bool {
+    bound == Address::V4_UNSPECIFIED || bound == Address::V6_UNSPECIFIED || bound.is_of_many()
 }
 
 /// Who sent the packet whose headers were read: a socket of this host if the packet is from this host, an address otherwise.
@@ -153,6 +158,12 @@ pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, slot: u32) 
         RECEIVER => party(packet.socket),
         id => Party::cgroup(id - FIRST_CGROUP),
     }
+}
+
+/// The cgroup of the socket that whoever gets a datagram with these headers takes for its sender; 0 if there is none.
+#[inline(always)]
+pub(crate) fn named_sender(skb: Skb, headers: &Headers) -> u64 {
+    find_sender(skb, Place::HERE_NETNS, headers).map_or(0, |socket| cgroup_of(socket.0))
 }
 
 /// Who sent the packet with these headers over loopback, which `skb` is: TCP's or UDP's.
@@ -193,8 +204,18 @@ extern "C" fn find_caller(skb: *mut __sk_buff, netns: u64, slot: u32) -> u64 {
     // SAFETY: a live element of this CPU, whose every byte was set when the headers were read.
     let headers = unsafe { *headers };
     // The packet must tell whether it is from this namespace, and not its source: that may be another host's.
-    let here = skb.is_from_loopback() || skb.is_looped_back() || headers.source.is_loopback_or_unspecified();
+    let here = skb.is_from_loopback() || skb.is_looped_back();
     let place = if here { Some(Place::HERE) } else { maps::place(netns, &headers.source) };
+    // TCP's sender is found by both ends of the flow, which whoever forges one does not have.
+    if headers.protocol != Protocol::TCP && !here {
+        match foreign(skb, &headers, place, netns) {
+            Foreign::Sender => {}
+            Foreign::Address => return ADDRESS,
+            Foreign::Nobody => return UNKNOWN,
+        }
+    }
+    let here = here || headers.source.is_loopback_or_unspecified();
+    let place = if here { Some(Place::HERE) } else { place };
     let Some(place) = place else {
         // What follows is asked only where the answer matters: an address and an unknown peer are no services.
         let is_outside = !is_for_a_service(skb, slot) || is_outside(skb, &headers.source, netns);
@@ -210,6 +231,38 @@ extern "C" fn find_caller(skb: *mut __sk_buff, netns: u64, slot: u32) -> u64 {
     match found.map(|socket| cgroup_of(socket.0)) {
         None | Some(0) => UNKNOWN,
         Some(id) => id + FIRST_CGROUP,
+    }
+}
+
+/// What the source of a packet is worth that came over a device.
+enum Foreign {
+    /// It tells who sent it.
+    Sender,
+    /// It is an address, and may be another host's.
+    Address,
+    /// It tells nothing.
+    Nobody,
+}
+
+/// What the source of a datagram is worth that came over a device, where the kernel lets anybody have said it: of this host's own
+/// addresses it stops IPv4's alone, and none of nobody's (`ip_route_input_slow`; IPv6 has no such check).
+#[inline(always)]
+fn foreign(skb: Skb, headers: &Headers, place: Option<Place>, netns: u64) -> Foreign {
+    let source = headers.source;
+    let is_from_outside =
+        || !maps::tells_namespaces() || maps::device(netns, skb.device()) == Some(Device::OUTSIDE);
+    if source.is_loopback_or_unspecified() {
+        // So speaks whoever has no address yet, and asks for one.
+        let asks = source == Address::V4_UNSPECIFIED && is_from_outside();
+        return if asks { Foreign::Address } else { Foreign::Nobody };
+    }
+    match place {
+        // Another host's own address, where namespaces cannot be told and each sees those of the host.
+        Some(place) if place.is_here() && !maps::tells_namespaces() => Foreign::Address,
+        Some(place) if place.is_here() && !source.is_v4() => Foreign::Nobody,
+        // To many anybody in a namespace of this host can send in the name of any address.
+        _ if skb.is_to_many() && !is_from_outside() => Foreign::Nobody,
+        _ => Foreign::Sender,
     }
 }
 
@@ -232,6 +285,13 @@ fn is_outside(skb: Skb, source: &Address, netns: u64) -> bool {
     if source.is_link_local() { device == Device::OUTSIDE } else { !maps::is_neighbour(netns, source) }
 }
 
+/// Whether an address is one of this host's, as the namespace has it whose socket sends. A socket without a note is older than the
+/// enforcer, or nobody's: of such a one only loopback is.
+#[inline(always)]
+pub(crate) fn is_of_this_host(packet: &Packet, address: &Address) -> bool {
+    address.is_loopback_or_unspecified() || maps::place(note(packet.socket.cast()).netns, address).is_some()
+}
+
 /// Whether the host has taken in a network namespace, its devices and the addresses that it sees.
 #[inline(always)]
 pub(crate) fn is_settled(netns: u64) -> bool {
@@ -249,7 +309,7 @@ pub(crate) fn party(socket: *mut bpf_sock) -> Party {
 
 /// The id of that cgroup; 0 if there is none.
 #[inline(always)]
-fn cgroup_of(socket: *mut bpf_sock) -> u64 {
+pub(crate) fn cgroup_of(socket: *mut bpf_sock) -> u64 {
     // SAFETY: the verifier admits only a socket that is held and not null.
     unsafe { bpf_sk_cgroup_id(socket.cast()) }
 }
@@ -339,13 +399,19 @@ extern "C" fn address_kind(a: u32, b: u32, c: u32, d: u32) -> u32 {
     Kind::of(Address::from_words([a, b, c, d])).0
 }
 
-/// What `connect(2)` takes an unspecified address for.
+/// What the kernel takes an unspecified address for: over IPv4 the one that the packet leaves from, if that is told
+/// (`ip_route_output_key_hash_rcu`); over IPv6 loopback, and IPv4's of a socket that is bound to a mapped address
+/// (`tcp_v6_connect`, `__ip6_datagram_connect`, `udpv6_sendmsg`).
 #[inline(always)]
-fn means(address: Address, kind: Kind) -> Address {
-    match (kind.is_unspecified(), address.is_v4()) {
-        (false, _) => address,
-        (true, true) => Address::V4_LOOPBACK,
-        (true, false) => Address::V6_LOOPBACK,
+fn means(address: Address, kind: Kind, local: Address) -> Address {
+    if !kind.is_unspecified() {
+        address
+    } else if address.is_v4() {
+        if is_nowhere(local) || !local.is_v4() { Address::V4_LOOPBACK } else { local }
+    } else if local.is_v4() {
+        Address::V4_LOOPBACK
+    } else {
+        Address::V6_LOOPBACK
     }
 }
 

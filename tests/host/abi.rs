@@ -146,6 +146,10 @@ fn every_hook_has_a_program_of_its_name_and_kind_and_there_is_no_other() {
                 section,
                 ProgramSection::CgroupSkb { attach_type: Some(CgroupSkbAttachType::Ingress) }
             ),
+            Hook::Egress => matches!(
+                section,
+                ProgramSection::CgroupSkb { attach_type: Some(CgroupSkbAttachType::Egress) }
+            ),
         };
         assert!(kind, "{}: {section:?}", hook.name());
     }

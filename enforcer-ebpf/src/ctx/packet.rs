@@ -14,7 +14,9 @@ use crate::maps;
 /// The index that the loopback device has in every network namespace (`LOOPBACK_IFINDEX`).
 pub(crate) const LOOPBACK: u32 = 1;
 
-/// `PACKET_LOOPBACK` of include/uapi/linux/if_packet.h.
+/// `PACKET_BROADCAST`, `PACKET_MULTICAST` and `PACKET_LOOPBACK` of include/uapi/linux/if_packet.h.
+const PACKET_BROADCAST: u32 = 1;
+const PACKET_MULTICAST: u32 = 2;
 const PACKET_LOOPBACK: u32 = 5;
 
 /// `TCP_LISTEN` and `TCP_SYN_SENT` of include/net/tcp_states.h.
@@ -37,10 +39,10 @@ const TCP_ACK: u8 = 0x10;
 #[repr(transparent)]
 pub(crate) struct Skb(pub(crate) *mut __sk_buff);
 
-/// A packet and the socket that is about to receive it.
+/// A packet and the socket that is about to receive it, or that sends it.
 pub(crate) struct Packet {
     pub(crate) skb: Skb,
-    /// The receiving socket, never null.
+    /// That socket, never null.
     pub(crate) socket: *mut bpf_sock,
 }
 
@@ -102,7 +104,14 @@ impl Skb {
         read!(self.0, pkt_type) == PACKET_LOOPBACK
     }
 
-    /// The socket that is about to receive it; null if none is.
+    /// Whether the packet was sent to more than one.
+    #[inline(always)]
+    pub(crate) fn is_to_many(&self) -> bool {
+        let kind = read!(self.0, pkt_type);
+        kind == PACKET_BROADCAST || kind == PACKET_MULTICAST
+    }
+
+    /// The socket that is about to receive it, or that sends it; null if none is.
     #[inline(always)]
     pub(crate) fn receiver(&self) -> *mut bpf_sock {
         read!(self.0, __bindgen_anon_2.sk)
@@ -116,7 +125,7 @@ impl Skb {
 }
 
 impl Packet {
-    /// The packet behind a context; `None` if no socket is to receive it.
+    /// The packet behind a context; `None` if it is no socket's.
     #[inline(always)]
     pub(crate) fn new(ctx: &SkBuffContext) -> Option<Self> {
         let skb = ctx.skb.skb;
@@ -125,13 +134,16 @@ impl Packet {
     }
 
     /// Whether this is a segment of a TCP connection that was judged when it was opened: nothing but two bytes is
-    /// read for it. A first byte that is not readable here is not one.
+    /// read for it.
     #[inline(always)]
     pub(crate) fn is_of_an_open_connection(&self) -> bool {
         let state = read!(self.socket, state);
-        if state == TCP_LISTEN || state == TCP_SYN_SENT {
-            return false;
-        }
+        state != TCP_LISTEN && state != TCP_SYN_SENT && self.is_plain_tcp()
+    }
+
+    /// Whether it is TCP's, directly behind an IP header. A first byte that is not readable here is not one.
+    #[inline(always)]
+    pub(crate) fn is_plain_tcp(&self) -> bool {
         let start = read!(self.skb.0, data) as usize;
         let end = read!(self.skb.0, data_end) as usize;
         if start + 20 > end {
@@ -186,6 +198,46 @@ impl Packet {
             opens: opens(flags),
             _pad: [0; 2],
         })
+    }
+
+    /// The headers of a packet that leaves, and whether they lead it by other ways than to its destination; `None` if they cannot be
+    /// followed. Nothing is kept in a map meanwhile: what leaves is judged in tasks, one of which may interrupt another.
+    #[inline(always)]
+    pub(crate) fn leaving(&self) -> Option<(Headers, bool)> {
+        let skb = self.skb.0;
+        let mut start = [0_u32; 5];
+        if !copy(skb, 0, &mut start) {
+            return None;
+        }
+        let [first, _, _, _] = start[0].to_ne_bytes();
+        let (source, destination, protocol, offset, is_led);
+        if first >> 4 == 4 {
+            let [_, next, _, _] = start[2].to_ne_bytes();
+            (source, destination) =
+                (Address::from_v4(start[3].to_ne_bytes()), Address::from_v4(start[4].to_ne_bytes()));
+            (protocol, offset, is_led) = (Protocol(next), u32::from(first & 0x0f) * 4, false);
+        } else {
+            let mut addresses = [[0_u32; 4]; 2];
+            if first >> 4 != 6 || !copy(skb, 8, &mut addresses) {
+                return None;
+            }
+            [source, destination] = addresses.map(Address::from_words);
+            let [_, _, next, _] = start[1].to_ne_bytes();
+            let end = walk_extensions(skb, u32::from(next));
+            if end == 0 {
+                return None;
+            }
+            (protocol, offset) = (Protocol((end & 0xff) as u8), ((end >> 8) & 0xffff) as u32);
+            is_led = end & LED != 0;
+        }
+        let mut ports = [[0_u8; 2]; 2];
+        if protocol == Protocol::UDP && !copy(skb, offset, &mut ports) {
+            return None;
+        }
+        let (source_port, destination_port) = (Port(ports[0]), Port(ports[1]));
+        let headers =
+            Headers { source, destination, source_port, destination_port, protocol, opens: 0, _pad: [0; 2] };
+        Some((headers, is_led))
     }
 
     /// The headers; `None` if they cannot be followed to the ports.
@@ -364,14 +416,19 @@ fn copy<T, const N: usize>(skb: *mut __sk_buff, offset: u32, bytes: &mut [T; N])
     unsafe { bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), size) == 0 }
 }
 
+/// In what [`walk_extensions`] returns: another address than the destination is where the packet is sent first.
+const LED: u64 = 1 << 40;
+
 /// Follows the extension headers of an IPv6 packet, the first of which is of type `next`. Returns where the
-/// transport header begins, above eight bits with its protocol; 0 if that cannot be told.
+/// transport header begins, above eight bits with its protocol, and [`LED`] if one of them is a routing header; 0 if that cannot be
+/// told.
 ///
 /// A global function, so that the verifier walks the loop once and by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn walk_extensions(skb: *mut __sk_buff, next: u32) -> u64 {
     let mut next = next;
+    let mut led = 0;
     let mut offset = 40_u32;
     let mut walked = 0;
     while walked <= MAX_EXTENSION_HEADERS {
@@ -379,8 +436,11 @@ extern "C" fn walk_extensions(skb: *mut __sk_buff, next: u32) -> u64 {
             HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY => 8,
             AUTHENTICATION => 4,
             FRAGMENT => 0,
-            protocol => return (u64::from(offset) << 8) | u64::from(protocol),
+            protocol => return (u64::from(offset) << 8) | u64::from(protocol) | led,
         };
+        if (next & 0xff) as u8 == ROUTING {
+            led = LED;
+        }
         let mut extension = [0_u8; 2];
         if !copy(skb, offset, &mut extension) {
             return 0;

@@ -59,6 +59,8 @@ pub(crate) trait SockAddr {
     fn socket(&self) -> *mut bpf_sock;
     /// The address and port that this socket is bound to; unspecified and 0 while it is not.
     fn local(&self) -> (Address, Port);
+    /// The address and port that this socket is connected to; unspecified and 0 while it is not.
+    fn peer(&self) -> (Address, Port);
     /// The address that a datagram leaves from in `sendmsg4`, where only it may be read: the one that its sender names
     /// (`IP_PKTINFO`), or that its socket is bound to; unspecified if neither (`msg_src_ip4`, kernel 4.18).
     fn leaves_from_v4(&self) -> Address;
@@ -119,6 +121,29 @@ impl SockAddr for SockAddrContext {
         ]);
         let address = if read_socket!(socket, family) == AF_INET { v4 } else { v6 };
         (address, port)
+    }
+
+    #[inline(always)]
+    fn peer(&self) -> (Address, Port) {
+        let socket = self.socket();
+        if socket.is_null() {
+            return (Address::V6_UNSPECIFIED, Port::new(0));
+        }
+        // Four bytes, of which the first two are the port in network order (all that kernels before 5.17 admit).
+        // SAFETY: checked against null above; the kernel holds the socket while the program runs.
+        let field = unsafe { &raw const (*socket).dst_port }.cast::<u32>();
+        // SAFETY: as above; volatile keeps the width of the access, which the verifier checks.
+        let [high, low, _, _] = unsafe { read_volatile(field) }.to_ne_bytes();
+        // All of it is read before anything is chosen, as above.
+        let v4 = Address::from_v4(read_socket!(socket, dst_ip4).to_ne_bytes());
+        let v6 = Address::from_words([
+            read_socket!(socket, dst_ip6[0]),
+            read_socket!(socket, dst_ip6[1]),
+            read_socket!(socket, dst_ip6[2]),
+            read_socket!(socket, dst_ip6[3]),
+        ]);
+        let address = if read_socket!(socket, family) == AF_INET { v4 } else { v6 };
+        (address, Port([high, low]))
     }
 
     #[inline(always)]

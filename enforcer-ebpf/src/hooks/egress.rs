@@ -1,99 +1,78 @@
-//! What `connect` and `sendmsg` have in common: a task names an address.
+//! `egress`: a packet leaves a socket. Here it says what it does not say to the hooks of a call: whose address and port it bears as
+//! its source, and where it is sent first.
 
-use aya_ebpf::programs::SockAddrContext;
-use aya_log_ebpf::debug;
-use enforcer_common::layout::Active;
-use enforcer_common::{Address, Asked, Decision, Facts, Hook, Port, Protocol, Reason};
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use enforcer_common::{Asked, Decision, Facts, Hook, Party, Protocol, decide, decide_led, decide_source};
 
 use super::{PASS, answer};
-use crate::ctx::sock_addr::SockAddr as _;
-use crate::ctx::task;
+use crate::ctx::packet::{Headers, Packet};
 use crate::maps::{KernelTables, NO_SLOT};
 use crate::record::{Attempt, record};
-use crate::sockets::{self, Kind};
+use crate::sockets;
 
-/// `address` is of this `kind`, and `local` is where what the task sends leaves from.
-#[inline(always)]
-pub(super) fn judge(
-    ctx: &SockAddrContext,
-    hook: Hook,
-    (address, kind): (Address, Kind),
-    local: (Address, Port),
-) -> i32 {
-    let (protocol, port) = (ctx.protocol(), ctx.port());
-    // Asked once, since every call of a helper counts.
-    let own = task::cgroup();
-    let mut attempt = Attempt::new(hook, protocol).by_task(own).to(address, port);
-    let mut decision = Decision::TABLES_MISSING;
-    let (mut active, mut slot) = (Active(0), NO_SLOT);
-    if let Some(mut tables) = KernelTables::chosen() {
-        active = tables.active();
-        // A kernel thread sends what somebody has put into a socket of another family (RxRPC, since 6.2).
-        let owner = if task::is_top(own) { sockets::note(ctx.socket().cast()).owner } else { 0 };
-        let caller = if owner == 0 { own } else { owner };
-        if owner != 0 {
-            attempt = attempt.by(owner);
-        }
-        let answerer = sockets::answerer(ctx, protocol, local, address, kind, port);
-        if cfg!(feature = "lookups") {
-            return PASS;
-        }
-        // A datagram from a bound socket to one that asked may be a reply to whoever may call that port.
-        let is_bound = protocol == Protocol::UDP && local.1 != Port::new(0);
-        let asked = if is_bound { answerer.asked } else { Asked::NOBODY };
-        let key = tables.key(caller, &answerer.party, protocol, port);
-        let kept = if task::is_exact(&answerer.party) { tables.kept(&key, asked) } else { None };
-        let made = if kept.is_some() {
-            kept
-        } else {
-            let caller = if owner == 0 { task::party(own, &mut tables) } else { tables.party(owner) };
-            let facts =
-                Facts { caller, answerer: answerer.party, protocol, port, asked, reply_port: local.1 };
-            tables.decide(&facts, &key)
-        };
-        // Without tables it stays a denial to everyone.
-        if let Some(made) = made {
-            decision = made;
-            if !decision.concerns_a_service() {
-                return PASS;
-            }
-            slot = tables.slot();
-            attempt = attempt.answerer(&answerer.party);
-        }
+#[cgroup_skb(egress)]
+fn egress(ctx: SkBuffContext) -> i32 {
+    let Some(packet) = Packet::new(&ctx) else { return PASS };
+    // Whom a connection leads to was judged when it was opened, and its other end is told by both ends of the flow.
+    if packet.is_plain_tcp() {
+        return PASS;
     }
-    if active.is_logging() {
-        debug!(
-            ctx,
-            "hook {} identity {} -> {} port {} reason {}",
-            hook as u8,
-            decision.from.raw(),
-            decision.to.raw(),
-            port.number(),
-            decision.reason as u8
-        );
+    let own = sockets::cgroup_of(packet.socket);
+    let Some((headers, is_led)) = packet.leaving() else { return judge(own, &packet, None) };
+    if is_led {
+        return judge(own, &packet, None);
     }
-    if protocol == Protocol::UDP && decision.admits() && decision.reason != Reason::Reply {
-        let is_sent = matches!(hook, Hook::Sendmsg4 | Hook::Sendmsg6);
-        sockets::remember(ctx.socket().cast(), |note| {
-            // The answer will come to a socket that takes datagrams from anyone, so it must be told from a call.
-            if is_sent && !matches!(decision.reason, Reason::NobodyListens | Reason::LeftToIngress) {
-                note.asked = if address.is_of_many() { Asked::ANYONE } else { note.asked.and(decision.to) };
-            }
-            // A socket that was never bound by hand has no note of its owner yet.
-            if note.owner == 0 {
-                note.owner = own;
-            }
-            if note.netns == 0 {
-                note.netns = ctx.netns();
-            }
-        });
+    match headers.protocol {
+        Protocol::UDP => {
+            let named = sockets::named_sender(packet.skb, &headers);
+            if named == 0 || named == own { PASS } else { judge(own, &packet, Some((&headers, named))) }
+        }
+        // Such a socket names its destination to no hook but when it is connected.
+        Protocol::ICMP | Protocol::ICMPV6 => judge(own, &packet, Some((&headers, 0))),
+        _ => PASS,
     }
-    record(&decision, &attempt, slot, active.is_recording() & is_attempt(decision.reason));
-    answer(&decision)
 }
 
-/// Whether a permitted decision is about a new flow, and made here rather than left to the ingress hook.
+/// A packet of a socket of the cgroup `own`: one that takes a way that cannot be told, one in whose headers the source is that of the
+/// cgroup `named`, or one to an address.
 #[inline(always)]
-const fn is_attempt(reason: Reason) -> bool {
-    matches!(reason, Reason::RuleAllows | Reason::SameService | Reason::NobodyListens)
+fn judge(own: u64, packet: &Packet, plain: Option<(&Headers, u64)>) -> i32 {
+    let sender = Party::cgroup(own);
+    let mut attempt = Attempt::new(Hook::Egress, plain.map_or(Protocol(0), |(headers, _)| headers.protocol));
+    let mut decision = Decision::TABLES_MISSING;
+    let (mut slot, mut permitted) = (NO_SLOT, false);
+    if let Some((headers, _)) = plain {
+        attempt = attempt
+            .from(headers.source, headers.source_port)
+            .to(headers.destination, headers.destination_port);
+    }
+    if let Some(tables) = KernelTables::in_force() {
+        decision = match plain {
+            None => decide_led(&sender, &tables),
+            Some((_, named)) if named != 0 => decide_source(&sender, &Party::cgroup(named), &tables),
+            Some((headers, _)) => {
+                if sockets::is_of_this_host(packet, &headers.destination) {
+                    return PASS;
+                }
+                permitted = tables.active().is_recording() && !packet.is_connected();
+                let facts = Facts {
+                    caller: sender,
+                    answerer: Party::address(headers.destination),
+                    protocol: headers.protocol,
+                    port: headers.destination_port,
+                    asked: Asked::NOBODY,
+                    reply_port: headers.source_port,
+                };
+                decide(&facts, &tables)
+            }
+        };
+        if !decision.concerns_a_service() {
+            return PASS;
+        }
+        slot = tables.slot();
+        attempt = attempt.caller(&sender);
+    }
+    record(&decision, &attempt, slot, permitted);
+    answer(&decision)
 }

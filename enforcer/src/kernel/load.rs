@@ -595,7 +595,7 @@ fn load_program(object: &mut Ebpf, hook: Hook) -> Result<(), LoadError> {
         Hook::PostBind4 | Hook::PostBind6 | Hook::SockCreate => {
             <&mut CgroupSock>::try_from(program).and_then(CgroupSock::load)
         }
-        Hook::Ingress => <&mut CgroupSkb>::try_from(program).and_then(CgroupSkb::load),
+        Hook::Ingress | Hook::Egress => <&mut CgroupSkb>::try_from(program).and_then(CgroupSkb::load),
     };
     loaded.map_err(|err| LoadError::Program { program: hook.name(), cause: shortened(&chain(&err)) })
 }
@@ -653,9 +653,13 @@ pub(super) fn attach_program(
             let link = program.attach(cgroup, mode).map_err(failed)?;
             taken.then(|| of_its_own(program.take_link(link))).transpose()
         }
-        Hook::Ingress => {
+        Hook::Ingress | Hook::Egress => {
             let program = <&mut CgroupSkb>::try_from(program).map_err(failed)?;
-            let link = program.attach(cgroup, CgroupSkbAttachType::Ingress, mode).map_err(failed)?;
+            let way = match hook {
+                Hook::Egress => CgroupSkbAttachType::Egress,
+                _ => CgroupSkbAttachType::Ingress,
+            };
+            let link = program.attach(cgroup, way, mode).map_err(failed)?;
             taken.then(|| of_its_own(program.take_link(link))).transpose()
         }
     }

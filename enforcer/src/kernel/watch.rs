@@ -205,6 +205,7 @@ const fn attach_type(hook: Hook) -> u32 {
         Hook::PostBind4 => bpf_attach_type::BPF_CGROUP_INET4_POST_BIND,
         Hook::PostBind6 => bpf_attach_type::BPF_CGROUP_INET6_POST_BIND,
         Hook::SockCreate => bpf_attach_type::BPF_CGROUP_INET_SOCK_CREATE,
+        Hook::Egress => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
     };
     kind as u32
 }

@@ -76,10 +76,14 @@ impl Floor {
                     program.load()?;
                     program.attach(&cgroup, mode)?;
                 }
-                Hook::Ingress => {
+                Hook::Ingress | Hook::Egress => {
+                    let way = match hook {
+                        Hook::Egress => CgroupSkbAttachType::Egress,
+                        _ => CgroupSkbAttachType::Ingress,
+                    };
                     let program: &mut CgroupSkb = program.try_into()?;
                     program.load()?;
-                    program.attach(&cgroup, CgroupSkbAttachType::Ingress, mode)?;
+                    program.attach(&cgroup, way, mode)?;
                 }
             }
         }
@@ -147,7 +151,7 @@ fn empty() -> anyhow::Result<Vec<u8>> {
 /// The section by which aya knows a program's kind.
 fn section(hook: Hook) -> String {
     let kind = match hook {
-        Hook::Ingress => "cgroup_skb",
+        Hook::Ingress | Hook::Egress => "cgroup_skb",
         Hook::Connect4
         | Hook::Connect6
         | Hook::Sendmsg4
