@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::Context as _;
 use enforcer_common::Hook;
 use enforcer_tests::actor::{Reply, Request, Transport};
-use enforcer_tests::bpftool;
+use enforcer_tests::{bpftool, datagrams};
 use enforcer_tests::sandbox::{Actor, Neighbour, Sandbox};
 use nix::libc;
 
@@ -141,6 +141,12 @@ const SITUATIONS: &[Situation] = &[
             anyhow::ensure!(served.is_ok(), "serve: {served:?}");
             stage.connect_to_service(at)
         },
+    },
+    Situation {
+        name: "a datagram to a group in the name of a service's socket",
+        promise: Promise::Refused,
+        broken_without: &[Hook::Egress],
+        act: |stage| stage.speak_as_another(),
     },
     Situation {
         name: "somebody else binds a reserved port over IPv4",
@@ -324,6 +330,39 @@ impl Stage<'_> {
         let _answerer = self.serve("db", address, transport)?;
         let to = SocketAddr::new(address, PORT);
         self.sandbox.actor("web")?.ask(&Request::Connect { to, transport, mapped: false })
+    }
+
+    /// Has somebody of no service send to a group that a service listens to, from the address and port of another service's socket.
+    fn speak_as_another(&self) -> anyhow::Result<Reply> {
+        const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
+        const LOOPBACK: u32 = 1;
+        let open = |actor: &mut Actor, at: SocketAddr| {
+            let request =
+                datagrams::Request::Open { name: "own".to_owned(), at: Some(at), to: None, shared: false };
+            let reply = actor.ask(&Request::Datagram(request))?;
+            anyhow::ensure!(reply.is_ok(), "open {at}: {reply:?}");
+            Ok(())
+        };
+        let join = |actor: &mut Actor| {
+            let request =
+                datagrams::Request::Join { name: "own".to_owned(), group: GROUP.into(), device: LOOPBACK };
+            let reply = actor.ask(&Request::Datagram(request))?;
+            anyhow::ensure!(reply.is_ok(), "join: {reply:?}");
+            Ok(())
+        };
+        let (mut db, mut web) = (self.sandbox.actor("db")?, self.sandbox.actor("web")?);
+        let mut other = self.sandbox.actor("other")?;
+        open(&mut db, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT))?;
+        join(&mut db)?;
+        open(&mut web, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), OTHER_PORT))?;
+        open(&mut other, SocketAddr::new(Ipv4Addr::new(127, 0, 0, 2).into(), OTHER_PORT))?;
+        join(&mut other)?;
+        other.ask(&Request::Datagram(datagrams::Request::Say {
+            name: "own".to_owned(),
+            word: "hello".to_owned(),
+            to: Some(SocketAddr::new(GROUP.into(), PORT)),
+            from: Some(Ipv4Addr::LOCALHOST.into()),
+        }))
     }
 
     fn connect_to_service(&self, to: SocketAddr) -> anyhow::Result<Reply> {

@@ -45,6 +45,17 @@ macro_rules! read_socket {
     }};
 }
 
+/// The port that a socket is connected to: four bytes are read, of which the first two are it in network order, as kernels before
+/// 5.17 admit no less.
+#[inline(always)]
+fn peer_port(socket: *mut bpf_sock) -> Port {
+    // SAFETY: checked against null by the caller; the kernel holds the socket while the program runs.
+    let field = unsafe { &raw const (*socket).dst_port }.cast::<u32>();
+    // SAFETY: as above; volatile keeps the width of the access, which the verifier checks.
+    let [high, low, _, _] = unsafe { read_volatile(field) }.to_ne_bytes();
+    Port([high, low])
+}
+
 /// Typed getters over [`SockAddrContext`].
 pub(crate) trait SockAddr {
     /// The address in a `*4` hook.
@@ -59,8 +70,10 @@ pub(crate) trait SockAddr {
     fn socket(&self) -> *mut bpf_sock;
     /// The address and port that this socket is bound to; unspecified and 0 while it is not.
     fn local(&self) -> (Address, Port);
-    /// The address and port that this socket is connected to; unspecified and 0 while it is not.
-    fn peer(&self) -> (Address, Port);
+    /// The IPv4 address and the port that this socket is connected to; unspecified and 0 while it is not.
+    fn peer_v4(&self) -> (Address, Port);
+    /// The same of one that is connected over IPv6.
+    fn peer_v6(&self) -> (Address, Port);
     /// The address that a datagram leaves from in `sendmsg4`, where only it may be read: the one that its sender names
     /// (`IP_PKTINFO`), or that its socket is bound to; unspecified if neither (`msg_src_ip4`, kernel 4.18).
     fn leaves_from_v4(&self) -> Address;
@@ -124,26 +137,27 @@ impl SockAddr for SockAddrContext {
     }
 
     #[inline(always)]
-    fn peer(&self) -> (Address, Port) {
+    fn peer_v4(&self) -> (Address, Port) {
+        let socket = self.socket();
+        if socket.is_null() {
+            return (Address::V4_UNSPECIFIED, Port::new(0));
+        }
+        (Address::from_v4(read_socket!(socket, dst_ip4).to_ne_bytes()), peer_port(socket))
+    }
+
+    #[inline(always)]
+    fn peer_v6(&self) -> (Address, Port) {
         let socket = self.socket();
         if socket.is_null() {
             return (Address::V6_UNSPECIFIED, Port::new(0));
         }
-        // Four bytes, of which the first two are the port in network order (all that kernels before 5.17 admit).
-        // SAFETY: checked against null above; the kernel holds the socket while the program runs.
-        let field = unsafe { &raw const (*socket).dst_port }.cast::<u32>();
-        // SAFETY: as above; volatile keeps the width of the access, which the verifier checks.
-        let [high, low, _, _] = unsafe { read_volatile(field) }.to_ne_bytes();
-        // All of it is read before anything is chosen, as above.
-        let v4 = Address::from_v4(read_socket!(socket, dst_ip4).to_ne_bytes());
-        let v6 = Address::from_words([
+        let address = Address::from_words([
             read_socket!(socket, dst_ip6[0]),
             read_socket!(socket, dst_ip6[1]),
             read_socket!(socket, dst_ip6[2]),
             read_socket!(socket, dst_ip6[3]),
         ]);
-        let address = if read_socket!(socket, family) == AF_INET { v4 } else { v6 };
-        (address, Port([high, low]))
+        (address, peer_port(socket))
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use enforcer_common::{Hook, Port};
+use enforcer_common::{Address, Hook, Port};
 
 use super::call::judge;
 use crate::ctx::sock_addr::SockAddr as _;
@@ -10,7 +10,7 @@ use crate::sockets::Kind;
 
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    let (address, port) = if names_nobody(&ctx) { ctx.peer() } else { (ctx.v4(), ctx.port()) };
+    let (address, port) = named(&ctx, ctx.v4(), ctx.peer_v4());
     // A server that is bound to a wildcard answers from the address that was asked, and says so with each datagram.
     let local = (ctx.leaves_from_v4(), ctx.local().1);
     judge(&ctx, Hook::Sendmsg4, (address, Kind::of_v4(address), port), local)
@@ -18,14 +18,21 @@ fn sendmsg4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    let (address, port) = if names_nobody(&ctx) { ctx.peer() } else { (ctx.v6(), ctx.port()) };
+    let (address, port) = named(&ctx, ctx.v6(), ctx.peer_v6());
     let local = (ctx.leaves_from_v6(), ctx.local().1);
     judge(&ctx, Hook::Sendmsg6, (address, Kind::of_v6(address), port), local)
 }
 
-/// Whether the datagram goes to whom its socket is connected to: the kernel shows no address then, and the hook runs because of
-/// control messages (`udp_sendmsg`, `udpv6_sendmsg`). A port 0 that somebody names is refused before.
+/// To whom a datagram goes: to the address that the task names, or to whom its socket is connected to. Of the latter the kernel shows
+/// neither address nor port, and the hook runs because of control messages (`udp_sendmsg`, `udpv6_sendmsg`); a port 0 that somebody
+/// names it refuses before.
 #[inline(always)]
-fn names_nobody(ctx: &SockAddrContext) -> bool {
-    ctx.port() == Port::new(0)
+fn named(ctx: &SockAddrContext, address: Address, (peer, peer_port): (Address, Port)) -> (Address, Port) {
+    let (port, peer_port) = (u32::from(ctx.port().number()), u32::from(peer_port.number()));
+    // Every bit of it where the port is 0. Without a branch, since the verifier would follow all that comes after it twice.
+    let mask = ((port.wrapping_sub(1) as i32) >> 31) as u32;
+    let (own, other) = (address.words(), peer.words());
+    let word = |index: usize| own[index] ^ ((own[index] ^ other[index]) & mask);
+    let port = port ^ ((port ^ peer_port) & mask);
+    (Address::from_words([word(0), word(1), word(2), word(3)]), Port::new((port & 0xffff) as u16))
 }
