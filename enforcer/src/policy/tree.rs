@@ -38,10 +38,12 @@ pub(crate) struct Tree<'a> {
     pub(crate) complete: bool,
     /// Rules of the last document, of which no nodes were made.
     pub(crate) lines: Option<Lines<'a>>,
+    /// Whether some nodes stand for others.
+    pub(crate) has_aliases: bool,
 }
 
 /// A node of one tree.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct NodeId(u32);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,6 +152,7 @@ impl<'a> Tree<'a> {
                 roots: Vec::new(),
                 complete: true,
                 lines: None,
+                has_aliases: false,
             },
             open: Vec::new(),
             anchors: HashMap::new(),
@@ -396,6 +399,7 @@ impl<'a> Builder<'a, '_> {
                 self.aliased = before.saturating_add(weight);
                 self.weight = self.weight.saturating_add(weight);
                 if self.aliased <= MAX_ALIASED_NODES {
+                    self.tree.has_aliases = true;
                     let node = &mut self.tree.nodes[id.0 as usize];
                     node.kind = Kind::Alias;
                     node.text = target;
@@ -418,29 +422,33 @@ impl<'a> Builder<'a, '_> {
     }
 
     fn refuse_tag(&mut self, tagged: bool, id: NodeId, span: Span) {
-        if !tagged || !self.findings.wants(Severity::Error) {
+        if !tagged {
             return;
         }
-        let message = "tags have no meaning in a policy";
-        let mut finding = self.tree.finding(id, Severity::Error, "tag", message);
-        if let Some(tag) = span.tag_span() {
-            let range = tag.byte_range().unwrap_or_default();
-            let location = Location {
-                file: self.tree.document.file.clone(),
-                line: narrow(tag.start.line()),
-                column: narrow(tag.start.col()) + 1,
+        let (tree, message) = (&self.tree, "tags have no meaning in a policy");
+        self.findings.add_with(Severity::Error, || {
+            let finding = match span.tag_span() {
+                None => tree.finding(id, Severity::Error, "tag", message),
+                Some(tag) => {
+                    let range = tag.byte_range().unwrap_or_default();
+                    let location = Location {
+                        file: tree.document.file.clone(),
+                        line: narrow(tag.start.line()),
+                        column: narrow(tag.start.col()) + 1,
+                    };
+                    Finding::of_text(
+                        Severity::Error,
+                        "tag",
+                        location,
+                        message.to_owned(),
+                        &tree.document.text,
+                        range.start,
+                        range.len(),
+                    )
+                }
             };
-            finding = Finding::of_text(
-                Severity::Error,
-                "tag",
-                location,
-                message.to_owned(),
-                &self.tree.document.text,
-                range.start,
-                range.len(),
-            );
-        }
-        self.findings.add(finding.hint("remove it; put a text that begins with `!` in quotes"));
+            finding.hint("remove it; put a text that begins with `!` in quotes")
+        });
     }
 
     fn syntax_error(&mut self, error: &ScanError) {
