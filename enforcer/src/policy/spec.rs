@@ -21,7 +21,7 @@ use super::{
 mod value;
 
 pub(super) use super::tree::Unusual;
-pub(super) use value::suggest;
+pub(super) use value::{nearest, suggest};
 
 /// Comparisons that "did you mean" may cost in one run: enough for every finding of a policy that people write.
 const MAX_COMPARISONS: usize = 1_000_000;
