@@ -458,40 +458,106 @@ impl<'a> Builder<'a, '_> {
             self.tree.roots.pop();
         }
         let kind = error.kind();
-        let (code, hint) = if matches!(kind, ErrorKind::RecursionLimitExceeded) {
-            ("too-deep", Some("a policy nests six levels deep at most"))
-        } else if matches!(
-            kind,
-            ErrorKind::TabNotAllowed
-                | ErrorKind::TabInBlockIndentation
-                | ErrorKind::TabInIndentation
-                | ErrorKind::TabInPlainScalar
-        ) {
-            ("syntax", Some("indent and separate with spaces"))
-        } else if matches!(kind, ErrorKind::UnexpectedCharacter { .. }) {
-            ("syntax", Some("put texts with unusual characters in quotes"))
-        } else if matches!(kind, ErrorKind::MappingValueNotAllowed) {
-            ("syntax", Some("one `key: value` on each line, or inside `{ }` with commas between them"))
+        let (code, message) = if matches!(kind, ErrorKind::RecursionLimitExceeded) {
+            ("too-deep", format!("lists and mappings nest more than {MAX_DEPTH} levels deep"))
         } else {
-            ("syntax", None)
+            ("syntax", format!("not valid YAML: {}", error.info()))
         };
         let mark = error.marker();
-        let location = Location {
+        let mut location = Location {
             file: self.tree.document.file.clone(),
             line: narrow(mark.line().max(1)),
             column: narrow(mark.col()) + 1,
         };
-        let message = if code == "too-deep" {
-            format!("lists and mappings nest more than {MAX_DEPTH} levels deep")
-        } else {
-            format!("not valid YAML: {}", error.info())
-        };
-        let start = mark.byte_offset().unwrap_or_default();
-        let mut finding =
-            Finding::of_text(Severity::Error, code, location, message, &self.tree.document.text, start, 1);
-        finding.hint = hint.map(str::to_owned);
+        let text = &self.tree.document.text;
+        let mut start = mark.byte_offset().unwrap_or_default();
+        if is_unclosed_quote(kind)
+            && let Some(quote) = self.open_quote(start)
+        {
+            let before = text.get(..quote).unwrap_or_default();
+            let line = before.rsplit('\n').next().unwrap_or_default().trim_start_matches('\u{feff}');
+            location.line = narrow(before.bytes().filter(|byte| *byte == b'\n').count() + 1);
+            location.column = narrow(line.chars().count() + 1);
+            start = quote;
+        }
+        let mut finding = Finding::of_text(Severity::Error, code, location, message, text, start, 1);
+        finding.hint = advice(kind);
         self.findings.add(finding);
     }
+
+    /// The first quote that begins a text between the last node and `end`.
+    fn open_quote(&self, end: usize) -> Option<usize> {
+        let start = self.tree.nodes.last().map_or(0, |node| node.start as usize + node.len as usize);
+        let mut before = b' ';
+        let mut is_comment = false;
+        let bytes = self.tree.document.text.as_bytes().get(start..end)?;
+        bytes
+            .iter()
+            .position(|byte| {
+                is_comment = (is_comment || *byte == b'#' && before.is_ascii_whitespace()) && *byte != b'\n';
+                let is_first = !before.is_ascii_alphanumeric();
+                before = *byte;
+                !is_comment && is_first && matches!(byte, b'"' | b'\'')
+            })
+            .map(|place| start + place)
+    }
+}
+
+/// Whether the parser was looking for the end of a text in quotes, and so is far behind what is wrong.
+fn is_unclosed_quote(kind: &ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::UnclosedQuotedScalar
+            | ErrorKind::InvalidQuotedScalarIndent
+            | ErrorKind::DocumentIndicatorInQuotedScalar
+    )
+}
+
+/// What to write instead of what is no YAML.
+fn advice(kind: &ErrorKind) -> Option<String> {
+    let close = |open: char| match open {
+        '[' => String::from("close it with `]`"),
+        _ => String::from("close it with `}`"),
+    };
+    let hint = match kind {
+        ErrorKind::RecursionLimitExceeded => "a policy nests six levels deep at most",
+        ErrorKind::TabNotAllowed
+        | ErrorKind::TabInBlockIndentation
+        | ErrorKind::TabInIndentation
+        | ErrorKind::TabInPlainScalar => "indent and separate with spaces",
+        // Refused wherever it stands, in comments and in quotes too.
+        ErrorKind::UnexpectedCharacter { character } if !character.is_ascii_graphic() => {
+            let escape = format!("\\u{:04x}", u32::from(*character));
+            return Some(format!("remove it; in a text in double quotes `{escape}` stands for it"));
+        }
+        ErrorKind::UnexpectedCharacter { .. } => "put texts with unusual characters in quotes",
+        ErrorKind::MappingValueNotAllowed => {
+            "one `key: value` on each line, or inside `{ }` with commas between them"
+        }
+        ErrorKind::SimpleKeyExpected
+        | ErrorKind::InvalidSimpleKey
+        | ErrorKind::FlowMappingValueAdjacentCollection => "write `key: value`, with a space after the colon",
+        ErrorKind::UnclosedFlowCollection { open } | ErrorKind::MismatchedFlowCollectionEnd { open, .. } => {
+            return Some(close(*open));
+        }
+        ErrorKind::UnclosedQuotedScalar
+        | ErrorKind::InvalidQuotedScalarIndent
+        | ErrorKind::DocumentIndicatorInQuotedScalar => {
+            "end the text with the quote that it begins with, or indent its further lines"
+        }
+        ErrorKind::InvalidTrailingSingleQuotedScalar | ErrorKind::InvalidTrailingDoubleQuotedScalar => {
+            "put all of the text into the quotes"
+        }
+        ErrorKind::UnknownQuotedScalarEscape => "write `\\\\` for a backslash, or take single quotes",
+        ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator => {
+            "put a comma between what stands in brackets, and close them"
+        }
+        ErrorKind::ExpectedBlockMappingKey
+        | ErrorKind::ExpectedBlockSequenceEntry
+        | ErrorKind::InvalidIndentation => "indent all that belongs together alike",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 /// Files are smaller than 4 GiB, see [`source`](super::source), and no count in a file exceeds its bytes.
