@@ -108,8 +108,12 @@ impl Parser {
     ) -> Result<Option<Meaning>, ParserError> {
         let Some(policy) = &known.policy else { return Ok(None) };
         let Some(edits) = edit::edits(&known.documents, documents, &known.tails) else { return Ok(None) };
-        let meaning =
-            |(policy, tails)| Meaning { policy: Some(policy), findings: known.findings.clone(), tails };
+        let meaning = |(policy, tails)| Meaning {
+            policy: Some(policy),
+            findings: known.findings.clone(),
+            left_out: known.left_out,
+            tails,
+        };
         if edits.iter().all(|edit| edit.lines == 0) {
             // Lines that are gone, if anything at all: nothing is there to be parsed.
             let nothing = vec![Vec::new(); edits.len()];

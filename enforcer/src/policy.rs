@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use container::ContainerSelector;
 pub use edit::Tail;
-pub use finding::{Finding, Severity};
+pub use finding::{Finding, LeftOut, Severity};
 pub use rules::{Few, Rules};
 pub use selector::Selector;
 pub use source::Document;
@@ -36,6 +36,8 @@ pub struct Loaded {
     pub policy: Option<Policy>,
     /// Everything that is wrong, in the order of the places.
     pub findings: Vec<Finding>,
+    /// What else is wrong, of which there was too much.
+    pub left_out: LeftOut,
     /// The files that were read, in the order of their paths.
     pub files: Vec<Arc<Path>>,
     /// What is in them.
@@ -80,6 +82,8 @@ pub struct Meaning {
     pub policy: Option<Policy>,
     /// In the order of the places.
     pub findings: Vec<Finding>,
+    /// How many there are besides.
+    pub left_out: LeftOut,
     /// Which parts of the documents are lines with a rule on each; none if all was read by the parser of YAML.
     pub tails: Vec<Tail>,
 }
@@ -87,9 +91,9 @@ pub struct Meaning {
 impl Loaded {
     /// What was read, and what it means.
     pub fn new(sources: source::Sources, fingerprint: Fingerprint, meaning: Meaning) -> Self {
-        let Meaning { policy, findings, tails } = meaning;
+        let Meaning { policy, findings, left_out, tails } = meaning;
         let source::Sources { documents, files, .. } = sources;
-        Self { policy, findings, files, documents, fingerprint, tails }
+        Self { policy, findings, left_out, files, documents, fingerprint, tails }
     }
 }
 
@@ -118,7 +122,8 @@ pub fn parse(documents: &[Document], found: Vec<Finding>) -> Meaning {
         findings.add(finding);
     }
     let (policy, tails) = compile(documents, complete, &mut findings).unzip();
-    Meaning { policy, findings: findings.into_sorted(), tails: tails.unwrap_or_default() }
+    let left_out = findings.left_out();
+    Meaning { policy, findings: findings.into_sorted(), left_out, tails: tails.unwrap_or_default() }
 }
 
 fn compile(documents: &[Document], complete: bool, findings: &mut Findings) -> Option<(Policy, Vec<Tail>)> {
@@ -357,6 +362,7 @@ mod tests {
             "[unmanaged, world]",
             "80/tcp",
             "[0/tcp]",
+            "[80/tcp, 5/sctp]",
             "unknown",
             "<<",
             "x/y",
@@ -370,7 +376,7 @@ mod tests {
     fn line() -> impl Strategy<Value = String> {
         let names = &["r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r-10"];
         let peers = &["a", "b", "[a, b]", "[a, n]", "[b, b]", "world", "unmanaged"];
-        let ports = &["[80/tcp]", "[80/tcp, 443/tcp]", "[1-9/udp]", "[icmp, 5/sctp, tcp]", "[tcp]"];
+        let ports = &["[80/tcp]", "[80/tcp, 443/tcp]", "[1-9/udp]", "[icmp, 5-6/tcp, tcp]", "[tcp]"];
         let fields = (
             field("name", names),
             field("from", peers),

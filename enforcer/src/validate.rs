@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::policy::{self, Finding, Loaded, Severity};
+use crate::policy::finding::TOO_MANY;
+use crate::policy::{self, Finding, LeftOut, Loaded, Severity};
 
 /// How findings are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +67,7 @@ fn write_json(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
         rules: usize,
         errors: usize,
         warnings: usize,
+        left_out: LeftOut,
         files: Vec<String>,
         findings: &'a [Finding],
     }
@@ -77,6 +79,7 @@ fn write_json(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
         rules: policy.map_or(0, |policy| policy.rules.len()),
         errors: number(loaded, Severity::Error),
         warnings: number(loaded, Severity::Warning),
+        left_out: loaded.left_out,
         files: loaded.files.iter().map(|file| file.display().to_string()).collect(),
         findings: &loaded.findings,
     };
@@ -84,8 +87,14 @@ fn write_json(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)
 }
 
+/// How many findings of this severity there are, shown or not.
 fn number(loaded: &Loaded, severity: Severity) -> usize {
-    loaded.findings.iter().filter(|finding| finding.severity == severity).count()
+    let is_counted = |finding: &&Finding| finding.severity == severity && finding.code != TOO_MANY;
+    let left_out = match severity {
+        Severity::Error => loaded.left_out.errors,
+        Severity::Warning => loaded.left_out.warnings,
+    };
+    loaded.findings.iter().filter(is_counted).count() + left_out
 }
 
 fn count(number: usize, what: &str) -> String {

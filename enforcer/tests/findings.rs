@@ -92,6 +92,12 @@ fn large_documents() -> Vec<(&'static str, Vec<Document>)> {
             lines("services:", 20_000, &|n| format!("  s{n}: {{ match: [{{ cgroup: /*/{n} }}] }}\n")),
         ),
         ("too-many-findings.generated", lines("services:", 1_234, &|n| format!("  s{n}: x\n"))),
+        (
+            "too-many-names.generated",
+            lines("allow:", 3_000, &|n| {
+                format!("  - {{ name: r{n}, from: a{n}, to: world, ports: [0/tcp] }}\n")
+            }),
+        ),
     ]
 }
 
@@ -154,6 +160,68 @@ fn no_expectation_is_left_behind() {
         if path.extension().is_some_and(|extension| extension == "txt") {
             assert!(names.contains(&path) || generated.contains(&path), "{} has no case", path.display());
         }
+    }
+}
+
+#[test]
+fn totals_are_those_of_all_findings() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let head = "version: 1\nservices:\n  web: { match: [{ systemd: web.service }] }\nallow:\n";
+    for (rule, errors, warnings, closing, last_line) in [
+        (
+            "from: nobody, to: web, ports: [1/tcp]",
+            3_000,
+            0,
+            "2000 more errors left out",
+            "3000 errors, 0 warnings",
+        ),
+        (
+            "from: world, to: web, ports: [0/tcp]",
+            3_000,
+            0,
+            "2000 more errors left out",
+            "3000 errors, 0 warnings",
+        ),
+        (
+            "from: world, to: web",
+            0,
+            3_000,
+            "2000 more warnings left out",
+            "policy is valid: 1 service, 0 networks, 3000 rules (3000 warnings)",
+        ),
+        (
+            "from: nobody, to: web",
+            3_000,
+            3_000,
+            "2000 more errors and 2000 more warnings left out",
+            "3000 errors, 3000 warnings",
+        ),
+        (
+            "from: world, to: web, porst: [1/tcp]",
+            3_000,
+            0,
+            "2000 more errors left out",
+            "3000 errors, 0 warnings",
+        ),
+    ] {
+        let rules: Vec<String> = (0..3_000).map(|n| format!("  - {{ name: r{n}, {rule} }}\n")).collect();
+        fs::write(file.path(), format!("{head}{}", rules.concat())).expect("room for a file");
+        let (text, _) = validate(file.path());
+        assert_eq!(text.lines().last(), Some(last_line), "{rule}");
+        assert_eq!(text.lines().filter(|line| line.contains("left out")).count(), 1, "{rule}");
+        let mut out = Vec::new();
+        validate::run(&[file.path().to_owned()], Format::Json, &mut out).expect("a Vec takes all");
+        let report: serde_json::Value = serde_json::from_slice(&out).expect("the output is JSON");
+        assert_eq!((&report["errors"], &report["warnings"]), (&errors.into(), &warnings.into()), "{rule}");
+        let findings = report["findings"].as_array().expect("a list");
+        assert!(findings.last().is_some_and(|last| {
+            last["code"] == "too-many-findings"
+                && last["message"].as_str().is_some_and(|m| m.ends_with(closing))
+        }));
+        let left_out = &report["left_out"];
+        let number = |value: &serde_json::Value| value.as_u64().expect("a number");
+        let shown = findings.len() as u64 - 1;
+        assert_eq!(shown + number(&left_out["errors"]) + number(&left_out["warnings"]), errors + warnings);
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use enforcer_common::limits;
+
 use super::container::ContainerSelector;
 use super::selector::{Selector, common_segment, glob_matches, overlap};
 
@@ -13,8 +15,8 @@ const MAX_STEPS: usize = 30_000_000;
 /// What one full comparison of two patterns counts.
 const OVERLAP_STEPS: usize = 20;
 
-/// Conflicts that are reported: nobody reads more.
-const MAX_CONFLICTS: usize = 2_000;
+/// Conflicts that are counted: one for each selector that there may be, of which patterns could have many more.
+pub(super) const MAX_CONFLICTS: usize = limits::MAX_SELECTORS;
 
 /// Two selectors, by their place in the list, and a path that both claim.
 #[derive(Clone, PartialEq, Eq, Debug)]

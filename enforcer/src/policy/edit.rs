@@ -205,7 +205,8 @@ mod tests {
         }
         let rules = wire::read_lines(&answer, policy, now, &edits).expect("a whole answer")?;
         let (policy, tails) = apply(policy, &known.tails, &edits, rules)?;
-        Some(Meaning { policy: Some(policy), findings: known.findings.clone(), tails })
+        let (findings, left_out) = (known.findings.clone(), known.left_out);
+        Some(Meaning { policy: Some(policy), findings, left_out, tails })
     }
 
     fn documents(texts: &[String]) -> Vec<Document> {

@@ -16,6 +16,9 @@ const TEXT_CHARS: usize = 200;
 /// Findings of one severity that are kept: nobody reads more, and a hostile document could have one per byte.
 const MAX_FINDINGS: usize = 1_000;
 
+/// The code of the finding that stands for those that are left out, and is none itself.
+pub const TOO_MANY: &str = "too-many-findings";
+
 /// Every code that a finding can have. Programs rely on them: one is added here, none is given another meaning.
 pub const CODES: &[&str] = &[
     "alias-limit",
@@ -40,8 +43,10 @@ pub const CODES: &[&str] = &[
     "matches-nothing",
     "merge-key",
     "missing-field",
+    "never-permitted",
     "no-policy-file",
     "not-utf8",
+    "own-address",
     "protocol-without-ports",
     "recursive-alias",
     "reserved-name",
@@ -51,7 +56,7 @@ pub const CODES: &[&str] = &[
     "tag",
     "too-deep",
     "too-many-files",
-    "too-many-findings",
+    TOO_MANY,
     "unknown-anchor",
     "unknown-choice",
     "unknown-field",
@@ -258,6 +263,31 @@ struct Kept {
     more: usize,
 }
 
+/// Findings that there are besides those that were kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Those that are errors.
+    pub errors: usize,
+    /// Those that are warnings.
+    pub warnings: usize,
+}
+
+impl LeftOut {
+    /// What the last finding says of them; nothing if there are none.
+    fn message(self) -> Option<String> {
+        let count = |number: usize, what: &str| match number {
+            0 => None,
+            1 => Some(format!("1 more {what}")),
+            _ => Some(format!("{number} more {what}s")),
+        };
+        match (count(self.errors, "error"), count(self.warnings, "warning")) {
+            (None, None) => None,
+            (Some(one), None) | (None, Some(one)) => Some(format!("{one} left out")),
+            (Some(errors), Some(warnings)) => Some(format!("{errors} and {warnings} left out")),
+        }
+    }
+}
+
 impl Findings {
     /// Whether another finding of this severity would be kept, so that its text is worth making.
     pub fn wants(&self, severity: Severity) -> bool {
@@ -269,12 +299,17 @@ impl Findings {
 
     /// Keeps a finding, or counts it if there are too many.
     pub fn add(&mut self, finding: Finding) {
-        let kept = match finding.severity {
+        self.add_with(finding.severity, || finding);
+    }
+
+    /// The same with a finding of this severity that is made only if it is kept.
+    pub fn add_with(&mut self, severity: Severity, make: impl FnOnce() -> Finding) {
+        let kept = match severity {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,
         };
         if kept.list.len() < MAX_FINDINGS {
-            kept.list.push(finding);
+            kept.list.push(make());
         } else {
             kept.more += 1;
         }
@@ -285,25 +320,22 @@ impl Findings {
         !self.errors.list.is_empty()
     }
 
-    /// All findings in the order of their locations, errors before warnings in one place.
+    /// How many were counted and not kept.
+    pub fn left_out(&self) -> LeftOut {
+        LeftOut { errors: self.errors.more, warnings: self.warnings.more }
+    }
+
+    /// All findings in the order of their locations, errors before warnings in one place. Where some are left out, the last
+    /// one says how many.
     pub fn into_sorted(self) -> Vec<Finding> {
-        let mut all = Vec::with_capacity(self.errors.list.len() + self.warnings.list.len());
-        let mut left_out = Vec::new();
-        for (severity, kept) in [(Severity::Error, self.errors), (Severity::Warning, self.warnings)] {
-            if let (1.., Some(last)) = (kept.more, kept.list.last()) {
-                let plural = if kept.more == 1 { "" } else { "s" };
-                let message = format!("{} more {}{plural} left out", kept.more, severity.word());
-                left_out.push(Finding::of_file(
-                    severity,
-                    "too-many-findings",
-                    last.location.clone(),
-                    message,
-                ));
-            }
-            all.extend(kept.list);
-        }
+        let left_out = self.left_out();
+        let mut all = self.errors.list;
+        all.extend(self.warnings.list);
         all.sort_by(|a, b| (&a.location, a.severity, a.code).cmp(&(&b.location, b.severity, b.code)));
-        all.extend(left_out);
+        if let (Some(message), Some(last)) = (left_out.message(), all.last()) {
+            let severity = if left_out.errors > 0 { Severity::Error } else { Severity::Warning };
+            all.push(Finding::of_file(severity, TOO_MANY, last.location.clone(), message));
+        }
         all
     }
 }
@@ -368,7 +400,7 @@ fn serialize_related<S: serde::Serializer>(
 mod tests {
     use std::path::Path;
 
-    use super::{Finding, Findings, MAX_FINDINGS, Severity, quoted};
+    use super::{Finding, Findings, MAX_FINDINGS, Severity, TOO_MANY, quoted};
     use crate::policy::Location;
 
     fn location(line: u32) -> Location {
@@ -427,7 +459,28 @@ mod tests {
         let all = findings.into_sorted();
         assert_eq!(all.len(), MAX_FINDINGS + 2);
         assert_eq!(all.iter().filter(|finding| finding.severity == Severity::Error).count(), 1);
-        assert!(all.iter().any(|finding| finding.message == "4000 more warnings left out"));
+        assert_eq!(all.last().map(|finding| finding.message.as_str()), Some("4000 more warnings left out"));
         assert!(all[..MAX_FINDINGS].is_sorted_by_key(|finding| &finding.location));
+    }
+
+    #[test]
+    fn one_finding_says_what_is_left_out_of_both() {
+        for (errors, warnings, expected) in [
+            (1_000, 1_000, None),
+            (1_001, 0, Some("1 more error left out")),
+            (3_000, 999, Some("2000 more errors left out")),
+            (3_000, 2_500, Some("2000 more errors and 1500 more warnings left out")),
+        ] {
+            let mut findings = Findings::default();
+            for (severity, number) in [(Severity::Error, errors), (Severity::Warning, warnings)] {
+                (0..number).for_each(|line| findings.add_with(severity, || finding(severity, line)));
+            }
+            let left_out = findings.left_out();
+            let all = findings.into_sorted();
+            let (last, kept): (Vec<_>, Vec<_>) = all.iter().partition(|finding| finding.code == TOO_MANY);
+            assert_eq!(last.first().map(|finding| finding.message.as_str()), expected);
+            assert!(last.len() <= 1);
+            assert_eq!(kept.len() + left_out.errors + left_out.warnings, (errors + warnings) as usize);
+        }
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container::ContainerSelector;
 use super::finding::{Problem, quoted};
+use super::spec::nearest;
 
 /// Bytes of one directory name, the kernel's `NAME_MAX`.
 const MAX_SEGMENT: usize = 255;
@@ -22,6 +23,12 @@ const MAX_SEGMENTS: usize = 64;
 
 /// Kinds of units that have a cgroup.
 const UNIT_KINDS: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
+
+/// Kinds of units that have none; timers and paths start services.
+const OTHER_KINDS: [&str; 5] = ["timer", "target", "path", "device", "automount"];
+
+/// Where the cgroup tree is mounted, alone or beside version 1.
+const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
 /// Words that begin files of cgroupfs: systemd gives a unit `cpu.service` a cgroup of another name.
 const CONTROLLERS: [&str; 11] =
@@ -65,12 +72,22 @@ impl Selector {
         }
         let kind = text.rsplit_once('.').map_or("", |(_, kind)| kind);
         if !UNIT_KINDS.contains(&kind) {
-            let name = if text.is_empty() { "nginx" } else { text };
+            let stem = text.strip_suffix(kind).and_then(|stem| stem.strip_suffix('.'));
+            let name = match (
+                stem,
+                nearest(&kind.to_ascii_lowercase(), UNIT_KINDS.into_iter().chain(OTHER_KINDS)),
+            ) {
+                (Some(stem), Some(meant)) if UNIT_KINDS.contains(&meant) => format!("{stem}.{meant}"),
+                (Some(stem), Some(_)) => format!("{stem}.service"),
+                _ if text.is_empty() => String::from("nginx.service"),
+                _ => format!("{text}.service"),
+            };
             return Err(problem(format!("{} does not end like a unit that has a cgroup", quoted(text)))
-                .hint(format!(
-                    "write `{name}.service`; other endings are .{}",
-                    UNIT_KINDS[1..].join(", .")
-                )));
+                .hint(format!("write `{name}`; units with a cgroup end in .{}", UNIT_KINDS.join(", ."))));
+        }
+        if text == "-.slice" {
+            return Err(problem(String::from("`-.slice` would claim every process of the host"))
+                .hint("name the service's own unit, like `nginx.service`, or its slice"));
         }
         if text.len() - kind.len() == 1 {
             return Err(problem(format!("{} has no name before its ending", quoted(text)))
@@ -101,6 +118,17 @@ impl Selector {
     /// Tells why no cgroup can have such a path, or that it would claim every cgroup.
     pub fn parse_cgroup(text: &str) -> Result<Self, Problem> {
         let problem = |message: String| Problem::new("invalid-selector", message);
+        if text.is_empty() {
+            return Err(problem(String::from("the path is empty"))
+                .hint("name the service's own cgroup, like `/system.slice/nginx.service`"));
+        }
+        let below =
+            |mount| text.strip_prefix(mount).filter(|below| below.is_empty() || below.starts_with('/'));
+        if let Some(below) = MOUNTS.into_iter().find_map(below) {
+            let below = if below.len() > 1 { below } else { "/system.slice/nginx.service" };
+            return Err(problem(format!("{} does not begin at the cgroup root", quoted(text)))
+                .hint(format!("write {}, the path below the mount", quoted(below))));
+        }
         let Some(path) = text.strip_prefix('/') else {
             return Err(problem(format!("{} does not begin at the cgroup root", quoted(text)))
                 .hint(format!("write `/{text}`, the path as in the last field of /proc/PID/cgroup")));
@@ -136,6 +164,11 @@ impl Selector {
             if segment.len() > MAX_SEGMENT {
                 let message = format!("a segment has {} bytes, the limit is {MAX_SEGMENT}", segment.len());
                 return Err(problem(message));
+            }
+            if segment.starts_with("cgroup.") && !segment.contains(['*', '?']) {
+                let message =
+                    format!("{} is called like a file of the kernel's in a cgroup", quoted(segment));
+                return Err(problem(message).hint("name the cgroup; what is below it is included"));
             }
             if segment != "**" && segment.contains("**") {
                 return Err(problem(format!(
@@ -485,6 +518,7 @@ pub(super) fn common_segment(a: &[u8], b: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::finding::Problem;
     use super::{Selector, common_segment, glob_matches, overlap};
 
     fn systemd(text: &str) -> Selector {
@@ -560,6 +594,7 @@ mod tests {
             "nginx",
             "nginx.timer",
             "nginx.target",
+            "-.slice",
             ".service",
             "a/b.service",
             "a b.service",
@@ -583,16 +618,76 @@ mod tests {
         }
         let longest = format!("/{}", "a".repeat(255));
         let deepest = "/a".repeat(64);
-        for path in ["", "a", "/", "//", "/a//b", "/a/", "/a/./b", "/..", "/a/**", "/**", "/a**", "/a\n"] {
+        for path in [
+            "",
+            "a",
+            "/",
+            "//",
+            "/a//b",
+            "/a/",
+            "/a/./b",
+            "/..",
+            "/a/**",
+            "/**",
+            "/a**",
+            "/a\n",
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/",
+            "/sys/fs/cgroup/a",
+            "/sys/fs/cgroup/unified/a",
+            "/cgroup.procs",
+            "/a/cgroup.threads",
+        ] {
             assert!(Selector::parse_cgroup(path).is_err(), "{path}");
         }
-        for path in ["/a", "/*", "/**/a", "/a/?/b*", "/.a", "/...", &longest, &deepest] {
+        for path in [
+            "/a",
+            "/*",
+            "/**/a",
+            "/a/?/b*",
+            "/.a",
+            "/...",
+            "/sys/fs",
+            "/sys/fs/cgroups",
+            "/cgroup",
+            &longest,
+            &deepest,
+        ] {
             assert!(Selector::parse_cgroup(path).is_ok(), "{path}");
         }
         assert!(Selector::parse_cgroup(&format!("{longest}a")).is_err());
         assert!(Selector::parse_cgroup(&format!("{deepest}/a")).is_err());
         assert!(Selector::parse_systemd(&format!("{}.service", "a".repeat(247))).is_ok());
         assert!(Selector::parse_systemd(&format!("{}.service", "a".repeat(248))).is_err());
+    }
+
+    #[test]
+    fn a_hint_names_what_can_be_written() {
+        let hint = |problem: Problem| problem.hint.unwrap_or_default();
+        for (unit, written) in [
+            ("nginx", "nginx.service"),
+            ("nginx.srvice", "nginx.service"),
+            ("nginx.Service", "nginx.service"),
+            ("nginx.sockt", "nginx.socket"),
+            ("nginx.timer", "nginx.service"),
+            ("nginx.targt", "nginx.service"),
+            ("my.app", "my.app.service"),
+            ("my.", "my..service"),
+            ("", "nginx.service"),
+        ] {
+            let hint = hint(Selector::parse_systemd(unit).expect_err(unit));
+            assert!(hint.starts_with(&format!("write `{written}`;")), "{unit}: {hint}");
+            assert!(Selector::parse_systemd(written).is_ok(), "{written}");
+        }
+        for (path, written) in [
+            ("/sys/fs/cgroup/unified/a", "`/a`"),
+            ("/sys/fs/cgroup/a/b", "`/a/b`"),
+            ("/sys/fs/cgroup/", "`/system.slice/nginx.service`"),
+            ("", "`/system.slice/nginx.service`"),
+        ] {
+            let hint = hint(Selector::parse_cgroup(path).expect_err(path));
+            assert!(hint.contains(written), "{path}: {hint}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Finds and reads policy files: the only part of the policy reader that does I/O.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read as _};
 use std::num::NonZero;
@@ -20,6 +21,9 @@ pub const MAX_FILES: usize = 65_536;
 
 /// Bytes of a file that are compared at a time: they stay in the cache of a CPU.
 const BLOCK: usize = 64 * 1024;
+
+/// Bytes of a file that are looked at behind one that is not UTF-8, to show the rest of the line.
+const AFTER_FAULT: usize = 1024;
 
 /// So many bytes are compared by one CPU in no time.
 const MANY_BYTES: usize = 4 * 1024 * 1024;
@@ -70,9 +74,18 @@ pub fn read(paths: &[PathBuf]) -> Sources {
 pub fn read_again(paths: &[PathBuf], known: &[Document]) -> Sources {
     let mut sources = Sources::default();
     let mut files = BTreeSet::new();
+    // What was named under another spelling is not read twice.
+    let mut seen = BTreeSet::new();
     for path in paths {
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        if !seen.insert(real.clone()) {
+            continue;
+        }
         match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => read_directory(path, &mut files, &mut sources.findings),
+            Ok(metadata) if metadata.is_dir() => {
+                let is_new = |name: &OsStr| paths.len() == 1 || seen.insert(real.join(name));
+                read_directory(path, is_new, &mut files, &mut sources.findings);
+            }
             Ok(_) => {
                 files.insert(path.clone());
             }
@@ -131,7 +144,12 @@ fn read_files(files: &[Arc<Path>], known: &[Document]) -> Vec<Result<Arc<str>, B
     texts.map(|(place, (text, file))| text.unwrap_or_else(|| read(place, file, &mut block))).collect()
 }
 
-fn read_directory(directory: &Path, files: &mut BTreeSet<PathBuf>, findings: &mut Vec<Finding>) {
+fn read_directory(
+    directory: &Path,
+    mut is_new: impl FnMut(&OsStr) -> bool,
+    files: &mut BTreeSet<PathBuf>,
+    findings: &mut Vec<Finding>,
+) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => return findings.push(unreadable(directory, &error)),
@@ -158,12 +176,17 @@ fn read_directory(directory: &Path, files: &mut BTreeSet<PathBuf>, findings: &mu
             if !is_file && path.exists() && !path.is_file() {
                 let message = String::from("not a regular file");
                 findings.push(of_file(Severity::Error, "unreadable", &path, message));
-            } else {
+            } else if is_new(&entry.file_name()) {
                 files.insert(path);
             }
-        } else if extension == Some(b"yml") {
+        } else if extension.is_some_and(is_like_yaml) {
             let message = String::from("not part of the policy: only files that end in `.yaml` are");
-            let hint = format!("rename it to `{}`", path.with_extension("yaml").display());
+            let right = path.with_extension("yaml");
+            let hint = if fs::symlink_metadata(&right).is_ok() {
+                format!("remove it, or rename it to another name than `{}`, which is there", right.display())
+            } else {
+                format!("rename it to `{}`", right.display())
+            };
             findings.push(of_file(Severity::Warning, "ignored-file", &path, message).hint(hint));
         }
     }
@@ -172,6 +195,11 @@ fn read_directory(directory: &Path, files: &mut BTreeSet<PathBuf>, findings: &mu
         let hint = "a policy that changes nothing is a file with the one line `version: 1`";
         findings.push(of_file(Severity::Error, "no-policy-file", directory, message).hint(hint));
     }
+}
+
+/// Whether somebody may think that files with this ending are part of the policy.
+fn is_like_yaml(extension: &[u8]) -> bool {
+    extension.eq_ignore_ascii_case(b"yaml") || extension.eq_ignore_ascii_case(b"yml")
 }
 
 /// Reads a file; if it is `known`, its text is that. `block` is what it is read to while it is compared.
@@ -198,12 +226,31 @@ fn read_file(path: &Path, known: Option<&Arc<str>>, block: &mut [u8]) -> Result<
         let finding = of_file(Severity::Error, "file-too-large", path, message);
         return Err(Box::new(finding.hint("split it; all files of a directory are one policy")));
     }
-    String::from_utf8(bytes).map(Arc::from).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-        let message = format!("not UTF-8: line {line} holds other bytes");
-        Box::new(of_file(Severity::Error, "not-utf8", path, message))
-    })
+    String::from_utf8(bytes)
+        .map(Arc::from)
+        .map_err(|error| Box::new(not_utf8(path, error.as_bytes(), error.utf8_error().valid_up_to())))
+}
+
+/// The finding about a file whose bytes are text up to `valid` only.
+fn not_utf8(path: &Path, bytes: &[u8], valid: usize) -> Finding {
+    let (before, rest) = bytes.split_at(valid);
+    let line = before.rsplit(|byte| *byte == b'\n').next().unwrap_or(before);
+    let lines = before.iter().filter(|byte| **byte == b'\n').count();
+    let before = String::from_utf8_lossy(line);
+    let before = before.trim_start_matches('\u{feff}');
+    let rest = &rest[..rest.len().min(AFTER_FAULT)];
+    let location = Location {
+        file: path.into(),
+        line: u32::try_from(lines + 1).unwrap_or(u32::MAX),
+        column: u32::try_from(before.chars().count() + 1).unwrap_or(u32::MAX),
+    };
+    let message = match rest.first() {
+        Some(byte) => format!("not UTF-8: the byte {byte:#04x} is no part of a character here"),
+        None => String::from("not UTF-8"),
+    };
+    let source = format!("{before}{}", String::from_utf8_lossy(rest));
+    Finding::of_text(Severity::Error, "not-utf8", location, message, &source, before.len(), 1)
+        .hint("save the file as UTF-8; `iconv` converts one of another encoding")
 }
 
 /// Reads, a block at a time, as long as `known` is read, and one byte more. If it is all of the file, nothing is kept of it;
@@ -248,6 +295,45 @@ mod tests {
     use std::time::SystemTime;
 
     use super::{BLOCK, read, read_again};
+
+    #[test]
+    fn what_is_named_twice_is_read_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().to_path_buf();
+        let file = path.join("a.yaml");
+        fs::write(&file, "version: 1\n").expect("room for a file");
+        let dotted = path.join(".").join("a.yaml");
+        let name = path.file_name().expect("it has a name");
+        let around = path.join("..").join(name);
+        for paths in [
+            vec![path.clone(), path.clone()],
+            vec![path.clone(), around.clone()],
+            vec![file.clone(), dotted],
+            vec![file, path.clone()],
+            vec![around.join("a.yaml"), path],
+        ] {
+            let sources = read(&paths);
+            assert_eq!((sources.files.len(), sources.findings.len()), (1, 0), "{paths:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_byte_that_is_no_text_is_pointed_at() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("a.yaml");
+        for (bytes, line, column) in [
+            (&b"\xff"[..], 1, 1),
+            (b"version: 1\n# caf\xe9 au lait\n", 2, 6),
+            ("# é\n# é".as_bytes(), 0, 0),
+            (b"# \xc3\xa9 \xc3", 1, 5),
+            (b"\xef\xbb\xbf# \xff", 1, 3),
+        ] {
+            fs::write(&file, bytes).expect("room for a file");
+            let found = read(std::slice::from_ref(&file)).findings;
+            let place = found.first().map_or((0, 0), |found| (found.location.line, found.location.column));
+            assert_eq!(place, (line, column), "{bytes:?}");
+        }
+    }
 
     #[test]
     fn what_is_the_same_is_shared_and_whatever_is_not_is_read() {

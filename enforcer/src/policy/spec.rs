@@ -21,7 +21,7 @@ use super::{
 mod value;
 
 pub(super) use super::tree::Unusual;
-pub(super) use value::suggest;
+pub(super) use value::{nearest, suggest};
 
 /// Comparisons that "did you mean" may cost in one run: enough for every finding of a policy that people write.
 const MAX_COMPARISONS: usize = 1_000_000;
@@ -36,7 +36,8 @@ pub(super) fn compile(
     findings: &mut Findings,
 ) -> Result<(Policy, Vec<Tail>), Unusual> {
     let complete = complete && trees.iter().all(|tree| tree.complete);
-    Compiler { trees, findings, complete, comparisons: 0 }.compile()
+    let (told, state) = (HashSet::new(), RandomState::new());
+    Compiler { trees, findings, complete, comparisons: 0, told, state }.compile()
 }
 
 struct Compiler<'t, 'f> {
@@ -44,6 +45,9 @@ struct Compiler<'t, 'f> {
     findings: &'f mut Findings,
     complete: bool,
     comparisons: usize,
+    /// Findings about files with aliases, as numbers: what an alias stands for is looked at once more wherever it is named.
+    told: HashSet<u64>,
+    state: RandomState,
 }
 
 /// A node and the tree it is in.
@@ -51,6 +55,8 @@ struct Compiler<'t, 'f> {
 struct At<'t> {
     tree: &'t Tree<'t>,
     id: NodeId,
+    /// A finding tells already that its value is not what belongs there.
+    is_told: bool,
 }
 
 /// A name under `services` or `networks`.
@@ -77,11 +83,15 @@ struct Parts<'t> {
 
 impl<'t> At<'t> {
     fn value(self) -> Value<'t> {
-        self.tree.value(self.id)
+        if self.is_told { Value::Invalid } else { self.tree.value(self.id) }
     }
 
     fn with(self, id: NodeId) -> Self {
-        Self { tree: self.tree, id }
+        Self { tree: self.tree, id, is_told: false }
+    }
+
+    fn location(self) -> Location {
+        self.tree.location(self.id)
     }
 }
 
@@ -96,7 +106,7 @@ impl<'t> Compiler<'t, '_> {
                 self.findings.add(finding.hint("begin it with `version: 1`"));
             }
             for root in &tree.roots {
-                self.document(At { tree, id: *root }, &mut parts);
+                self.document(At { tree, id: *root, is_told: false }, &mut parts);
             }
             if tree.lines.is_some() {
                 parts.lines.push((parts.rules.len(), number, tree));
@@ -144,6 +154,8 @@ impl<'t> Compiler<'t, '_> {
         let names = ["version", "defaults", "services", "networks", "allow"];
         let Some([version, defaults, services, networks, allow]) = self.fields(root, "a policy", names)
         else {
+            // What it declares is not known.
+            self.complete = false;
             return;
         };
         match version {
@@ -203,7 +215,19 @@ impl<'t> Compiler<'t, '_> {
             let Some(entries) = self.mapping(section, &format!("`{what}s`"), &hint) else { continue };
             for (key, body) in entries.pairs() {
                 let (key, body) = (section.with(key), section.with(body));
-                let Some(name) = self.name(key, what) else { continue };
+                let Some(name) = self.name(key, what) else {
+                    // What a merge key would have brought is not known.
+                    self.complete &= !matches!(key.value(), Value::Text(_));
+                    continue;
+                };
+                if value::is_address(name) {
+                    let message = format!("{} is an address, and cannot name a {what}", quoted(name));
+                    let problem = Problem::new("invalid-name", message);
+                    self.error(
+                        key,
+                        problem.hint("choose another name: `enforcer check` takes this one for the address"),
+                    );
+                }
                 if value::RESERVED.contains(&name) {
                     let problem = Problem::new(
                         "reserved-name",
@@ -304,22 +328,27 @@ impl<'t> Compiler<'t, '_> {
     }
 
     fn selector(&mut self, entry: At<'t>) -> Option<Selector> {
+        const KINDS: [&str; 3] = ["systemd", "cgroup", "container"];
         if let Value::Text(text) = entry.value() {
-            let key = if text.starts_with('/') { "cgroup" } else { "systemd" };
+            let kind = if text.starts_with('/') { "cgroup" } else { "systemd" };
+            let (key, name) = without_space(text, KINDS).unwrap_or((kind, text));
             let problem = Problem::new("wrong-type", "a selector says what kind of name it is");
-            self.error(entry, problem.hint(format!("write `{{ {key}: {text} }}`")));
+            self.error(entry, problem.hint(format!("write `{{ {key}: {name} }}`")));
             return None;
         }
-        let [systemd, cgroup, container] =
-            self.fields(entry, "a selector", ["systemd", "cgroup", "container"])?;
+        let [systemd, cgroup, container] = self.fields(entry, "a selector", KINDS)?;
         match (systemd, cgroup, container) {
             (Some(unit), None, None) => self.text(unit, "a unit", Selector::parse_systemd),
             (None, Some(path), None) => self.text(path, "a cgroup path", Selector::parse_cgroup),
             (None, None, Some(container)) => self.container(container),
             (Some(_), Some(second), _) | (Some(_), None, Some(second)) | (None, Some(_), Some(second)) => {
                 let problem = Problem::new("invalid-selector", "one entry holds one selector");
+                let key = match entry.value() {
+                    Value::Mapping(entries) => entries.pairs().find(|(_, value)| *value == second.id),
+                    Value::Null | Value::Text(_) | Value::List(_) | Value::Invalid => None,
+                };
                 self.error(
-                    second,
+                    key.map_or(second, |(key, _)| entry.with(key)),
                     problem.hint("write each as an entry of its own; a service is what any of them matches"),
                 );
                 None
@@ -433,7 +462,8 @@ impl<'t> Compiler<'t, '_> {
             return network;
         };
         self.comment(comment);
-        let before = self.findings.has_errors();
+        let mut listed = Vec::new();
+        let mut complete = true;
         match cidrs {
             None => {
                 let message = format!("the network {} does not say its addresses", quoted(declared.name));
@@ -447,21 +477,35 @@ impl<'t> Compiler<'t, '_> {
                     "write `cidrs: [203.0.113.0/24]`",
                 ) {
                     prefixes.push(entry);
-                    network.cidrs.extend(self.text(entry, "an address prefix", value::parse_cidr));
+                    let cidr = self.text(entry, "an address prefix", value::parse_cidr);
+                    complete &= cidr.is_some();
+                    listed.extend(cidr.map(|cidr| (cidr, entry)));
                 }
                 self.warn_if_empty(cidrs, "the network matches nothing: it has no addresses");
             }
         }
+        for (cidr, entry) in &listed {
+            if value::is_own(*cidr) {
+                let message = format!(
+                    "{}/{} is of this host, and no address of this host is ever in a network",
+                    cidr.address, cidr.prefix
+                );
+                let problem = Problem::new("own-address", message);
+                self.error(*entry, problem.hint("name the service that is there, or `unmanaged`"));
+            }
+        }
+        network.cidrs.extend(listed.iter().map(|(cidr, _)| *cidr));
         let Some(except) = except else { return network };
         let known: HashSet<Cidr> = network.cidrs.iter().copied().collect();
-        let complete = !self.findings.has_errors() || before;
+        let mut exceptions = HashSet::new();
         for entry in
             self.list(except, "`except` is a list of address prefixes", "write `except: [203.0.113.9/32]`")
         {
             prefixes.push(entry);
             let Some(cidr) = self.text(entry, "an address prefix", value::parse_cidr) else { continue };
-            let covered = (0..=cidr.prefix).any(|prefix| known.contains(&truncate(cidr, prefix)));
-            if !covered && complete && !known.is_empty() {
+            if wider(cidr).any(|wider| known.contains(&wider)) {
+                exceptions.insert(cidr);
+            } else if complete && !known.is_empty() {
                 let message = format!(
                     "the exception {}/{} is in none of the network's `cidrs`",
                     cidr.address, cidr.prefix
@@ -470,6 +514,14 @@ impl<'t> Compiler<'t, '_> {
                 self.error(entry, problem.hint("remove it, or add what it is an exception from"));
             }
             network.except.push(cidr);
+        }
+        for (cidr, entry) in listed {
+            if wider(cidr).any(|wider| exceptions.contains(&wider)) {
+                let message =
+                    format!("nothing is left of {}/{}: an exception covers it", cidr.address, cidr.prefix);
+                let problem = Problem::new("matches-nothing", message);
+                self.warn(entry, problem.hint("remove it, or narrow the exception"));
+            }
         }
         network
     }
@@ -529,7 +581,7 @@ impl<'t> Compiler<'t, '_> {
         names: &mut HashMap<&'t str, At<'t>>,
         peers: &HashMap<&'t str, Peer>,
     ) -> Option<Rule> {
-        let [name, from, to, ports, comment] =
+        let [name, from, to, ports_at, comment] =
             self.fields(entry, "a rule", ["name", "from", "to", "ports", "comment"])?;
         self.comment(comment);
         let rule_name = match name {
@@ -541,8 +593,10 @@ impl<'t> Compiler<'t, '_> {
             Some(name) => self.name(name, "rule").inspect(|text| {
                 if let Some(first) = names.get(text) {
                     let message = format!("two rules are called {}", quoted(text));
+                    // A rule that is an alias has its name elsewhere.
+                    let is_alias = name.location() == first.location();
                     self.twice(
-                        name,
+                        if is_alias { entry } else { name },
                         *first,
                         "duplicate-rule",
                         &message,
@@ -555,13 +609,11 @@ impl<'t> Compiler<'t, '_> {
         };
         let from = self.peers(entry, from, "from", peers);
         let to = self.peers(entry, to, "to", peers);
-        let ports = match ports {
+        let ports = match ports_at {
             None => {
-                if self.findings.wants(Severity::Warning) {
-                    let at = name.unwrap_or(entry);
-                    let message = "the rule has no `ports`, so it permits every port of every protocol";
-                    self.warn(at, Problem::new("every-port", message).hint("add `ports: [443/tcp]`"));
-                }
+                let at = name.unwrap_or(entry);
+                let message = "the rule has no `ports`, so it permits every port of every protocol";
+                self.warn(at, Problem::new("every-port", message).hint("add `ports: [443/tcp]`"));
                 Ports::Everything
             }
             Some(ports) => {
@@ -574,6 +626,18 @@ impl<'t> Compiler<'t, '_> {
             }
         };
         let (from, to) = (from?, to?);
+        if let (Ports::Listed(listed), Some(ports)) = (&ports, ports_at)
+            && let Some(protocol) = never_told(&from, &to, listed)
+        {
+            let message =
+                format!("{protocol} from a process of this host to a service is refused, rule or not");
+            let problem = Problem::new("never-permitted", message);
+            self.warn(
+                ports,
+                problem
+                    .hint("its sender cannot be told; use tcp or udp, or name `world` if it is another host"),
+            );
+        }
         let is_service = |peer: &Peer| matches!(peer, Peer::Service(_));
         if !from.is_empty() && !to.is_empty() && !from.iter().chain(&to).any(is_service) {
             let message = "the rule covers nothing: neither end is a service";
@@ -620,9 +684,7 @@ impl<'t> Compiler<'t, '_> {
                         None => complete = false,
                     }
                 }
-                if self.findings.wants(Severity::Warning) {
-                    self.warn_if_empty(field, &format!("the rule matches nothing: its `{name}` is empty"));
-                }
+                self.warn_if_empty(field, &format!("the rule matches nothing: its `{name}` is empty"));
                 complete.then_some(peers)
             }
             Value::Text(_) | Value::Null | Value::Mapping(_) | Value::Invalid => {
@@ -640,13 +702,23 @@ impl<'t> Compiler<'t, '_> {
         if text == "unknown" || text == "pending" {
             let message = format!("no rule can name `{text}`: records call an end so that is not identified");
             self.error(at, Problem::new("reserved-name", message).hint(hint));
-        } else if self.complete && self.findings.wants(Severity::Error) {
+        } else if self.complete {
             // A file that could not be read to its end may be the one that declares the name.
-            let hint = self
-                .suggest(text, known.keys().copied())
-                .unwrap_or_else(|| String::from("declare it under `services` or `networks`"));
-            let message = format!("no service or network is called {}", quoted(text));
-            self.error(at, Problem::new("unknown-name", message).hint(hint));
+            let problem =
+                Problem::new("unknown-name", format!("no service or network is called {}", quoted(text)));
+            let near = if self.findings.wants(Severity::Error) {
+                self.nearest(text, known.keys().copied())
+            } else {
+                None
+            };
+            self.error(
+                at,
+                match near {
+                    Some(near) => problem.hint(value::did_you_mean(near)),
+                    None if value::check_name(text).is_err() => problem.hint(hint),
+                    None => problem.hint("declare it under `services` or `networks`"),
+                },
+            );
         }
         None
     }
@@ -669,49 +741,51 @@ impl<'t> Compiler<'t, '_> {
                 return;
             }
         };
+        if let Some(last) = conflicts.get(conflict::MAX_CONFLICTS - 1) {
+            let message = format!(
+                "services claim the same cgroups {} times or more: gave up there",
+                conflict::MAX_CONFLICTS
+            );
+            let (_, _, at) = &selectors[last.second];
+            self.error(
+                *at,
+                Problem::new("limit", message).hint("narrow those that are told of, and look again"),
+            );
+        }
         for conflict in conflicts {
             let (first_owner, _, first) = &selectors[conflict.first];
             let (second_owner, _, second) = &selectors[conflict.second];
-            if !self.findings.wants(Severity::Error) {
-                return;
-            }
             if services[*first_owner].name == services[*second_owner].name {
                 // One name declared twice has been reported already.
                 continue;
             }
-            // The finding stands at the later place.
-            let key = |at: &At<'t>| at.tree.location(at.id);
-            let (early, early_owner, late, late_owner) = if key(first) <= key(second) {
-                (first, *first_owner, second, *second_owner)
-            } else {
-                (second, *second_owner, first, *first_owner)
-            };
+            let [(early, early_owner), (late, late_owner)] =
+                in_order([(*first, &services[*first_owner]), (*second, &services[*second_owner])]);
             let what = match &selectors[conflict.first].1 {
                 Selector::Container(_) => "container",
                 Selector::Systemd(_) | Selector::Cgroup(_) => "cgroup",
             };
             let message = format!(
                 "a {what} can be claimed by two services, {} and {}: for example {}",
-                quoted(services[early_owner].name),
-                quoted(services[late_owner].name),
+                quoted(early_owner.name),
+                quoted(late_owner.name),
                 quoted(&conflict.example),
             );
-            let claims = format!("{} claims it here", quoted(services[early_owner].name));
-            let finding = late
-                .tree
-                .finding(late.id, Severity::Error, "claimed-twice", message)
-                .related(key(early), claims)
-                .hint(if what == "container" {
-                    "narrow one of them"
-                } else {
-                    "narrow one of them; a selector claims what is below a cgroup too"
-                });
-            self.findings.add(finding);
+            let claims = format!("{} claims it here", quoted(early_owner.name));
+            self.findings.add_with(Severity::Error, || {
+                late.tree
+                    .finding(late.id, Severity::Error, "claimed-twice", message)
+                    .related(early.location(), claims)
+                    .hint(if what == "container" {
+                        "narrow one of them"
+                    } else {
+                        "narrow one of them; a selector claims what is below a cgroup too"
+                    })
+            });
         }
     }
 
     fn reserved_twice(&mut self, services: &[Declared<'t>], mut listens: Vec<(PortRange, usize, At<'t>)>) {
-        let place = |at: At<'t>| at.tree.location(at.id);
         listens.sort_by_key(|(range, owner, _)| (*range, *owner));
         // The range that reaches furthest so far, and the furthest of another service.
         let mut reach: [Option<(Protocol, u16, usize, At<'t>)>; 2] = [None, None];
@@ -720,28 +794,23 @@ impl<'t> Compiler<'t, '_> {
             let other = reach.iter().flatten().find(|(reached, end, other, _)| {
                 *reached == protocol && *end >= low && services[*other].name != services[owner].name
             });
-            if let Some((_, end, other, first)) = other
-                && self.findings.wants(Severity::Error)
-            {
-                let (early, early_owner, late, late_owner) = if place(*first) <= place(at) {
-                    (*first, *other, at, owner)
-                } else {
-                    (at, owner, *first, *other)
-                };
+            if let Some((_, end, other, first)) = other {
+                let [(early, early_owner), (late, late_owner)] =
+                    in_order([(*first, &services[*other]), (at, &services[owner])]);
                 let both =
                     if low == high.min(*end) { low.to_string() } else { format!("{low}-{}", high.min(*end)) };
                 let message = format!(
                     "two services reserve port {both}: {} and {}",
-                    quoted(services[early_owner].name),
-                    quoted(services[late_owner].name),
+                    quoted(early_owner.name),
+                    quoted(late_owner.name),
                 );
-                let what = format!("{} reserves it here", quoted(services[early_owner].name));
-                let finding = late
-                    .tree
-                    .finding(late.id, Severity::Error, "reserved-twice", message)
-                    .related(place(early), what)
-                    .hint("leave the port to one of them");
-                self.findings.add(finding);
+                let what = format!("{} reserves it here", quoted(early_owner.name));
+                self.findings.add_with(Severity::Error, || {
+                    late.tree
+                        .finding(late.id, Severity::Error, "reserved-twice", message)
+                        .related(early.location(), what)
+                        .hint("leave the port to one of them")
+                });
             }
             let further = |slot: &Option<(Protocol, u16, usize, At<'t>)>| {
                 slot.is_none_or(|(reached, end, ..)| reached != protocol || end < high)
@@ -772,23 +841,38 @@ impl<'t> Compiler<'t, '_> {
         let entries = match at.value() {
             Value::Mapping(entries) => entries,
             other => {
-                let hint = format!("its fields are {}", names.join(", "));
+                let hint = match other {
+                    Value::Text(text) => without_space(text, names).map(space_after_colon),
+                    Value::Null | Value::List(_) | Value::Mapping(_) | Value::Invalid => None,
+                };
+                let hint = hint.unwrap_or_else(|| format!("its fields are {}", names.join(", ")));
                 self.wrong_type(at, other, &format!("{what} is a mapping"), &hint);
                 return None;
             }
         };
         let mut keys: [Option<At<'t>>; N] = [None; N];
         let mut values: [Option<At<'t>>; N] = [None; N];
+        // What stands behind keys that are nearly the right ones.
+        let mut meant: [Option<At<'t>>; N] = [None; N];
+        let mut is_merged = false;
         for (key, value) in entries.pairs() {
             let (key, value) = (at.with(key), at.with(value));
-            let Some(text) = self.key(key) else { continue };
+            let Some(text) = self.key(key) else {
+                is_merged |= matches!(key.value(), Value::Text(_));
+                continue;
+            };
             let Some(index) = names.iter().position(|name| *name == text) else {
-                if self.findings.wants(Severity::Error) {
-                    let hint = self
-                        .suggest(text, names)
-                        .unwrap_or_else(|| format!("its fields are {}", names.join(", ")));
-                    let message = format!("{what} has no field {}", quoted(text));
-                    self.error(key, Problem::new("unknown-field", message).hint(hint));
+                let problem = Problem::new("unknown-field", format!("{what} has no field {}", quoted(text)));
+                let (name, hint, value) = if let Some(found) = without_space(text, names) {
+                    (Some(found.0), space_after_colon(found), At { is_told: true, ..key })
+                } else if let Some(name) = self.nearest(text, names) {
+                    (Some(name), value::did_you_mean(name), value)
+                } else {
+                    (None, format!("its fields are {}", names.join(", ")), value)
+                };
+                self.error(key, problem.hint(hint));
+                if let Some(index) = names.iter().position(|known| Some(*known) == name) {
+                    meant[index].get_or_insert(value);
                 }
                 continue;
             };
@@ -800,7 +884,11 @@ impl<'t> Compiler<'t, '_> {
                 None => (keys[index], values[index]) = (Some(key), Some(value)),
             }
         }
-        Some(values)
+        // One mistake is told once: nothing is missing that has another name, or that a merge key would have brought.
+        for (value, meant) in values.iter_mut().zip(meant) {
+            *value = value.or(meant);
+        }
+        (!is_merged).then_some(values)
     }
 
     fn mapping(&mut self, at: At<'t>, what: &str, hint: &str) -> Option<Children<'t>> {
@@ -904,18 +992,17 @@ impl<'t> Compiler<'t, '_> {
         }
     }
 
-    fn suggest<'a>(&mut self, word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    fn nearest<'a>(&mut self, word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
         let left = MAX_COMPARISONS.saturating_sub(self.comparisons);
         let counted = known.into_iter().take(left).inspect(|_| self.comparisons += 1);
-        value::suggest(word, counted)
+        value::nearest(word, counted)
     }
 
     fn twice(&mut self, at: At<'t>, first: At<'t>, code: &'static str, message: &str, hint: &str) {
-        if self.findings.wants(Severity::Error) {
+        self.findings.add_with(Severity::Error, || {
             let finding = at.tree.finding(at.id, Severity::Error, code, message);
-            let first = first.tree.location(first.id);
-            self.findings.add(finding.related(first, "the first is here").hint(hint));
-        }
+            finding.related(first.location(), "the first is here").hint(hint)
+        });
     }
 
     fn error(&mut self, at: At<'t>, problem: Problem) {
@@ -928,10 +1015,40 @@ impl<'t> Compiler<'t, '_> {
 
     fn add(&mut self, at: At<'t>, severity: Severity, problem: Problem) {
         let Problem { code, message, hint } = problem;
-        let mut finding = at.tree.finding(at.id, severity, code, message);
-        finding.hint = hint;
-        self.findings.add(finding);
+        if at.tree.has_aliases {
+            let number = self.state.hash_one((std::ptr::from_ref(at.tree), at.id, code, &message));
+            if !self.told.insert(number) {
+                return;
+            }
+        }
+        self.findings.add_with(severity, || {
+            let mut finding = at.tree.finding(at.id, severity, code, message);
+            finding.hint = hint;
+            finding
+        });
     }
+}
+
+/// Two places by which services are in conflict, the earlier one first. Where an alias makes them one place, the later is
+/// where the second service is declared.
+fn in_order<'a, 't>(mut both: [(At<'t>, &'a Declared<'t>); 2]) -> [(At<'t>, &'a Declared<'t>); 2] {
+    both.sort_by_key(|(at, owner)| (at.location(), owner.key.location()));
+    let [(first, _), (second, owner)] = &mut both;
+    if first.location() == second.location() {
+        *second = owner.key;
+    }
+    both
+}
+
+/// A field's name and what stands behind its colon, if no space does.
+fn without_space<'n, 's, const N: usize>(text: &'s str, names: [&'n str; N]) -> Option<(&'n str, &'s str)> {
+    let (key, value) = text.split_once(':')?;
+    names.into_iter().find(|name| *name == key).map(|name| (name, value))
+}
+
+fn space_after_colon((name, value): (&str, &str)) -> String {
+    let value = value.split_whitespace().next().unwrap_or("...");
+    format!("put a space after the colon: {}", quoted(&format!("{name}: {value}")))
 }
 
 /// The rules that lines of a tail mean, of which the first has the number `line`; nothing if a finding is to be made of one of
@@ -981,8 +1098,29 @@ fn plain_rule(file: &Arc<Path>, line: &Line<'_>, known: &HashMap<&str, Peer>) ->
             listed?.into()
         }
     };
+    if never_told(&from, &to, &ports).is_some() {
+        return None;
+    }
     let location = Location { file: file.clone(), line: line.line, column: line.column };
     Some(Rule { name: name.into(), from, to, ports: Ports::Listed(ports), location })
+}
+
+/// The protocol of a rule that can permit nothing by it, since the programs find the sender of a packet from this host only
+/// where it is of TCP, UDP or ICMP, and a service takes nothing from whom they do not find.
+fn never_told(from: &[Peer], to: &[Peer], ports: &[PortRange]) -> Option<&'static str> {
+    let unfound = ports.iter().find_map(|range| {
+        let (PortRange::Protocol(protocol) | PortRange::Ports { protocol, .. }) = range;
+        match *protocol {
+            Protocol::SCTP => Some("sctp"),
+            Protocol::DCCP => Some("dccp"),
+            Protocol::UDPLITE => Some("udplite"),
+            _ => None,
+        }
+    })?;
+    let is_here = |peer: &Peer| matches!(peer, Peer::Service(_) | Peer::Unmanaged);
+    let is_service = |peer: &Peer| matches!(peer, Peer::Service(_));
+    let is_certain = !from.is_empty() && !to.is_empty();
+    (is_certain && from.iter().all(is_here) && to.iter().all(is_service)).then_some(unfound)
 }
 
 /// Ports that a service reserves: of protocols whose `bind` the kernel shows to programs.
@@ -1013,6 +1151,11 @@ fn kind(value: Value<'_>) -> &'static str {
         Value::Mapping(_) => "a mapping",
         Value::Invalid => "invalid",
     }
+}
+
+/// The prefix itself, and all that it lies in.
+fn wider(cidr: Cidr) -> impl Iterator<Item = Cidr> {
+    (0..=cidr.prefix).map(move |prefix| truncate(cidr, prefix))
 }
 
 fn truncate(cidr: Cidr, prefix: u8) -> Cidr {

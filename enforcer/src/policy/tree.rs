@@ -38,10 +38,12 @@ pub(crate) struct Tree<'a> {
     pub(crate) complete: bool,
     /// Rules of the last document, of which no nodes were made.
     pub(crate) lines: Option<Lines<'a>>,
+    /// Whether some nodes stand for others.
+    pub(crate) has_aliases: bool,
 }
 
 /// A node of one tree.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct NodeId(u32);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,6 +152,7 @@ impl<'a> Tree<'a> {
                 roots: Vec::new(),
                 complete: true,
                 lines: None,
+                has_aliases: false,
             },
             open: Vec::new(),
             anchors: HashMap::new(),
@@ -396,6 +399,7 @@ impl<'a> Builder<'a, '_> {
                 self.aliased = before.saturating_add(weight);
                 self.weight = self.weight.saturating_add(weight);
                 if self.aliased <= MAX_ALIASED_NODES {
+                    self.tree.has_aliases = true;
                     let node = &mut self.tree.nodes[id.0 as usize];
                     node.kind = Kind::Alias;
                     node.text = target;
@@ -418,29 +422,33 @@ impl<'a> Builder<'a, '_> {
     }
 
     fn refuse_tag(&mut self, tagged: bool, id: NodeId, span: Span) {
-        if !tagged || !self.findings.wants(Severity::Error) {
+        if !tagged {
             return;
         }
-        let message = "tags have no meaning in a policy";
-        let mut finding = self.tree.finding(id, Severity::Error, "tag", message);
-        if let Some(tag) = span.tag_span() {
-            let range = tag.byte_range().unwrap_or_default();
-            let location = Location {
-                file: self.tree.document.file.clone(),
-                line: narrow(tag.start.line()),
-                column: narrow(tag.start.col()) + 1,
+        let (tree, message) = (&self.tree, "tags have no meaning in a policy");
+        self.findings.add_with(Severity::Error, || {
+            let finding = match span.tag_span() {
+                None => tree.finding(id, Severity::Error, "tag", message),
+                Some(tag) => {
+                    let range = tag.byte_range().unwrap_or_default();
+                    let location = Location {
+                        file: tree.document.file.clone(),
+                        line: narrow(tag.start.line()),
+                        column: narrow(tag.start.col()) + 1,
+                    };
+                    Finding::of_text(
+                        Severity::Error,
+                        "tag",
+                        location,
+                        message.to_owned(),
+                        &tree.document.text,
+                        range.start,
+                        range.len(),
+                    )
+                }
             };
-            finding = Finding::of_text(
-                Severity::Error,
-                "tag",
-                location,
-                message.to_owned(),
-                &self.tree.document.text,
-                range.start,
-                range.len(),
-            );
-        }
-        self.findings.add(finding.hint("remove it; put a text that begins with `!` in quotes"));
+            finding.hint("remove it; put a text that begins with `!` in quotes")
+        });
     }
 
     fn syntax_error(&mut self, error: &ScanError) {
@@ -450,40 +458,106 @@ impl<'a> Builder<'a, '_> {
             self.tree.roots.pop();
         }
         let kind = error.kind();
-        let (code, hint) = if matches!(kind, ErrorKind::RecursionLimitExceeded) {
-            ("too-deep", Some("a policy nests six levels deep at most"))
-        } else if matches!(
-            kind,
-            ErrorKind::TabNotAllowed
-                | ErrorKind::TabInBlockIndentation
-                | ErrorKind::TabInIndentation
-                | ErrorKind::TabInPlainScalar
-        ) {
-            ("syntax", Some("indent and separate with spaces"))
-        } else if matches!(kind, ErrorKind::UnexpectedCharacter { .. }) {
-            ("syntax", Some("put texts with unusual characters in quotes"))
-        } else if matches!(kind, ErrorKind::MappingValueNotAllowed) {
-            ("syntax", Some("one `key: value` on each line, or inside `{ }` with commas between them"))
+        let (code, message) = if matches!(kind, ErrorKind::RecursionLimitExceeded) {
+            ("too-deep", format!("lists and mappings nest more than {MAX_DEPTH} levels deep"))
         } else {
-            ("syntax", None)
+            ("syntax", format!("not valid YAML: {}", error.info()))
         };
         let mark = error.marker();
-        let location = Location {
+        let mut location = Location {
             file: self.tree.document.file.clone(),
             line: narrow(mark.line().max(1)),
             column: narrow(mark.col()) + 1,
         };
-        let message = if code == "too-deep" {
-            format!("lists and mappings nest more than {MAX_DEPTH} levels deep")
-        } else {
-            format!("not valid YAML: {}", error.info())
-        };
-        let start = mark.byte_offset().unwrap_or_default();
-        let mut finding =
-            Finding::of_text(Severity::Error, code, location, message, &self.tree.document.text, start, 1);
-        finding.hint = hint.map(str::to_owned);
+        let text = &self.tree.document.text;
+        let mut start = mark.byte_offset().unwrap_or_default();
+        if is_unclosed_quote(kind)
+            && let Some(quote) = self.open_quote(start)
+        {
+            let before = text.get(..quote).unwrap_or_default();
+            let line = before.rsplit('\n').next().unwrap_or_default().trim_start_matches('\u{feff}');
+            location.line = narrow(before.bytes().filter(|byte| *byte == b'\n').count() + 1);
+            location.column = narrow(line.chars().count() + 1);
+            start = quote;
+        }
+        let mut finding = Finding::of_text(Severity::Error, code, location, message, text, start, 1);
+        finding.hint = advice(kind);
         self.findings.add(finding);
     }
+
+    /// The first quote that begins a text between the last node and `end`.
+    fn open_quote(&self, end: usize) -> Option<usize> {
+        let start = self.tree.nodes.last().map_or(0, |node| node.start as usize + node.len as usize);
+        let mut before = b' ';
+        let mut is_comment = false;
+        let bytes = self.tree.document.text.as_bytes().get(start..end)?;
+        bytes
+            .iter()
+            .position(|byte| {
+                is_comment = (is_comment || *byte == b'#' && before.is_ascii_whitespace()) && *byte != b'\n';
+                let is_first = !before.is_ascii_alphanumeric();
+                before = *byte;
+                !is_comment && is_first && matches!(byte, b'"' | b'\'')
+            })
+            .map(|place| start + place)
+    }
+}
+
+/// Whether the parser was looking for the end of a text in quotes, and so is far behind what is wrong.
+fn is_unclosed_quote(kind: &ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::UnclosedQuotedScalar
+            | ErrorKind::InvalidQuotedScalarIndent
+            | ErrorKind::DocumentIndicatorInQuotedScalar
+    )
+}
+
+/// What to write instead of what is no YAML.
+fn advice(kind: &ErrorKind) -> Option<String> {
+    let close = |open: char| match open {
+        '[' => String::from("close it with `]`"),
+        _ => String::from("close it with `}`"),
+    };
+    let hint = match kind {
+        ErrorKind::RecursionLimitExceeded => "a policy nests six levels deep at most",
+        ErrorKind::TabNotAllowed
+        | ErrorKind::TabInBlockIndentation
+        | ErrorKind::TabInIndentation
+        | ErrorKind::TabInPlainScalar => "indent and separate with spaces",
+        // Refused wherever it stands, in comments and in quotes too.
+        ErrorKind::UnexpectedCharacter { character } if !character.is_ascii_graphic() => {
+            let escape = format!("\\u{:04x}", u32::from(*character));
+            return Some(format!("remove it; in a text in double quotes `{escape}` stands for it"));
+        }
+        ErrorKind::UnexpectedCharacter { .. } => "put texts with unusual characters in quotes",
+        ErrorKind::MappingValueNotAllowed => {
+            "one `key: value` on each line, or inside `{ }` with commas between them"
+        }
+        ErrorKind::SimpleKeyExpected
+        | ErrorKind::InvalidSimpleKey
+        | ErrorKind::FlowMappingValueAdjacentCollection => "write `key: value`, with a space after the colon",
+        ErrorKind::UnclosedFlowCollection { open } | ErrorKind::MismatchedFlowCollectionEnd { open, .. } => {
+            return Some(close(*open));
+        }
+        ErrorKind::UnclosedQuotedScalar
+        | ErrorKind::InvalidQuotedScalarIndent
+        | ErrorKind::DocumentIndicatorInQuotedScalar => {
+            "end the text with the quote that it begins with, or indent its further lines"
+        }
+        ErrorKind::InvalidTrailingSingleQuotedScalar | ErrorKind::InvalidTrailingDoubleQuotedScalar => {
+            "put all of the text into the quotes"
+        }
+        ErrorKind::UnknownQuotedScalarEscape => "write `\\\\` for a backslash, or take single quotes",
+        ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator => {
+            "put a comma between what stands in brackets, and close them"
+        }
+        ErrorKind::ExpectedBlockMappingKey
+        | ErrorKind::ExpectedBlockSequenceEntry
+        | ErrorKind::InvalidIndentation => "indent all that belongs together alike",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 /// Files are smaller than 4 GiB, see [`source`](super::source), and no count in a file exceeds its bytes.

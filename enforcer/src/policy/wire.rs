@@ -19,8 +19,8 @@ use thiserror::Error;
 use super::edit::Edit;
 use super::finding::{CODES, Excerpt, Finding, Severity};
 use super::{
-    Cidr, Document, Existing, Few, Location, Meaning, Network, OnAuditLoss, OnUnsupported, Peer, Policy,
-    PortRange, Ports, Rule, Rules, Selector, Service, Tail, spec,
+    Cidr, Document, Existing, Few, LeftOut, Location, Meaning, Network, OnAuditLoss, OnUnsupported, Peer,
+    Policy, PortRange, Ports, Rule, Rules, Selector, Service, Tail, spec,
 };
 
 /// Stands at the end, so that what was cut short is not taken for a whole.
@@ -67,6 +67,7 @@ struct Head {
     networks: usize,
     rules: usize,
     findings: usize,
+    left_out: LeftOut,
     tails: usize,
 }
 
@@ -268,6 +269,7 @@ pub fn write_answer(meaning: &Meaning, out: impl Write) -> io::Result<()> {
         networks: policy.networks.len(),
         rules: policy.rules.len(),
         findings: meaning.findings.len(),
+        left_out: meaning.left_out,
         tails: meaning.tails.len(),
     })?;
     for Service { name, selectors, listens, mode, location } in &policy.services {
@@ -326,7 +328,7 @@ pub fn read_answer(bytes: &[u8]) -> Result<Meaning, WireError> {
         existing: head.existing,
         on_audit_loss: head.on_audit_loss,
     };
-    Ok(Meaning { policy: head.is_valid.then_some(policy), findings, tails })
+    Ok(Meaning { policy: head.is_valid.then_some(policy), findings, left_out: head.left_out, tails })
 }
 
 fn check(is_so: bool, what: &'static str) -> Result<(), WireError> {

@@ -36,6 +36,11 @@ pub(super) fn check_name(text: &str) -> Result<(), Problem> {
         .hint(format!("up to {MAX_NAME} of A-Z a-z 0-9 `_` `.` `-`, the first of them a letter or a digit")))
 }
 
+/// Whether a name reads like an address, which is what `enforcer check` would take it for.
+pub(super) fn is_address(name: &str) -> bool {
+    name.parse::<IpAddr>().is_ok()
+}
+
 /// Reads `enforce` or `audit`.
 pub(super) fn parse_mode(text: &str) -> Result<Mode, Problem> {
     match text {
@@ -171,6 +176,13 @@ pub(super) fn parse_cidr(text: &str) -> Result<Cidr, Problem> {
     };
     let hint = "write an address and a length, like `203.0.113.0/24` or `2001:db8::/32`";
     let digits = !prefix.is_empty() && prefix.len() <= 3 && prefix.bytes().all(|byte| byte.is_ascii_digit());
+    if digits && prefix.len() > 1 && prefix.starts_with('0') {
+        let shorter = prefix.trim_start_matches('0');
+        let shorter = if shorter.is_empty() { "0" } else { shorter };
+        let problem =
+            Problem::new("invalid-cidr", format!("the length of {} begins with a zero", quoted(text)));
+        return Err(problem.hint(format!("write `{address}/{shorter}`")));
+    }
     let (Ok(address), Ok(prefix), true) = (address.parse::<IpAddr>(), prefix.parse::<u8>(), digits) else {
         return Err(invalid().hint(hint));
     };
@@ -204,6 +216,18 @@ pub(super) fn parse_cidr(text: &str) -> Result<Cidr, Problem> {
     Ok(Cidr { address: network, prefix })
 }
 
+/// Whether every address of a prefix means this host, on whatever host it is asked: loopback's and the unspecified ones.
+pub(super) fn is_own(cidr: Cidr) -> bool {
+    match cidr.address {
+        IpAddr::V4(v4) => {
+            (v4.is_loopback() && cidr.prefix >= 8) || (v4.is_unspecified() && cidr.prefix == 32)
+        }
+        IpAddr::V6(v6) => {
+            (v6.is_loopback() && cidr.prefix == 128) || (v6.is_unspecified() && cidr.prefix >= 127)
+        }
+    }
+}
+
 /// The bits of an address that count, left-aligned for both families.
 pub(super) fn masked(value: u128, prefix: u8) -> u128 {
     value & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)
@@ -211,19 +235,32 @@ pub(super) fn masked(value: u128, prefix: u8) -> u128 {
 
 /// "did you mean", if one of the known words is close enough to be meant.
 pub(in crate::policy) fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest(word, known).map(did_you_mean)
+}
+
+/// What a hint says of a word that is close enough.
+pub(super) fn did_you_mean(word: &str) -> String {
+    format!("did you mean `{word}`?")
+}
+
+/// The known word that is closest, if it is close enough to be meant.
+pub(in crate::policy) fn nearest<'a>(
+    word: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let length = word.chars().count();
     if length > 2 * MAX_NAME {
         return None;
     }
-    // A third of the word may differ: more than that is another word.
+    // A third of the word may differ: more than that is another word, and so is one that has nothing in common with it.
     let most = (length / 3).max(1);
     known
         .into_iter()
         .filter(|candidate| candidate.len().abs_diff(word.len()) <= 4 * most)
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, _)| *distance <= most)
+        .filter(|(distance, candidate)| *distance <= most && *distance < length.max(candidate.len()))
         .min()
-        .map(|(_, candidate)| format!("did you mean `{candidate}`?"))
+        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]
@@ -289,6 +326,8 @@ mod tests {
             ("10.0.0.0/-1", Err("invalid-cidr")),
             ("10.0.0.0/+8", Err("invalid-cidr")),
             ("10.0.0.0/", Err("invalid-cidr")),
+            ("10.0.0.0/08", Err("invalid-cidr")),
+            ("0.0.0.0/00", Err("invalid-cidr")),
             ("10.0.0/8", Err("invalid-cidr")),
             ("10.0.0.0", Err("invalid-cidr")),
             ("fe80::1%eth0/128", Err("invalid-cidr")),
@@ -320,9 +359,11 @@ mod tests {
             ("ordesr", Some("did you mean `orders`?")),
             ("wbe", Some("did you mean `web`?")),
             ("payments", None),
+            ("d", Some("did you mean `db`?")),
+            ("*", None),
             ("", None),
         ] {
-            assert_eq!(suggest(word, ["web", "orders", "db"]).as_deref(), expected, "{word}");
+            assert_eq!(suggest(word, ["web", "orders", "db", "n"]).as_deref(), expected, "{word}");
         }
     }
 }
