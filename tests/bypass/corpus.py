@@ -32,6 +32,8 @@ PROXY, DOOR, BEHIND = 7100, 7150, 7055
 CROSSING, CROSSING_BACK = 7060, 7310
 # Where the vault answers who has called while a policy was in force that permits more.
 QUEUED, KEPT = 7062, 7063
+# Where the vault begins to listen in the midst of an attempt.
+LATE = 7070
 # Where the vault itself may call whoever has this port.
 NOTICES = 7300
 

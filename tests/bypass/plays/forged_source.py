@@ -1,0 +1,18 @@
+"""Connects before the vault is there, and sends in the name of somebody who may call (IP_PKTINFO) when it is."""
+
+import forgery
+import listener
+from corpus import LATE, UDP
+
+PATHS = UDP
+CONTROL = "nobody may send in the name of another service's socket"
+
+
+def attempt(scene):
+    sock = forgery.beside(scene, forgery.held(scene, scene.loopback))
+    sock.connect(scene.to(LATE))
+    vault = listener.start(scene, scene.any, LATE)
+    with scene.judge("sendmsg"):
+        # No address: the hook of this call is told of none.
+        sock.sendmsg([scene.token], [forgery.in_name_of(scene, scene.loopback)])
+    return listener.end(scene, vault)
