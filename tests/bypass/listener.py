@@ -21,15 +21,16 @@ def start(scene, host, port):
 
 
 def tell(scene, channel, sock):
-    """The vault's part: says that it is ready, and when it is asked, what it has got until then."""
+    """The vault's part: says that it is ready, and when it is asked, what it has got. It answers nobody."""
     channel.send(b"ready")
     channel.recv(1)
-    if scene.proto == "tcp":
-        if not scene.ready(sock, select.POLLIN, 0):
-            channel.send(b"none")
-            return
-        sock, _ = sock.accept()
-    channel.send(scene.overheard(sock) or b"none")
+    # What has come by a cable may not have been taken in by the kernel yet.
+    heard = b"none"
+    if scene.ready(sock, select.POLLIN):
+        if scene.proto == "tcp":
+            sock, _ = sock.accept()
+        heard = sock.recv(64) if scene.ready(sock, select.POLLIN) else heard
+    channel.send(heard)
 
 
 def await_ready(channel):
@@ -39,6 +40,6 @@ def await_ready(channel):
 
 
 def end(scene, channel):
-    """How the attempt ends: the vault got the token, or did not. A packet has arrived when the call that sent it returns."""
+    """How the attempt ends: the vault has got the token, or has not."""
     channel.send(b"?")
     return ANSWERED if channel.recv(64) == scene.token else SILENT
