@@ -2,8 +2,9 @@
 
 import select
 import socket
+import struct
 
-from corpus import ANSWERED, SILENT
+from corpus import ANSWERED, CLONE_NEWNET, SILENT, called, libc
 
 
 def start(scene, host, port):
@@ -15,6 +16,20 @@ def start(scene, host, port):
         sock.bind((host, port))
         if scene.proto == "tcp":
             sock.listen()
+        tell(scene, channel, sock)
+
+    return await_ready(scene.role("vault", vault))
+
+
+def elsewhere(scene, group, port):
+    """Has the vault listen at the other end of the cable, to whoever sends to this group; only root can have it go there."""
+
+    def vault(channel):
+        called(libc.setns(scene.namespaces["annex"], CLONE_NEWNET), "setns")
+        sock = scene.socket()
+        sock.bind(("::", port))
+        far = struct.pack("=i", socket.if_nametoindex("far"))
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socket.AF_INET6, group) + far)
         tell(scene, channel, sock)
 
     return await_ready(scene.role("vault", vault))
