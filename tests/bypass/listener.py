@@ -2,8 +2,9 @@
 
 import select
 import socket
+import struct
 
-from corpus import ANSWERED, SILENT
+from corpus import ANSWERED, CLONE_NEWNET, SILENT, called, libc
 
 
 def start(scene, host, port):
@@ -20,16 +21,31 @@ def start(scene, host, port):
     return await_ready(scene.role("vault", vault))
 
 
+def elsewhere(scene, group, port):
+    """Has the vault listen at the other end of the cable, to whoever sends to this group; only root can have it go there."""
+
+    def vault(channel):
+        called(libc.setns(scene.namespaces["annex"], CLONE_NEWNET), "setns")
+        sock = scene.socket()
+        sock.bind(("::", port))
+        far = struct.pack("=i", socket.if_nametoindex("far"))
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socket.AF_INET6, group) + far)
+        tell(scene, channel, sock)
+
+    return await_ready(scene.role("vault", vault))
+
+
 def tell(scene, channel, sock):
-    """The vault's part: says that it is ready, and when it is asked, what it has got until then."""
+    """The vault's part: says that it is ready, and when it is asked, what it has got. It answers nobody."""
     channel.send(b"ready")
     channel.recv(1)
-    if scene.proto == "tcp":
-        if not scene.ready(sock, select.POLLIN, 0):
-            channel.send(b"none")
-            return
-        sock, _ = sock.accept()
-    channel.send(scene.overheard(sock) or b"none")
+    # What has come by a cable may not have been taken in by the kernel yet.
+    heard = b"none"
+    if scene.ready(sock, select.POLLIN):
+        if scene.proto == "tcp":
+            sock, _ = sock.accept()
+        heard = sock.recv(64) if scene.ready(sock, select.POLLIN) else heard
+    channel.send(heard)
 
 
 def await_ready(channel):
@@ -39,6 +55,6 @@ def await_ready(channel):
 
 
 def end(scene, channel):
-    """How the attempt ends: the vault got the token, or did not. A packet has arrived when the call that sent it returns."""
+    """How the attempt ends: the vault has got the token, or has not."""
     channel.send(b"?")
     return ANSWERED if channel.recv(64) == scene.token else SILENT

@@ -128,16 +128,20 @@ def end(group):
 
 
 def build():
-    """Furnishes this network namespace, and lays a cable from it to another one."""
+    """Furnishes this network namespace, and lays a cable from it to another one. Who is at its end need not be asked, so that a
+    packet is there when the call that sent it returns."""
     annex = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE)
     annex.stdout.readline()
     run(["ip", "-batch", "-"], f"""
 link set lo mtu 1500
-link add near type veth peer name far netns {annex.pid}
+link add near address {corpus.NEAR_DEVICE} type veth peer name far address {corpus.FAR_DEVICE} netns {annex.pid}
 link set near up
 address add {corpus.NEAR}/30 brd + dev near
 address add {corpus.NEAR6}/64 dev near nodad
 address add {corpus.LINK_LOCAL}/64 dev near nodad
+neighbour add {corpus.FAR} lladdr {corpus.FAR_DEVICE} dev near
+neighbour add {corpus.FAR6} lladdr {corpus.FAR_DEVICE} dev near
+neighbour add {corpus.BEYOND6} lladdr {corpus.FAR_DEVICE} dev near
 address add 100.65.0.1/32 dev lo
 address add fd00:8::1/128 dev lo
 route add local 198.18.0.0/24 dev lo

@@ -8,8 +8,8 @@ use std::thread;
 use anyhow::Context as _;
 use enforcer_common::Hook;
 use enforcer_tests::actor::{Reply, Request, Transport};
-use enforcer_tests::{bpftool, datagrams};
 use enforcer_tests::sandbox::{Actor, Neighbour, Sandbox};
+use enforcer_tests::{bpftool, datagrams};
 use nix::libc;
 
 const POLICY: &str = "version: 1

@@ -18,7 +18,8 @@ use crate::bpftool;
 use crate::sandbox::{Daemon, Finished, Killed, PYTHON, Sandbox, binary};
 use crate::slowness::patience;
 
-/// Who may call whom. `thief` may not call `vault`, but somebody who may; `bell` may call nobody, and does.
+/// Who may call whom. `thief` may not call `vault`, but somebody who may; `bell` may call nobody, and does;
+/// `prober` may ask some addresses for an echo, and nobody for more.
 const POLICY: &str = "version: 1
 services:
   thief: { match: [{ cgroup: ROOT/thief }, { cgroup: ROOT/pool/thief }] }
@@ -26,12 +27,15 @@ services:
   teller: { match: [{ cgroup: ROOT/teller }, { cgroup: ROOT/pool/teller }] }
   proxy: { match: [{ cgroup: ROOT/proxy }] }
   bell: { match: [{ cgroup: ROOT/bell }] }
+  prober: { match: [{ cgroup: ROOT/prober }] }
   crate: { match: [{ container: { name: crate } }] }
   vault:
     match: [{ cgroup: ROOT/vault }]
     listens: [7001/tcp, 7001/udp, 7009/tcp, 7009/udp, 40001/tcp, 40001/udp]
 networks:
   groups: { cidrs: [239.1.2.3/32, \"ff05::7/128\", 100.64.0.3/32, 255.255.255.255/32] }
+  probed: { cidrs: [198.51.100.0/24, \"fd00:7::3/128\"] }
+  partners: { cidrs: [\"fd00:99::/64\"] }
 allow:
   - { name: errand, from: clerk, to: vault }
   - { name: shift, from: teller, to: vault }
@@ -41,6 +45,8 @@ allow:
   - { name: ask, from: [thief, clerk, teller, vault], to: proxy, ports: [7100-7199/tcp, 7100-7199/udp] }
   - { name: announce, from: [thief, clerk], to: groups, ports: [7001/udp] }
   - { name: crossing, from: vault, to: clerk, ports: [7310/tcp] }
+  - { name: probe, from: prober, to: probed, ports: [icmp, icmpv6] }
+  - { name: partnership, from: partners, to: vault, ports: [7001/udp] }
   - { name: notice, from: vault, to: [thief, clerk, teller], ports: [7300/tcp, 7300/udp] }
 ";
 
@@ -51,12 +57,13 @@ const AMNESTY: &str = "  - { name: amnesty, from: thief, to: vault }\n";
 const PENDING: &str = "docker/0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f";
 
 /// Cgroups in the sandbox; that of a stranger is of no service.
-const CGROUPS: [&str; 11] = [
+const CGROUPS: [&str; 12] = [
     "thief",
     "clerk",
     "teller",
     "proxy",
     "bell",
+    "prober",
     "vault",
     "stranger",
     PENDING,
@@ -198,6 +205,7 @@ impl Scene<'_> {
         } else {
             let caller = match other {
                 Some("pending") => "pending",
+                Some("prober") => "prober",
                 Some(_) => "stranger",
                 None => "thief",
             };
