@@ -285,11 +285,12 @@ fn is_outside(skb: Skb, source: &Address, netns: u64) -> bool {
     if source.is_link_local() { device == Device::OUTSIDE } else { !maps::is_neighbour(netns, source) }
 }
 
-/// Whether an address is one of this host's, as the namespace has it whose socket sends. A socket without a note is older than the
-/// enforcer, or nobody's: of such a one only loopback is.
+/// Whether an address is one of the namespace's own whose socket sends. A socket without a note is older than the enforcer, or
+/// nobody's: of such a one only loopback is.
 #[inline(always)]
-pub(crate) fn is_of_this_host(packet: &Packet, address: &Address) -> bool {
-    address.is_loopback_or_unspecified() || maps::place(note(packet.socket.cast()).netns, address).is_some()
+pub(crate) fn is_own(packet: &Packet, address: &Address) -> bool {
+    let place = || maps::place(note(packet.socket.cast()).netns, address);
+    address.is_loopback_or_unspecified() || place().is_some_and(|place| place.is_here())
 }
 
 /// Whether the host has taken in a network namespace, its devices and the addresses that it sees.

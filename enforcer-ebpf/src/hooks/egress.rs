@@ -52,7 +52,7 @@ fn judge(own: u64, packet: &Packet, plain: Option<(&Headers, u64)>) -> i32 {
             None => decide_led(&sender, &tables),
             Some((_, named)) if named != 0 => decide_source(&sender, &Party::cgroup(named), &tables),
             Some((headers, _)) => {
-                if sockets::is_of_this_host(packet, &headers.destination) {
+                if sockets::is_own(packet, &headers.destination) {
                     return PASS;
                 }
                 permitted = tables.active().is_recording() && !packet.is_connected();

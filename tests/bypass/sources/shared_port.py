@@ -6,6 +6,7 @@ from corpus import UDP
 
 PATHS = UDP
 LOTS = "where nobody judges the send, the kernel draws whose of the two it is taken for"
+CONTROL = "nobody is let send from a port that another service's socket is drawn for"
 ONEWAY = "which of the two sockets hears an answer, the kernel draws"
 
 
