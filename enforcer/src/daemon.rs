@@ -52,7 +52,7 @@ use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::notify::{self, Watchdog};
 use crate::parser::Parser;
-use crate::policy::{self, Document, Fingerprint, Loaded, OnUnsupported, Policy, Rules};
+use crate::policy::{Document, Fingerprint, Loaded, OnUnsupported, Policy, Rules};
 use crate::privileges;
 use crate::reconcile::{self, Repair, Tree};
 use crate::revision::{InvalidPolicy, Origin, Revision};
@@ -359,7 +359,8 @@ impl Daemon {
         if !left.has_policy()
             && let Err(err) = on_disk
         {
-            return Err(err).with_context(reading);
+            // What is wrong with a policy says itself where it is.
+            return if err.is::<InvalidPolicy>() { Err(err) } else { Err(err).with_context(reading) };
         }
         // What another daemon has is told before anything is loaded.
         let control = settings.control.as_deref().map(Socket::bind).transpose()?;
@@ -1798,12 +1799,11 @@ fn parse(settings: &Settings, documents: Vec<Document>) -> anyhow::Result<Loaded
 }
 
 fn usable(loaded: Loaded) -> anyhow::Result<Loaded> {
-    let findings: Vec<String> = loaded.findings.iter().map(policy::Finding::render).collect();
     if loaded.policy.is_none() {
-        bail!(InvalidPolicy(findings.join("\n")));
+        bail!(InvalidPolicy::of(&loaded.findings));
     }
-    for finding in findings {
-        warn!("{finding}");
+    for finding in &loaded.findings {
+        warn!("{}", finding.render());
     }
     Ok(loaded)
 }

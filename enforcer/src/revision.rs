@@ -13,6 +13,14 @@ use crate::tables::{CapacityError, Tables};
 #[error("{0}")]
 pub struct InvalidPolicy(pub String);
 
+impl InvalidPolicy {
+    /// Everything that was found, with an empty line between two.
+    pub fn of(findings: &[Finding]) -> Self {
+        let findings: Vec<String> = findings.iter().map(Finding::render).collect();
+        Self(findings.join("\n").trim_end().to_owned())
+    }
+}
+
 /// Where a revision came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
@@ -53,11 +61,10 @@ impl Revision {
         number: u32,
         top: &[u8],
     ) -> Result<Self, InvalidPolicy> {
-        let findings: Vec<String> = loaded.findings.iter().map(Finding::render).collect();
-        let Some(policy) = loaded.policy else { return Err(InvalidPolicy(findings.join("\n"))) };
+        let Some(policy) = loaded.policy else { return Err(InvalidPolicy::of(&loaded.findings)) };
         let mut revision = Self::read((policy, loaded.documents), identities, number, top)?;
         revision.origin = Origin::Applied;
-        revision.warnings = findings;
+        revision.warnings = loaded.findings.iter().map(Finding::render).collect();
         Ok(revision)
     }
 

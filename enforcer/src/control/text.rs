@@ -7,14 +7,18 @@ use super::api::{
     Applied, Connection, Connections, Coverage, Diff, Endpoint, Identified, Identity, InForce, PairChange,
     Policy, Process, Services, Status,
 };
+use crate::output::printable;
 
 /// Lines of one kind of finding that are shown; the JSON has all of them.
 const LINES: usize = 20;
 
-/// Rows whose columns are padded to the widest entry; the last column is not.
+/// Rows whose columns are padded to the widest entry; the last column is not. What is in them may come from anyone, and may be read
+/// on a terminal.
 fn table(f: &mut fmt::Formatter<'_>, indent: &str, rows: &[Vec<String>]) -> fmt::Result {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let mut widths: Vec<usize> = Vec::new();
-    for row in rows {
+    for row in &rows {
         for (column, cell) in row.iter().enumerate() {
             match widths.get_mut(column) {
                 Some(width) => *width = (*width).max(cell.chars().count()),
@@ -22,7 +26,7 @@ fn table(f: &mut fmt::Formatter<'_>, indent: &str, rows: &[Vec<String>]) -> fmt:
             }
         }
     }
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         writeln!(f, "{indent}{}", line.trim_end())?;
@@ -236,7 +240,7 @@ impl fmt::Display for Services {
             }
             some(f, "  ", &rows)?;
             for selector in service.selectors.iter().filter(|selector| selector.matches == 0) {
-                writeln!(f, "  no cgroup answers to {}", selector.selector)?;
+                writeln!(f, "  no cgroup answers to {}", printable(&selector.selector))?;
             }
         }
         if !self.complete {
@@ -252,7 +256,7 @@ impl fmt::Display for Identity {
             if number > 0 {
                 writeln!(f)?;
             }
-            write!(f, "{}: {answer}", self.of)?;
+            write!(f, "{}: {answer}", printable(&self.of))?;
         }
         Ok(())
     }
@@ -290,7 +294,7 @@ impl fmt::Display for Policy {
     /// The documents, each below its name, as YAML that could be read again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for document in &self.documents {
-            writeln!(f, "# {}", document.file)?;
+            writeln!(f, "# {}", printable(&document.file))?;
             f.write_str(&document.text)?;
         }
         Ok(())
@@ -352,7 +356,7 @@ impl fmt::Display for Connections {
         }
         some(f, "", &alike(&self.connections))?;
         for unreadable in &self.unreadable {
-            writeln!(f, "not seen: {unreadable}")?;
+            writeln!(f, "not seen: {}", printable(unreadable))?;
         }
         Ok(())
     }
