@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
+use tracing_subscriber::fmt::format::debug_fn;
 
 use crate::check::Query;
 use crate::containers::cgroup::Runtime;
@@ -16,7 +17,7 @@ use crate::control::client::{Answer, Client};
 use crate::control::{self, api, server};
 use crate::daemon::{self, Settings};
 use crate::identities::Identities;
-use crate::output::{WhileRead, printable_lines};
+use crate::output::{WhileRead, log_field, printable_lines};
 use crate::parser;
 use crate::policy;
 use crate::revision::InvalidPolicy;
@@ -444,6 +445,7 @@ fn init_log() {
     );
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .fmt_fields(debug_fn(log_field))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
