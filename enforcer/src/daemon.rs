@@ -1,6 +1,6 @@
 //! `enforcer run`: one loop over a closed set of inputs.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -408,7 +408,10 @@ impl Daemon {
         }
         let audited = audited(&tables);
         if !audited.is_empty() {
-            warn!(services = audited.join(", "), "in audit mode: what is denied to these passes");
+            warn!(
+                services = audited.join(", "),
+                "in audit mode: what is denied to these passes, unless the other end is a service in enforce mode"
+            );
         }
         warn_of_ephemeral(&policy);
         let ledger = enforcement.ledger()?.unwrap_or_default();
@@ -453,7 +456,7 @@ impl Daemon {
                 .serve(sender, log.followed(), settings.parser, settings.control_lifetime)
                 .context("serve control socket")?;
         }
-        let (origin, since) = (Origin::Directory, SystemTime::now());
+        let (origin, since) = (Origin::Directory, (!is_adopted).then(SystemTime::now));
         let revision =
             Revision { origin, since, documents, policy, tables, identities, warnings: Vec::new() };
         let revision = Arc::new(revision);
@@ -1149,6 +1152,11 @@ impl Daemon {
         Ok(ids.filter_map(|id| Some((id, self.enforcement.cgroup(id)?.owner))).collect())
     }
 
+    /// Attempts that were left by earlier daemons and are in this one's log.
+    fn recovered(&self) -> u64 {
+        self.kept.as_ref().map_or(0, |kept| kept.recovered_attempts(&self.log))
+    }
+
     fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let (started, started_at) = self.started;
         let own_lost = self.kept.as_ref().map_or(0, Kept::own_lost);
@@ -1165,9 +1173,15 @@ impl Daemon {
             refuses_new: self.enforcement.refuses_new()?,
             owners: self.owners()?,
             containers: self.containers.iter().map(|(id, container)| (id, container.clone())).collect(),
+            tampering: self.tampering.clone(),
+            foreign_programs: self.enforcement.foreign_programs().unwrap_or_else(|err| {
+                error!("look for programs of others: {err}");
+                BTreeSet::new()
+            }),
             log: LogState {
                 path: self.settings.audit.clone(),
                 written: self.log.attempts(),
+                recovered: self.recovered(),
                 lost: self.unreadable + self.log.unwritten(),
                 stuck: self.complained,
             },
@@ -1233,7 +1247,7 @@ impl Daemon {
         revision.tables.revision = self.revision.tables.revision + 1;
         // Numbers that were given out meanwhile stay given.
         revision.identities = self.revision.identities.clone();
-        revision.since = SystemTime::now();
+        revision.since = Some(SystemTime::now());
         self.tally.add(1);
         match self.put_in_force(revision) {
             Ok(()) => {
@@ -1716,7 +1730,7 @@ impl Daemon {
         self.log.give_up();
         let counts = self.enforcement.counts()?;
         // Of those that this daemon has written, these were left by earlier ones.
-        let recovered = self.kept.as_ref().map_or(0, Kept::recovered_attempts);
+        let recovered = self.recovered();
         let told = (self.log.attempts() + self.log.unwritten() + self.unreadable).saturating_sub(recovered);
         let events_lost = counts.get(Counter::EVENTS_LOST) + self.unreadable + self.log.unwritten();
         let stop = Stop {

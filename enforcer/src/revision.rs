@@ -35,8 +35,8 @@ pub enum Origin {
 pub struct Revision {
     /// Where it came from.
     pub origin: Origin,
-    /// When it was put in force.
-    pub since: SystemTime,
+    /// When it was put in force; none if that was by an earlier daemon.
+    pub since: Option<SystemTime>,
     /// Its text, in the order of the files' paths.
     pub documents: Vec<Document>,
     /// What the documents mean.
@@ -100,7 +100,7 @@ impl Revision {
         identities: Identities,
     ) -> Result<Self, InvalidPolicy> {
         let tables = tables.map_err(|err| InvalidPolicy(err.to_string()))?;
-        let (origin, since) = (Origin::Directory, SystemTime::now());
+        let (origin, since) = (Origin::Directory, Some(SystemTime::now()));
         Ok(Self { origin, since, documents, policy, tables, identities, warnings: Vec::new() })
     }
 

@@ -207,7 +207,9 @@ pub enum StateError {
 
 fn hint(cause: &io::Error) -> &'static str {
     match cause.kind() {
-        io::ErrorKind::PermissionDenied => "\nhint: run enforcer as root, or as the user that the state belongs to",
+        io::ErrorKind::PermissionDenied => {
+            "\nhint: run enforcer as root, or as the user that the state belongs to"
+        }
         _ => "",
     }
 }

@@ -96,7 +96,9 @@ fn what_is_wrong_with_a_policy_is_told_as_one_error() {
 fn a_control_socket_that_is_none_is_told_to_be_none() {
     for path in ["tests", "Cargo.toml"] {
         let said = said(&["status", "--control", path]);
-        assert!(said.starts_with(&format!("error: connect to control socket {path}: it is not a socket\nhint: ")));
+        assert!(
+            said.starts_with(&format!("error: connect to control socket {path}: it is not a socket\nhint: "))
+        );
     }
 }
 

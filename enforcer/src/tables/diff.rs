@@ -218,7 +218,7 @@ impl<'a> Side<'a> {
         owner
     }
 
-    /// How what no rule lists is denied between two ends, as [`decide`](enforcer_common::decide) does it; none where nothing
+    /// How what no rule lists is denied between two ends, as [`decide`](enforcer_common::decide()) does it; none where nothing
     /// is.
     fn denial(&self, from: Identity, to: Identity) -> Option<Mode> {
         let modes = [from, to].map(|end| self.modes.get(&end).copied());
