@@ -177,8 +177,8 @@ pub fn defaults(before: &Policy, after: &Policy) -> Vec<DefaultChange> {
 struct Side<'a> {
     tables: &'a Tables,
     modes: HashMap<Identity, Mode>,
-    /// Whose each selector is.
-    selectors: HashMap<&'a Selector, Identity>,
+    /// Whose each selector is: one service's, or that of more where only a runtime can tell that they conflict.
+    selectors: HashMap<&'a Selector, Vec<Identity>>,
 }
 
 impl<'a> Side<'a> {
@@ -187,7 +187,9 @@ impl<'a> Side<'a> {
         for service in &tables.services {
             let identity = service.owner.identity();
             side.modes.insert(identity, service.owner.mode());
-            side.selectors.extend(service.selectors.iter().map(|selector| (selector, identity)));
+            for selector in &service.selectors {
+                side.selectors.entry(selector).or_default().push(identity);
+            }
         }
         side
     }
@@ -197,11 +199,14 @@ impl<'a> Side<'a> {
         self.modes.contains_key(&service)
     }
 
-    /// Who the cgroups of a selector are, as far as can be told without them: whoever has the same selector, or the one around
-    /// a cgroup that it names. Whose a container is then, only its runtime can tell.
-    fn owner(&self, selector: &Selector) -> Identity {
-        if let Some(owner) = self.selectors.get(selector) {
-            return *owner;
+    /// Who the cgroups of a selector of `service` are, as far as can be told without them: whoever has the same selector, or the one
+    /// around a cgroup that it names. Whose a container is then, only its runtime can tell.
+    fn owner(&self, selector: &Selector, service: Identity) -> Identity {
+        match self.selectors.get(selector).map(Vec::as_slice) {
+            Some(owners) if owners.contains(&service) => return service,
+            Some([owner]) => return *owner,
+            Some(_) => return Identity::UNKNOWN,
+            None => {}
         }
         // A pattern is also the path of one cgroup that it names.
         let path = match selector {
@@ -244,18 +249,17 @@ fn moves(before: &Side<'_>, after: &Side<'_>) -> BTreeSet<Both> {
     let mut moves = BTreeSet::new();
     for side in [before, after] {
         for service in &side.tables.services {
-            let selectors = service.selectors.iter();
-            moves.extend(
-                selectors
-                    .map(|selector| Both { before: before.owner(selector), after: after.owner(selector) }),
-            );
-            if service.selectors.is_empty() {
-                let is = |side: &Side<'_>| {
-                    let identity = service.owner.identity();
-                    if side.declares(identity) { identity } else { Identity::UNMANAGED }
-                };
-                moves.insert(Both { before: is(before), after: is(after) });
+            let identity = service.owner.identity();
+            let as_declared =
+                |side: &Side<'_>| if side.declares(identity) { identity } else { Identity::UNMANAGED };
+            let stays = before.declares(identity) && after.declares(identity);
+            if stays || service.selectors.is_empty() {
+                moves.insert(Both { before: as_declared(before), after: as_declared(after) });
             }
+            moves.extend(service.selectors.iter().map(|selector| Both {
+                before: before.owner(selector, identity),
+                after: after.owner(selector, identity),
+            }));
         }
     }
     moves
