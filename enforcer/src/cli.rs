@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
+use tracing_subscriber::fmt::format::debug_fn;
 
 use crate::check::Query;
 use crate::containers::cgroup::Runtime;
@@ -16,9 +17,10 @@ use crate::control::client::{Answer, Client};
 use crate::control::{self, api, server};
 use crate::daemon::{self, Settings};
 use crate::identities::Identities;
-use crate::output::WhileRead;
+use crate::output::{WhileRead, log_field, printable_lines};
 use crate::parser;
 use crate::policy;
+use crate::revision::InvalidPolicy;
 use crate::staying::Staying;
 use crate::tables::Tables;
 use crate::{check, detach, validate};
@@ -274,7 +276,10 @@ pub fn run(command: Command) -> ExitCode {
 
 /// Tells an error to the terminal that asked. Where nobody can be told, the exit code still says it.
 fn complain(text: &str) {
-    drop(writeln!(io::stderr(), "error: {text}"));
+    // What is wrong with a policy says itself what it is.
+    let is_finding = ["error[", "warning["].iter().any(|word| text.starts_with(word));
+    let word = if is_finding { "" } else { "error: " };
+    drop(writeln!(io::stderr(), "{word}{}", printable_lines(text)));
 }
 
 fn stdout() -> WhileRead<StdoutLock<'static>> {
@@ -353,20 +358,13 @@ fn run_validate(args: &Validate) -> Result<ExitCode, Failure> {
 fn run_check(args: &Check) -> Result<ExitCode, Failure> {
     let query = Query::parse(&args.source, &args.destination).map_err(bad_input)?;
     let loaded = policy::load(std::slice::from_ref(&args.policy));
-    let Some(policy) = loaded.policy else {
-        let findings: Vec<String> = loaded.findings.iter().map(policy::Finding::render).collect();
-        return Err(Failure::BadInput(format!(
-            "read policy {}:\n{}",
-            args.policy.display(),
-            findings.join("\n")
-        )));
-    };
+    let Some(policy) = loaded.policy else { return Err(bad_input(InvalidPolicy::of(&loaded.findings))) };
     let mut identities = Identities::default();
     let tables = Tables::compile(&policy, &mut identities, 1).map_err(bad_input)?;
     let answer = check::check(&policy, &tables, &identities, &query).map_err(bad_input)?;
     let mut out = stdout();
     match args.output {
-        Output::Text => writeln!(out, "{answer}")?,
+        Output::Text => writeln!(out, "{}", printable_lines(&answer.to_string()))?,
         Output::Json => writeln!(out, "{}", answer.to_json())?,
     }
     Ok(ExitCode::from(answer.exit_code()))
@@ -415,8 +413,7 @@ fn show<T: std::fmt::Display>(ask: &Ask, answer: &Answer<T>) -> Result<ExitCode,
 fn proposal(path: &PathBuf, confirm_within_seconds: Option<u64>) -> Result<api::Proposal, Failure> {
     let loaded = policy::load(std::slice::from_ref(path));
     if loaded.policy.is_none() {
-        let findings: Vec<String> = loaded.findings.iter().map(policy::Finding::render).collect();
-        return Err(Failure::BadInput(format!("read policy {}:\n{}", path.display(), findings.join("\n"))));
+        return Err(bad_input(InvalidPolicy::of(&loaded.findings)));
     }
     let documents = loaded.documents.into_iter().map(|document| {
         // The daemon names files in records, and may run elsewhere than here.
@@ -448,6 +445,7 @@ fn init_log() {
     );
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .fmt_fields(debug_fn(log_field))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)

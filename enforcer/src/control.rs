@@ -4,7 +4,7 @@
 //! carries its own way back, so that the loop never waits for a client. What takes time (reading `/proc`, compiling a
 //! policy) is done by the server. [`client`] is the other end, used by the commands, and [`api`] what both speak.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,6 +16,7 @@ use crate::audit::Peer;
 use crate::cgroups::Subtree;
 use crate::containers::Container;
 use crate::kernel::Counts;
+use crate::kernel::watch::Tampering;
 use crate::revision::Revision;
 
 pub mod api;
@@ -28,6 +29,11 @@ mod text;
 
 /// Where the socket is if nobody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/enforcer/control.sock";
+
+/// What people call the audit log at a path.
+fn audit_name(path: &str) -> &str {
+    if path == "-" { "standard output" } else { path }
+}
 
 /// What the server asks the loop for.
 #[derive(Debug)]
@@ -84,7 +90,7 @@ pub enum Refusal {
 /// How things stand with the daemon, at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// When enforcement began.
+    /// When this daemon began to enforce.
     pub started: Instant,
     /// The same by the wall clock.
     pub started_at: SystemTime,
@@ -108,6 +114,10 @@ pub struct Snapshot {
     pub owners: HashMap<u64, Owner>,
     /// The containers that runtimes have told of, by the ids of their own cgroups.
     pub containers: HashMap<u64, Container>,
+    /// What somebody has done to programs and pins and could not be put back.
+    pub tampering: Vec<Tampering>,
+    /// Programs of others on the hooks that decide: hook and program.
+    pub foreign_programs: BTreeSet<(&'static str, u32)>,
     /// How the audit log stands.
     pub log: LogState,
     /// What became of the records of what the daemon itself did.
@@ -121,6 +131,8 @@ pub struct LogState {
     pub path: PathBuf,
     /// Attempts that were written.
     pub written: u64,
+    /// Those of them that earlier daemons have left.
+    pub recovered: u64,
     /// Attempts that could not be written or read.
     pub lost: u64,
     /// Whether it takes nothing at present.

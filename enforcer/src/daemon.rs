@@ -1,6 +1,6 @@
 //! `enforcer run`: one loop over a closed set of inputs.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -52,7 +52,7 @@ use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::notify::{self, Watchdog};
 use crate::parser::Parser;
-use crate::policy::{self, Document, Fingerprint, Loaded, OnUnsupported, Policy, Rules};
+use crate::policy::{Document, Fingerprint, Loaded, OnUnsupported, Policy, Rules};
 use crate::privileges;
 use crate::reconcile::{self, Repair, Tree};
 use crate::revision::{InvalidPolicy, Origin, Revision};
@@ -361,7 +361,8 @@ impl Daemon {
         if !left.has_policy()
             && let Err(err) = on_disk
         {
-            return Err(err).with_context(reading);
+            // What is wrong with a policy says itself where it is.
+            return if err.is::<InvalidPolicy>() { Err(err) } else { Err(err).with_context(reading) };
         }
         // What another daemon has is told before anything is loaded.
         let control = settings.control.as_deref().map(Socket::bind).transpose()?;
@@ -409,7 +410,10 @@ impl Daemon {
         }
         let audited = audited(&tables);
         if !audited.is_empty() {
-            warn!(services = audited.join(", "), "in audit mode: what is denied to these passes");
+            warn!(
+                services = audited.join(", "),
+                "in audit mode: what is denied to these passes, unless the other end is a service in enforce mode"
+            );
         }
         warn_of_ephemeral(&policy);
         let ledger = enforcement.ledger()?.unwrap_or_default();
@@ -456,7 +460,7 @@ impl Daemon {
                 .serve(sender, log.followed(), settings.parser, settings.control_lifetime)
                 .context("serve control socket")?;
         }
-        let (origin, since) = (Origin::Directory, SystemTime::now());
+        let (origin, since) = (Origin::Directory, (!is_adopted).then(SystemTime::now));
         let revision =
             Revision { origin, since, documents, policy, tables, identities, warnings: Vec::new() };
         let revision = Arc::new(revision);
@@ -1184,6 +1188,11 @@ impl Daemon {
         Ok(ids.filter_map(|id| Some((id, self.enforcement.cgroup(id)?.owner))).collect())
     }
 
+    /// Attempts that were left by earlier daemons and are in this one's log.
+    fn recovered(&self) -> u64 {
+        self.kept.as_ref().map_or(0, |kept| kept.recovered_attempts(&self.log))
+    }
+
     fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let (started, started_at) = self.started;
         let own_lost = self.kept.as_ref().map_or(0, Kept::own_lost);
@@ -1200,9 +1209,15 @@ impl Daemon {
             refuses_new: self.enforcement.refuses_new()?,
             owners: self.owners()?,
             containers: self.containers.iter().map(|(id, container)| (id, container.clone())).collect(),
+            tampering: self.tampering.clone(),
+            foreign_programs: self.enforcement.foreign_programs().unwrap_or_else(|err| {
+                error!("look for programs of others: {err}");
+                BTreeSet::new()
+            }),
             log: LogState {
                 path: self.settings.audit.clone(),
                 written: self.log.attempts(),
+                recovered: self.recovered(),
                 lost: self.unreadable + self.log.unwritten(),
                 stuck: self.complained,
             },
@@ -1268,7 +1283,7 @@ impl Daemon {
         revision.tables.revision = self.revision.tables.revision + 1;
         // Numbers that were given out meanwhile stay given.
         revision.identities = self.revision.identities.clone();
-        revision.since = SystemTime::now();
+        revision.since = Some(SystemTime::now());
         self.tally.add(1);
         match self.put_in_force(revision) {
             Ok(()) => {
@@ -1751,7 +1766,7 @@ impl Daemon {
         self.log.give_up();
         let counts = self.enforcement.counts()?;
         // Of those that this daemon has written, these were left by earlier ones.
-        let recovered = self.kept.as_ref().map_or(0, Kept::recovered_attempts);
+        let recovered = self.recovered();
         let told = (self.log.attempts() + self.log.unwritten() + self.unreadable).saturating_sub(recovered);
         let events_lost = counts.get(Counter::EVENTS_LOST) + self.unreadable + self.log.unwritten();
         let stop = Stop {
@@ -1834,12 +1849,11 @@ fn parse(settings: &Settings, documents: Vec<Document>) -> anyhow::Result<Loaded
 }
 
 fn usable(loaded: Loaded) -> anyhow::Result<Loaded> {
-    let findings: Vec<String> = loaded.findings.iter().map(policy::Finding::render).collect();
     if loaded.policy.is_none() {
-        bail!(InvalidPolicy(findings.join("\n")));
+        bail!(InvalidPolicy::of(&loaded.findings));
     }
-    for finding in findings {
-        warn!("{finding}");
+    for finding in &loaded.findings {
+        warn!("{}", finding.render());
     }
     Ok(loaded)
 }

@@ -187,6 +187,16 @@ pub enum OnAuditLoss {
     DenyNew,
 }
 
+impl OnAuditLoss {
+    /// As policies write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::DenyNew => "deny_new",
+        }
+    }
+}
+
 /// What happens to a live connection that is older than the enforcer and that the policy denies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Existing {
@@ -199,6 +209,17 @@ pub enum Existing {
     Audit,
 }
 
+impl Existing {
+    /// As policies write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Close => "close",
+            Self::Keep => "keep",
+            Self::Audit => "audit",
+        }
+    }
+}
+
 /// What the daemon does where the programs cannot be loaded or attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum OnUnsupported {
@@ -207,6 +228,16 @@ pub enum OnUnsupported {
     Refuse,
     /// It starts without enforcing anything, and says so wherever somebody may look.
     Open,
+}
+
+impl OnUnsupported {
+    /// As policies write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Open => "open",
+        }
+    }
 }
 
 /// A name declared under `services`.

@@ -13,6 +13,14 @@ use crate::tables::{CapacityError, Tables};
 #[error("{0}")]
 pub struct InvalidPolicy(pub String);
 
+impl InvalidPolicy {
+    /// Everything that was found, with an empty line between two.
+    pub fn of(findings: &[Finding]) -> Self {
+        let findings: Vec<String> = findings.iter().map(Finding::render).collect();
+        Self(findings.join("\n").trim_end().to_owned())
+    }
+}
+
 /// Where a revision came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
@@ -27,8 +35,8 @@ pub enum Origin {
 pub struct Revision {
     /// Where it came from.
     pub origin: Origin,
-    /// When it was put in force.
-    pub since: SystemTime,
+    /// When it was put in force; none if that was by an earlier daemon.
+    pub since: Option<SystemTime>,
     /// Its text, in the order of the files' paths.
     pub documents: Vec<Document>,
     /// What the documents mean.
@@ -53,11 +61,10 @@ impl Revision {
         number: u32,
         top: &[u8],
     ) -> Result<Self, InvalidPolicy> {
-        let findings: Vec<String> = loaded.findings.iter().map(Finding::render).collect();
-        let Some(policy) = loaded.policy else { return Err(InvalidPolicy(findings.join("\n"))) };
+        let Some(policy) = loaded.policy else { return Err(InvalidPolicy::of(&loaded.findings)) };
         let mut revision = Self::read((policy, loaded.documents), identities, number, top)?;
         revision.origin = Origin::Applied;
-        revision.warnings = findings;
+        revision.warnings = loaded.findings.iter().map(Finding::render).collect();
         Ok(revision)
     }
 
@@ -93,7 +100,7 @@ impl Revision {
         identities: Identities,
     ) -> Result<Self, InvalidPolicy> {
         let tables = tables.map_err(|err| InvalidPolicy(err.to_string()))?;
-        let (origin, since) = (Origin::Directory, SystemTime::now());
+        let (origin, since) = (Origin::Directory, Some(SystemTime::now()));
         Ok(Self { origin, since, documents, policy, tables, identities, warnings: Vec::new() })
     }
 

@@ -173,7 +173,7 @@ impl TextHash {
 #[derive(Debug, Error)]
 pub enum StateError {
     /// The file system did not do what it was told.
-    #[error("{what} {}: {cause}", .path.display())]
+    #[error("{what} {}: {cause}{}", .path.display(), hint(.cause))]
     Io {
         /// What was to be done.
         what: &'static str,
@@ -203,6 +203,15 @@ pub enum StateError {
     /// Somebody else uses it.
     #[error(transparent)]
     Lock(#[from] LockError),
+}
+
+fn hint(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "\nhint: run enforcer as root, or as the user that the state belongs to"
+        }
+        _ => "",
+    }
 }
 
 impl Directory {
@@ -613,6 +622,20 @@ mod tests {
     use crate::containers::cgroup::Runtime;
     use crate::identities::Identities;
     use crate::policy::Document;
+
+    #[test]
+    fn whoever_may_not_open_it_is_told_who_may() {
+        let denied = StateError::Io {
+            what: "open lock",
+            path: "/var/lib/enforcer/lock".into(),
+            cause: std::io::Error::from_raw_os_error(13),
+        };
+        assert_eq!(
+            denied.to_string(),
+            "open lock /var/lib/enforcer/lock: Permission denied (os error 13)\n\
+             hint: run enforcer as root, or as the user that the state belongs to"
+        );
+    }
 
     fn documents(text: &str) -> Vec<Document> {
         vec![Document::new("policy.yaml", text)]

@@ -246,8 +246,9 @@ impl Kept {
     }
 
     /// Attempts of this daemon's log that are of earlier daemons' events.
-    pub(crate) fn recovered_attempts(&self) -> u64 {
-        self.told_at_closing.0
+    pub(crate) fn recovered_attempts(&self, log: &Log) -> u64 {
+        // Until the last of their books is closed it writes of nothing else.
+        if self.is_behind { log.attempts() } else { self.told_at_closing.0 }
     }
 
     /// Records of what earlier daemons themselves did that went with them.

@@ -71,3 +71,43 @@ fn an_error_that_nobody_reads_is_still_the_exit_code() {
         assert_eq!(enforcer(&arguments, Stdio::piped(), stderr).status, read.status);
     }
 }
+
+fn said(arguments: &[&str]) -> String {
+    let output = enforcer(arguments, Stdio::piped(), Stdio::piped());
+    assert!(!output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_is_wrong_with_a_policy_is_told_as_one_error() {
+    for arguments in [
+        &["check", "web", "db:1", "--policy", "tests/nowhere"][..],
+        &["check", "web", "db:1", "--policy", INVALID],
+        &["policy", "diff", "tests/nowhere"],
+        &["policy", "apply", INVALID],
+    ] {
+        let said = said(arguments);
+        assert!(said.starts_with("error["), "{arguments:?}: {said}");
+        assert!(!said.contains("error: ") && !said.ends_with("\n\n"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_control_socket_that_is_none_is_told_to_be_none() {
+    for path in ["tests", "Cargo.toml"] {
+        let said = said(&["status", "--control", path]);
+        assert!(
+            said.starts_with(&format!("error: connect to control socket {path}: it is not a socket\nhint: "))
+        );
+    }
+}
+
+#[test]
+fn what_was_asked_is_not_obeyed_by_the_terminal_that_the_answer_is_read_on() {
+    for asked in ["/e\u{1b}[31mred", "e\u{1b}[31mred"] {
+        let answer =
+            enforcer(&["check", asked, "gateway:1", "--policy", VALID], Stdio::piped(), Stdio::piped());
+        let told = [answer.stdout, answer.stderr].concat();
+        assert!(!told.is_empty() && !told.contains(&0x1b), "{asked:?}: {}", String::from_utf8_lossy(&told));
+    }
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use enforcer::control::api;
 use enforcer_tests::actor::{Request, Transport};
-use enforcer_tests::sandbox::{Neighbour, Sandbox, binary};
+use enforcer_tests::sandbox::{Neighbour, PYTHON, Sandbox, binary};
 use enforcer_tests::slowness::patience;
 use serde_json::{Value, json};
 
@@ -129,7 +129,9 @@ fn a_policy_is_compared_applied_confirmed_and_rolled_back() -> anyhow::Result<()
     assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
     let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
     let file = other_policy(&sandbox, WIDER)?;
-    let changes = json!([{ "from": "web", "to": "orders", "change": "opened", "ports": ["8081/tcp"], "rules": ["report"] }]);
+    let changes = json!([{
+        "from": "web", "to": "orders", "change": "opened", "ports": ["8081/tcp"], "rules": ["report"], "mode": "enforce",
+    }]);
 
     let diff = json(&sandbox.ask(&["policy", "diff", &file, "-o", "json"])?)?;
     assert_eq!(diff["pairs"], changes, "{diff}");
@@ -161,6 +163,144 @@ fn a_policy_is_compared_applied_confirmed_and_rolled_back() -> anyhow::Result<()
     // The directory was never written, so a reload brings it back.
     assert_eq!(json(&sandbox.ask(&["reload", "-o", "json"])?)?["revision"], 5);
     assert!(web.ask(&connect)?.is_refused());
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn a_comparison_tells_what_passes_when_services_and_defaults_change() -> anyhow::Result<()> {
+    const NOTHING: &str = "version: 1\n";
+    let sandbox = Sandbox::new("compare")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let (mut web, mut orders) = (sandbox.actor("web")?, sandbox.actor("orders")?);
+    let at = "127.0.0.1:8081".parse()?;
+    assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    assert!(web.ask(&connect)?.is_refused());
+    let all_but = ["0-8079/tcp", "8081-65535/tcp", "all but tcp"];
+    let pair = |change: &str, mode: &str| json!([{ "from": "web", "to": "orders", "change": change, "ports": all_but, "rules": [], "mode": mode }]);
+    let mut told = Vec::new();
+    for (text, expected) in [
+        (NOTHING, pair("opened", "enforce")),
+        (
+            "version: 1\ndefaults: { on_audit_loss: deny_new, existing: close, on_unsupported: open }\n",
+            pair("opened", "enforce"),
+        ),
+    ] {
+        let file = other_policy(&sandbox, text)?;
+        let diff = json(&sandbox.ask(&["policy", "diff", &file, "-o", "json"])?)?;
+        assert_eq!(diff["pairs"], expected, "{diff}");
+        assert_eq!(diff["services"][0]["becomes"], json!(["unmanaged"]), "{diff}");
+        told.push(diff["defaults"].clone());
+    }
+    let change =
+        |name: &str, before: &str, after: &str| json!({ "name": name, "before": before, "after": after });
+    let changes = json!([
+        change("existing", "audit", "close"),
+        change("on_audit_loss", "count", "deny_new"),
+        change("on_unsupported", "refuse", "open"),
+    ]);
+    assert_eq!(told, [json!([]), changes]);
+    let file = other_policy(&sandbox, NOTHING)?;
+    json(&sandbox.ask(&["policy", "apply", &file, "-o", "json"])?)?;
+    assert_eq!(web.ask(&connect)?.text, "hello", "it opens what it was said to open");
+
+    // Services that come in audit mode close nothing.
+    let audit = POLICY.replace("version: 1", "version: 1\ndefaults: { mode: audit }");
+    let file = other_policy(&sandbox, &audit)?;
+    let applied = json(&sandbox.ask(&["policy", "apply", &file, "-o", "json"])?)?;
+    assert_eq!(applied["changes"]["pairs"], pair("closed", "audit"), "{applied}");
+    assert_eq!(web.ask(&connect)?.text, "hello", "it passes and is recorded");
+    let text = String::from_utf8(sandbox.ask(&["status"])?.stdout)?;
+    assert!(text.contains("in audit mode: orders, web\n"), "{text}");
+
+    // Who is in audit mode is refused by one who is not.
+    let mixed = POLICY.replace("/web }] }", "/web }], mode: audit }");
+    let file = other_policy(&sandbox, &mixed)?;
+    json(&sandbox.ask(&["policy", "apply", &file, "-o", "json"])?)?;
+    assert!(web.ask(&connect)?.is_refused());
+    let text = String::from_utf8(sandbox.ask(&["status"])?.stdout)?;
+    assert!(
+        text.contains("in audit mode: web\n  what is denied to them passes unless the other end"),
+        "{text}"
+    );
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn names_that_anyone_may_give_are_shown_and_not_obeyed() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("escapes")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let name = "orders/e\u{1b}[31mred";
+    let (mut web, mut hostile) = (sandbox.actor("web")?, sandbox.actor(name)?);
+    let at = "127.0.0.1:8080".parse()?;
+    assert!(hostile.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    assert!(web.ask(&Request::Connect { to: at, transport: Transport::Tcp, mapped: false })?.is_ok());
+    let (pid, path) = (hostile.pid().to_string(), sandbox.path_of(name));
+    for arguments in [
+        &["services"][..],
+        &["identity", "get", &pid],
+        &["identity", "get", &path],
+        &["identity", "get", "127.0.0.1:8080"],
+    ] {
+        let output = sandbox.ask(arguments)?;
+        let text = String::from_utf8(output.stdout)?;
+        assert!(text.contains("/e\u{fffd}[31mred") && !text.contains('\u{1b}'), "{arguments:?}: {text:?}");
+    }
+    for arguments in [&["status"][..], &["connections"], &["identity", "get", "\u{1b}[31m"]] {
+        let output = sandbox.ask(arguments)?;
+        assert!(![output.stdout, output.stderr].concat().contains(&0x1b), "{arguments:?}");
+    }
+    let json = json(&sandbox.ask(&["identity", "get", &pid, "-o", "json"])?)?;
+    assert_eq!(json["answers"][0]["cgroup"], path, "{json}");
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn what_is_outside_and_what_nobody_is_seen_to_have_is_told_to_be_there() -> anyhow::Result<()> {
+    // A listener that no process has: it is on its way from one to another.
+    const LISTEN: &str = "import socket, sys
+listener = socket.create_server(('127.0.0.1', 2024))
+here, there = socket.socketpair()
+socket.send_fds(here, [b'x'], [listener.fileno()])
+listener.close()
+print('ready', flush=True)
+sys.stdin.read()";
+    let sandbox = Sandbox::new("unseen")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let mut command = sandbox.command("other", PYTHON)?;
+    command.args(["-c", LISTEN]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = sandbox.spawn(command)?;
+    let mut line = String::new();
+    BufReader::new(holder.stdout.as_mut().context("no stdout")?).read_line(&mut line)?;
+    assert_eq!(line, "ready\n");
+    let status = json(&sandbox.ask(&["status", "-o", "json"])?)?;
+    assert_eq!(status["coverage"]["unknown_listeners"][0]["at"]["port"], 2024, "{status}");
+    let answer = json(&sandbox.ask(&["identity", "get", "127.0.0.1:2024", "-o", "json"])?)?;
+    let answer = &answer["answers"][0];
+    assert_eq!((&answer["service"], &answer["at"]["port"]), (&"unknown".into(), &2024.into()), "{answer}");
+    let words = answer["explanation"].as_str().unwrap_or_default();
+    assert!(words.contains("a socket waits there"), "{answer}");
+    holder.kill()?;
+    holder.wait()?;
+
+    for (of, exists) in [("/", true), ("/nowhere-at-all", false), ("/../../etc", false)] {
+        let answer = json(&sandbox.ask(&["identity", "get", of, "-o", "json"])?)?;
+        assert_eq!(answer["answers"][0]["exists"], exists, "{of}: {answer}");
+    }
+    let text = String::from_utf8(sandbox.ask(&["status"])?.stdout)?;
+    assert!(text.contains("written to standard output"), "{text}");
+    daemon.stop()?.check_totals()
+}
+
+#[test]
+fn a_reload_that_is_refused_is_told_as_one_error() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("broken")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    sandbox.write_policy("version: 1\nservicse: {}\n")?;
+    let output = sandbox.ask(&["reload"])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.starts_with("error[unknown-field]: "), "{said}");
+    assert!(!said.ends_with("\n\n"), "{said:?}");
     daemon.stop()?.check_totals()
 }
 

@@ -293,6 +293,19 @@ fn after_sigterm_it_goes_on_and_the_next_one_adopts_it_with_revision_identities_
         "{resume}"
     );
     assert!(resume["unattended_ms"].as_u64().is_some_and(|time| time < 60_000), "{resume}");
+    // What was decided before this daemon ran is told to be that.
+    let status = scene.sandbox.ask_daemon(&["status"])?;
+    let events = &status["events"];
+    assert_eq!(
+        [&events["produced"], &events["recovered"], &events["written"], &events["lost"]],
+        [3, 3, 3, 0],
+        "{status}"
+    );
+    assert_eq!(
+        (&status["decisions"], &status["policy"]["since"]),
+        (&Value::Array(vec![]), &Value::Null),
+        "{status}"
+    );
     assert_eq!(
         fs::read_to_string(scene.sandbox.state().join("state.json"))?,
         before,
@@ -304,7 +317,13 @@ fn after_sigterm_it_goes_on_and_the_next_one_adopts_it_with_revision_identities_
     run.signal(Signal::SIGHUP)?;
     run.read_until("policy reloaded revision=3")?;
     assert_eq!(scene.in_force()?, "odd");
+    let status = scene.sandbox.ask_daemon(&["status"])?;
+    assert!(status["policy"]["since"].is_string(), "{status}");
     assert!(run.end(Signal::SIGTERM)?);
+    let stop = scene.last("stop")?;
+    // Three of the events are of the time before it, of which it has no decisions.
+    let totals = ["events_produced", "events_written", "events_lost", "events_waiting", "denied"];
+    assert_eq!(totals.map(|name| &stop[name]), [5, 5, 0, 0, 1], "{stop}");
     Ok(())
 }
 
@@ -974,7 +993,12 @@ fn what_is_taken_away_is_noticed_put_back_and_recorded() -> anyhow::Result<()> {
         "{record}"
     );
     assert_eq!(scene.attached()?.len(), hooks().len() + 1);
+    let status = scene.sandbox.ask_daemon(&["status"])?;
+    let told = serde_json::json!([{ "hook": "sock_create", "program": theirs.program }]);
+    assert_eq!(status["coverage"]["foreign_programs"], told, "{status}");
     drop(theirs);
+    let status = scene.sandbox.ask_daemon(&["status"])?;
+    assert_eq!(status["coverage"]["foreign_programs"], serde_json::json!([]), "{status}");
 
     // What was put back is what the next daemon adopts.
     assert!(run.end(Signal::SIGKILL).is_ok());

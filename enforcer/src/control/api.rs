@@ -37,7 +37,7 @@ pub struct Status {
     pub version: String,
     /// Its process id.
     pub pid: u32,
-    /// When enforcement began: RFC 3339, UTC.
+    /// When this daemon began to enforce: RFC 3339, UTC.
     pub started: String,
     /// Seconds since then.
     pub uptime_seconds: u64,
@@ -47,7 +47,8 @@ pub struct Status {
     pub policy: PolicyState,
     /// What the kernel offers.
     pub kernel: Kernel,
-    /// How many decisions there were, by outcome and reason; those that are zero are left out.
+    /// How many decisions there were since then, by outcome and reason; those that are zero are left out. What was decided before,
+    /// also while no daemon ran, is not among them.
     pub decisions: Vec<Decisions>,
     /// What became of the events that the programs told of.
     pub events: Events,
@@ -72,8 +73,8 @@ pub struct PolicyState {
     pub origin: String,
     /// SHA-256 of its documents one after the other.
     pub sha256: String,
-    /// Since when it is in force: RFC 3339, UTC.
-    pub since: String,
+    /// Since when it is in force: RFC 3339, UTC. None if an earlier daemon has put it in force, so that it is older than this one.
+    pub since: Option<String>,
     /// How many documents, services, networks and rules it has.
     pub documents: usize,
     /// Likewise.
@@ -82,7 +83,7 @@ pub struct PolicyState {
     pub networks: usize,
     /// Likewise.
     pub rules: usize,
-    /// Services in audit mode.
+    /// Services in audit mode. What is denied passes where no end of it is a service in enforce mode.
     pub audited: Vec<String>,
     /// Seconds that are left to confirm it, before the policy before comes back.
     pub confirm_within_seconds: Option<u64>,
@@ -114,12 +115,14 @@ pub struct Decisions {
     pub count: u64,
 }
 
-/// What became of the events that the programs told of.
+/// What became of the events that the programs told of, since this daemon runs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Events {
-    /// How many there were.
+    /// How many there were, with those that were recovered.
     pub produced: u64,
-    /// How many are in the audit log.
+    /// How many of them were left by earlier daemons, in whose time or after which they were decided, and were written by this one.
+    pub recovered: u64,
+    /// How many this daemon has written to the audit log.
     pub written: u64,
     /// How many are lost, whatever the cause.
     pub lost: u64,
@@ -177,6 +180,8 @@ pub struct Coverage {
     pub overlapping_claims: Vec<Overlap>,
     /// Cgroups of containers of which no runtime has told yet: they are denied everything.
     pub pending_containers: Vec<String>,
+    /// Programs of others on the hooks that decide: they can refuse what the policy permits, and permit nothing that it refuses.
+    pub foreign_programs: Vec<ForeignProgram>,
     /// Processes that pass on what others say, in their own name.
     pub proxies: Vec<Proxy>,
     /// What no enforcer of this kind has under control, on any host.
@@ -257,6 +262,15 @@ pub struct Overlap {
     pub cgroup: String,
     /// The selectors that name it.
     pub claims: Vec<SelectorOf>,
+}
+
+/// A program of somebody else on a hook that decides.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ForeignProgram {
+    /// The hook.
+    pub hook: String,
+    /// The program's id in the kernel.
+    pub program: u32,
 }
 
 /// A process that passes on what others say, in its own name.
@@ -495,12 +509,14 @@ pub struct Diff {
     pub revision: u32,
     /// What is questionable about the new policy.
     pub warnings: Vec<String>,
-    /// What may be done that was denied, and the other way round.
+    /// What may be done that was denied, and the other way round, between ends that a rule of either policy names.
     pub pairs: Vec<PairChange>,
     /// Services that come, go or change.
     pub services: Vec<ServiceChange>,
     /// Ports that are reserved otherwise.
     pub reserved: Vec<ReservedChange>,
+    /// Defaults that change, but for the mode, which is told of each service.
+    pub defaults: Vec<DefaultChange>,
     /// Live connections that the new policy would close, as they were a moment ago; none is told where it is in force
     /// already, since records tell what it has closed.
     pub dying: Option<Vec<Connection>>,
@@ -517,8 +533,10 @@ pub struct PairChange {
     pub change: String,
     /// The ports, as policies write them.
     pub ports: Vec<String>,
-    /// The rules that open them, or that opened them before.
+    /// The rules that open them, or that opened them before; none where nothing is denied between the two by one of the policies.
     pub rules: Vec<String>,
+    /// `enforce`, or `audit` where the policy that denies them lets them pass and records it.
+    pub mode: String,
 }
 
 /// A service that comes, goes or changes.
@@ -532,6 +550,8 @@ pub struct ServiceChange {
     pub mode_before: Option<String>,
     /// Its mode after.
     pub mode_after: Option<String>,
+    /// Who its cgroups are from then on, if it goes, as far as can be told without them: other services, `unmanaged`, `unknown`.
+    pub becomes: Vec<String>,
     /// Selectors that it gets.
     pub selectors_added: Vec<String>,
     /// Selectors that it loses.
@@ -547,6 +567,17 @@ pub struct ReservedChange {
     pub before: Option<String>,
     /// Who may bind them after.
     pub after: Option<String>,
+}
+
+/// A default of the whole policy that changes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DefaultChange {
+    /// `existing`, `on_audit_loss` or `on_unsupported`.
+    pub name: String,
+    /// What it was.
+    pub before: String,
+    /// What it becomes.
+    pub after: String,
 }
 
 /// Answer of `POST /v1/policy/apply`.

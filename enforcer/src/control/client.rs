@@ -1,6 +1,8 @@
 //! The commands' end of the control socket.
 
+use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -117,6 +119,14 @@ impl Client {
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Response<Incoming>> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|err| {
+            if fs::metadata(&self.socket).is_ok_and(|found| !found.file_type().is_socket()) {
+                // The kernel would only say that the connection is refused.
+                return anyhow!(
+                    "connect to control socket {}: it is not a socket\nhint: `--control` names the socket that \
+                     `enforcer run` has made",
+                    self.socket.display()
+                );
+            }
             let hint = match err.kind() {
                 io::ErrorKind::PermissionDenied => {
                     format!("run as root, or as a member of group `{}`", peer::GROUP)

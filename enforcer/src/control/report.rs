@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use enforcer_common::counter::{Counter, Outcome};
@@ -50,6 +50,8 @@ pub struct Host {
     addresses: Vec<IpAddr>,
     /// Inode number of this process's network namespace.
     netns: u64,
+    /// Where the whole tree is, of which `cgroups` may be a part.
+    mount: PathBuf,
 }
 
 /// A cgroup that is there.
@@ -70,13 +72,14 @@ impl Host {
     ///
     /// One of them cannot be read at all.
     pub fn look(snapshot: &Snapshot, deadline: Instant) -> io::Result<Self> {
+        let mount = feature::cgroup2().map_err(io::Error::other)?;
         let mut host = Self {
             cgroups: Vec::new(),
             by_path: HashMap::new(),
-            scan: Scan::take(&feature::cgroup2().map_err(io::Error::other)?, deadline)
-                .map_err(io::Error::other)?,
+            scan: Scan::take(&mount, deadline).map_err(io::Error::other)?,
             addresses: addresses()?,
             netns: std::fs::metadata("/proc/self/ns/net")?.ino(),
+            mount: mount.directory,
         };
         let tables = &snapshot.revision.tables;
         let mut states: HashMap<u64, (u32, usize)> = HashMap::new();
@@ -114,6 +117,14 @@ impl Host {
 
     fn node(&self, path: &Path) -> Option<&Node> {
         self.by_path.get(path).and_then(|number| self.cgroups.get(*number))
+    }
+
+    /// Whether there is such a cgroup, also outside of what is judged.
+    fn exists(&self, path: &Path) -> bool {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        // Whoever may ask for a cgroup is not told of other directories.
+        let is_below = below.components().all(|name| matches!(name, Component::Normal(_)));
+        self.node(path).is_some() || is_below && self.mount.join(below).is_dir()
     }
 }
 
@@ -186,7 +197,7 @@ pub fn policy_state(snapshot: &Snapshot) -> api::PolicyState {
             Origin::Applied => "applied",
         }),
         sha256: snapshot.revision.sha256(),
-        since: time(snapshot.revision.since),
+        since: snapshot.revision.since.map(time),
         documents: documents.len(),
         services: policy.services.len(),
         networks: policy.networks.len(),
@@ -249,7 +260,8 @@ pub fn status(snapshot: &Snapshot, host: &Host) -> api::Status {
             .filter(|decisions| decisions.count > 0)
             .collect(),
         events: api::Events {
-            produced: count(Counter::EVENTS_WRITTEN) + count(Counter::EVENTS_LOST),
+            produced: snapshot.log.recovered + count(Counter::EVENTS_WRITTEN) + count(Counter::EVENTS_LOST),
+            recovered: snapshot.log.recovered,
             written: snapshot.log.written,
             lost: count(Counter::EVENTS_LOST) + snapshot.log.lost,
             ring_bytes: limits::RING_BYTES,
@@ -330,7 +342,11 @@ fn degraded(status: &api::Status, snapshot: &Snapshot) -> Vec<api::Degradation> 
         tell("records-lost", text);
     }
     if snapshot.log.stuck {
-        tell("audit-log", format!("the audit log {} takes nothing", status.events.audit));
+        tell("audit-log", format!("the audit log {} takes nothing", super::audit_name(&status.events.audit)));
+    }
+    for tampering in &snapshot.tampering {
+        let (objects, error) = (tampering.objects.join(", "), tampering.error.as_deref().unwrap_or_default());
+        tell(tampering.deed.code(), format!("what somebody has done to {objects} is not put back: {error}"));
     }
     if snapshot.refuses_new {
         let text = "nothing new is permitted to services until decisions are written down again, as \
@@ -385,6 +401,11 @@ fn coverage(snapshot: &Snapshot, host: &Host) -> api::Coverage {
         unknown_listeners: unknown_listeners(snapshot, host),
         overlapping_claims,
         pending_containers: pending(host).map(|node| text(&node.path)).collect(),
+        foreign_programs: snapshot
+            .foreign_programs
+            .iter()
+            .map(|(hook, program)| api::ForeignProgram { hook: (*hook).to_owned(), program: *program })
+            .collect(),
         proxies: proxies(snapshot, host),
         limits: limits_of_design(),
     }
@@ -627,7 +648,7 @@ fn of_cgroup(path: &Path, snapshot: &Snapshot, host: &Host) -> api::Identified {
         (!claims.is_empty()).then_some((at, claims))
     });
     let service = name(revision, owner.identity());
-    let exists = host.node(path).is_some();
+    let exists = host.exists(path);
     let outside = !path.starts_with(&snapshot.subtree.path);
     let mut matched = None;
     let mut nearest = Vec::new();
@@ -722,6 +743,10 @@ fn of_address(
         for task in holders.get(&waiting.inode).into_iter().flatten() {
             of_cgroups.entry(&task.cgroup).or_default().push(task);
         }
+        if of_cgroups.is_empty() {
+            let explanation = "a socket waits there, but no process that can be seen has it";
+            found.push(api::Identified { at: Some(endpoint(waiting)), ..nobody("unknown", explanation) });
+        }
         for (cgroup, tasks) in of_cgroups {
             let mut answer = of_cgroup(cgroup, snapshot, host);
             answer.at = Some(endpoint(waiting));
@@ -732,20 +757,9 @@ fn of_address(
     if !found.is_empty() {
         return found;
     }
-    let nobody = |service: String, explanation: String| api::Identified {
-        service,
-        mode: None,
-        cgroup: None,
-        exists: false,
-        matched: None,
-        nearest: Vec::new(),
-        at: None,
-        processes: Vec::new(),
-        explanation,
-    };
     if local {
         let explanation = format!("{ip} is this host's, and nobody waits at port {}", at.port());
-        return vec![nobody(String::from("unknown"), explanation)];
+        return vec![nobody("unknown", &explanation)];
     }
     let address = match ip {
         IpAddr::V4(v4) => enforcer_common::Address::from_v4(v4.octets()),
@@ -759,7 +773,22 @@ fn of_address(
     } else {
         format!("{ip} is not of this host and in {}", service.replace(',', " and in "))
     };
-    vec![nobody(service, explanation)]
+    vec![nobody(&service, &explanation)]
+}
+
+/// Somebody of whom no cgroup is known.
+fn nobody(service: &str, explanation: &str) -> api::Identified {
+    api::Identified {
+        service: service.to_owned(),
+        mode: None,
+        cgroup: None,
+        exists: false,
+        matched: None,
+        nearest: Vec::new(),
+        at: None,
+        processes: Vec::new(),
+        explanation: explanation.to_owned(),
+    }
 }
 
 /// What a new policy opens and closes.
@@ -791,6 +820,7 @@ pub fn changes(before: &Revision, after: &Revision) -> api::Diff {
                     change: String::from(if pair.opened { "opened" } else { "closed" }),
                     ports: pair.ports.words(),
                     rules: pair.rules.iter().filter_map(|id| rule(revision, id)).collect(),
+                    mode: audit::mode(pair.mode).to_owned(),
                 }
             })
             .collect(),
@@ -806,6 +836,7 @@ pub fn changes(before: &Revision, after: &Revision) -> api::Diff {
                 }),
                 mode_before: mode(change.before),
                 mode_after: mode(change.after),
+                becomes: change.becomes.clone(),
                 selectors_added: change.selectors_added.clone(),
                 selectors_removed: change.selectors_removed.clone(),
             })
@@ -817,6 +848,14 @@ pub fn changes(before: &Revision, after: &Revision) -> api::Diff {
                 ports: PortSet::words(&change.ports).join(", "),
                 before: change.before.clone(),
                 after: change.after.clone(),
+            })
+            .collect(),
+        defaults: diff::defaults(&before.policy, &after.policy)
+            .into_iter()
+            .map(|change| api::DefaultChange {
+                name: change.name.to_owned(),
+                before: change.before.to_owned(),
+                after: change.after.to_owned(),
             })
             .collect(),
         dying: None,

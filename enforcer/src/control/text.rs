@@ -5,16 +5,20 @@ use std::fmt;
 
 use super::api::{
     Applied, Connection, Connections, Coverage, Diff, Endpoint, Identified, Identity, InForce, PairChange,
-    Policy, Process, Services, Status,
+    Policy, Process, ServiceChange, Services, Status,
 };
+use crate::output::printable;
 
 /// Lines of one kind of finding that are shown; the JSON has all of them.
 const LINES: usize = 20;
 
-/// Rows whose columns are padded to the widest entry; the last column is not.
+/// Rows whose columns are padded to the widest entry; the last column is not. What is in them may come from anyone, and may be read
+/// on a terminal.
 fn table(f: &mut fmt::Formatter<'_>, indent: &str, rows: &[Vec<String>]) -> fmt::Result {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let mut widths: Vec<usize> = Vec::new();
-    for row in rows {
+    for row in &rows {
         for (column, cell) in row.iter().enumerate() {
             match widths.get_mut(column) {
                 Some(width) => *width = (*width).max(cell.chars().count()),
@@ -22,7 +26,7 @@ fn table(f: &mut fmt::Formatter<'_>, indent: &str, rows: &[Vec<String>]) -> fmt:
             }
         }
     }
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         writeln!(f, "{indent}{}", line.trim_end())?;
@@ -67,6 +71,11 @@ impl fmt::Display for Status {
             "directory" => format!("from {}", policy.directory),
             _ => format!("applied; the directory is {}", policy.directory),
         };
+        let since = policy.since.as_deref().unwrap_or("before this daemon started");
+        let recovered = match self.events.recovered {
+            0 => String::new(),
+            recovered => format!(", {recovered} of them left by earlier daemons"),
+        };
         let row = |name: &str, text: String| vec![name.to_owned(), text];
         table(
             f,
@@ -75,7 +84,7 @@ impl fmt::Display for Status {
                 row("enforcer", format!("{}, process {}, since {}", self.version, self.pid, self.started)),
                 row(
                     "policy",
-                    format!("revision {}, {origin}, sha256 {hash}, since {}", policy.revision, policy.since),
+                    format!("revision {}, {origin}, sha256 {hash}, in force since {since}", policy.revision),
                 ),
                 row(
                     "",
@@ -96,7 +105,7 @@ impl fmt::Display for Status {
                 row(
                     "decisions",
                     format!(
-                        "{} allowed, {} denied, {} would be denied",
+                        "{} allowed, {} denied, {} would be denied since this daemon started",
                         total("allowed"),
                         total("denied"),
                         total("would-deny")
@@ -105,14 +114,18 @@ impl fmt::Display for Status {
                 row(
                     "events",
                     format!(
-                        "{} produced, {} written to {}, {} lost",
-                        self.events.produced, self.events.written, self.events.audit, self.events.lost
+                        "{} produced{recovered}, {} written to {}, {} lost",
+                        self.events.produced,
+                        self.events.written,
+                        super::audit_name(&self.events.audit),
+                        self.events.lost
                     ),
                 ),
             ],
         )?;
         if !policy.audited.is_empty() {
-            writeln!(f, "\nin audit mode, where what is denied passes: {}", policy.audited.join(", "))?;
+            writeln!(f, "\nin audit mode: {}", policy.audited.join(", "))?;
+            writeln!(f, "  what is denied to them passes unless the other end is a service in enforce mode")?;
         }
         let refusals: Vec<Vec<String>> = self
             .decisions
@@ -171,6 +184,13 @@ impl fmt::Display for Coverage {
         parts.push((
             "containers of which no runtime has told",
             pending.map(|cgroup| vec![cgroup.clone()]).collect(),
+        ));
+        let programs = self.foreign_programs.iter();
+        parts.push((
+            "programs of others on its hooks, which can refuse more and permit nothing",
+            programs
+                .map(|foreign| vec![foreign.hook.clone(), format!("program {}", foreign.program)])
+                .collect(),
         ));
         let proxies = self.proxies.iter();
         parts.push((
@@ -236,7 +256,7 @@ impl fmt::Display for Services {
             }
             some(f, "  ", &rows)?;
             for selector in service.selectors.iter().filter(|selector| selector.matches == 0) {
-                writeln!(f, "  no cgroup answers to {}", selector.selector)?;
+                writeln!(f, "  no cgroup answers to {}", printable(&selector.selector))?;
             }
         }
         if !self.complete {
@@ -252,7 +272,7 @@ impl fmt::Display for Identity {
             if number > 0 {
                 writeln!(f)?;
             }
-            write!(f, "{}: {answer}", self.of)?;
+            write!(f, "{}: {answer}", printable(&self.of))?;
         }
         Ok(())
     }
@@ -290,7 +310,7 @@ impl fmt::Display for Policy {
     /// The documents, each below its name, as YAML that could be read again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for document in &self.documents {
-            writeln!(f, "# {}", document.file)?;
+            writeln!(f, "# {}", printable(&document.file))?;
             f.write_str(&document.text)?;
         }
         Ok(())
@@ -352,7 +372,7 @@ impl fmt::Display for Connections {
         }
         some(f, "", &alike(&self.connections))?;
         for unreadable in &self.unreadable {
-            writeln!(f, "not seen: {unreadable}")?;
+            writeln!(f, "not seen: {}", printable(unreadable))?;
         }
         Ok(())
     }
@@ -361,7 +381,39 @@ impl fmt::Display for Connections {
 impl Diff {
     /// Whether the new policy does what the old one did.
     pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty() && self.services.is_empty() && self.reserved.is_empty()
+        self.pairs.is_empty()
+            && self.services.is_empty()
+            && self.reserved.is_empty()
+            && self.defaults.is_empty()
+    }
+}
+
+/// What a new policy does to a service as a whole.
+fn fate(service: &ServiceChange) -> Option<String> {
+    const RECORDED: &str = "is recorded and passes, unless the other end is a service in enforce mode";
+    match (service.mode_before.as_deref(), service.mode_after.as_deref()) {
+        (None, Some("audit")) => {
+            Some(format!("added in audit mode: from now on what no rule lists {RECORDED}"))
+        }
+        (None, Some(mode)) => {
+            Some(format!("added in {mode} mode: from now on what no rule lists is refused"))
+        }
+        (Some(_), None) => {
+            let becomes = service.becomes.join(" or ");
+            let denied = if service.becomes.iter().any(|name| name == "unmanaged") {
+                ", and unmanaged processes are denied only what other services deny"
+            } else {
+                ""
+            };
+            Some(format!("removed: its processes are {becomes} from now on{denied}"))
+        }
+        (Some(before), Some("audit")) if before != "audit" => {
+            Some(format!("mode {before} -> audit: from now on what no rule lists {RECORDED}"))
+        }
+        (Some(before), Some(after)) if before != after => {
+            Some(format!("mode {before} -> {after}: from now on what no rule lists is refused"))
+        }
+        (_, _) => None,
     }
 }
 
@@ -374,10 +426,20 @@ impl fmt::Display for Diff {
             writeln!(f, "no change: it permits what revision {} does", self.revision)?;
         }
         let row = |pair: &PairChange| {
-            let by =
-                if pair.rules.is_empty() { String::new() } else { format!("by {}", pair.rules.join(", ")) };
-            let sign = if pair.change == "opened" { "+" } else { "-" };
-            vec![sign.to_owned(), format!("{} -> {}", pair.from, pair.to), pair.ports.join(" "), by]
+            let is_opened = pair.change == "opened";
+            let by = match (pair.rules.as_slice(), is_opened) {
+                ([], true) => String::from("nothing denies it any longer"),
+                ([], false) => String::from("no rule lists it"),
+                (rules, _) => format!("by {}", rules.join(", ")),
+            };
+            let passes = match (pair.mode.as_str(), is_opened) {
+                ("audit", true) => ", passed in audit mode before",
+                ("audit", false) => ", passes in audit mode",
+                _ => "",
+            };
+            let sign = if is_opened { "+" } else { "-" };
+            let ends = format!("{} -> {}", pair.from, pair.to);
+            vec![sign.to_owned(), ends, pair.ports.join(" "), format!("{by}{passes}")]
         };
         for change in ["opened", "closed"] {
             let rows: Vec<Vec<String>> =
@@ -390,24 +452,22 @@ impl fmt::Display for Diff {
         if !self.services.is_empty() {
             writeln!(f, "services")?;
             for service in &self.services {
-                let mut what = Vec::new();
-                match (&service.mode_before, &service.mode_after) {
-                    (None, Some(after)) => what.push(format!(
-                        "added in mode {after}: everything of it that no rule lists is denied from now on"
-                    )),
-                    (Some(_), None) => what.push(String::from("removed: nothing of it is denied any longer")),
-                    (Some(before), Some(after)) if before != after => {
-                        what.push(format!("mode {before} -> {after}"));
-                    }
-                    (_, _) => {}
-                }
+                let mut what: Vec<String> = fate(service).into_iter().collect();
                 if service.change == "changed" {
                     let selectors = service.selectors_added.iter().map(|added| format!("+ {added}"));
                     let removed = service.selectors_removed.iter().map(|removed| format!("- {removed}"));
                     what.extend(selectors.chain(removed));
                 }
-                writeln!(f, "  {}: {}", service.service, what.join("; "))?;
+                writeln!(f, "  {}: {}", service.service, printable(&what.join("; ")))?;
             }
+        }
+        if !self.defaults.is_empty() {
+            writeln!(f, "defaults")?;
+            let rows = self.defaults.iter();
+            let rows: Vec<Vec<String>> = rows
+                .map(|change| vec![change.name.clone(), format!("{} -> {}", change.before, change.after)])
+                .collect();
+            table(f, "  ", &rows)?;
         }
         if !self.reserved.is_empty() {
             writeln!(f, "reserved ports")?;
@@ -439,6 +499,150 @@ impl fmt::Display for Applied {
                 "the policy before comes back in {seconds} s unless you run `enforcer policy confirm`"
             ),
             None => writeln!(f, "a reload or a restart brings back what is in the daemon's directory"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::api;
+
+    fn diff(fields: &Value) -> String {
+        let mut diff = json!({
+            "revision": 2, "warnings": [], "pairs": [], "services": [], "reserved": [], "defaults": [], "dying": null,
+        });
+        diff.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+        serde_json::from_value::<api::Diff>(diff).expect("a diff").to_string()
+    }
+
+    fn service(name: &str, before: Option<&str>, after: Option<&str>, becomes: &[&str]) -> Value {
+        json!({
+            "service": name, "change": "", "mode_before": before, "mode_after": after, "becomes": becomes,
+            "selectors_added": [], "selectors_removed": [],
+        })
+    }
+
+    fn pair(change: &str, rules: &[&str], mode: &str) -> Value {
+        json!({ "from": "web", "to": "db", "change": change, "ports": ["1/tcp"], "rules": rules, "mode": mode })
+    }
+
+    #[test]
+    fn a_difference_says_what_passes_from_then_on_and_what_does_not() {
+        assert_eq!(diff(&json!({})), "no change: it permits what revision 2 does\n");
+        let services = [
+            service("a", None, Some("enforce"), &[]),
+            service("b", None, Some("audit"), &[]),
+            service("c", Some("enforce"), None, &["unmanaged"]),
+            service("d", Some("audit"), None, &["a"]),
+            service("e", Some("audit"), Some("enforce"), &[]),
+            service("f", Some("enforce"), Some("audit"), &[]),
+        ];
+        let pairs = [
+            pair("opened", &["one"], "enforce"),
+            pair("opened", &[], "audit"),
+            pair("closed", &["one", "two"], "enforce"),
+            pair("closed", &[], "audit"),
+        ];
+        let defaults = [json!({ "name": "existing", "before": "audit", "after": "close" })];
+        assert_eq!(
+            diff(&json!({ "services": services, "pairs": pairs, "defaults": defaults })),
+            "opened
+  +  web -> db  1/tcp  by one
+  +  web -> db  1/tcp  nothing denies it any longer, passed in audit mode before
+closed
+  -  web -> db  1/tcp  by one, two
+  -  web -> db  1/tcp  no rule lists it, passes in audit mode
+services
+  a: added in enforce mode: from now on what no rule lists is refused
+  b: added in audit mode: from now on what no rule lists is recorded and passes, unless the other end is a service in enforce mode
+  c: removed: its processes are unmanaged from now on, and unmanaged processes are denied only what other services deny
+  d: removed: its processes are a from now on
+  e: mode audit -> enforce: from now on what no rule lists is refused
+  f: mode enforce -> audit: from now on what no rule lists is recorded and passes, unless the other end is a service in enforce mode
+defaults
+  existing  audit -> close
+"
+        );
+    }
+
+    fn status() -> Value {
+        json!({
+            "version": "0.1.0", "pid": 7, "started": "2026-11-26T12:00:00Z", "uptime_seconds": 3, "cgroup_root": "/shop",
+            "policy": {
+                "revision": 2, "directory": "/etc/enforcer", "origin": "directory", "sha256": "0123456789abcdef",
+                "since": null, "documents": 1, "services": 2, "networks": 0, "rules": 1, "audited": ["sp"],
+                "confirm_within_seconds": null,
+            },
+            "kernel": {
+                "release": "6.1", "cgroups_identified_by": "kernel", "btf": true, "bpf_lsm": false, "hooks": [],
+            },
+            "decisions": [],
+            "events": {
+                "produced": 10, "recovered": 10, "written": 10, "lost": 0, "ring_bytes": 4096, "audit": "-",
+            },
+            "cgroups": { "known": 3, "failed": 0, "notes_failed": 0, "news_lost": 0, "verdicts_not_kept": 0 },
+            "records": { "made": 0, "written": 0, "lost": 0 },
+            "degraded": [],
+            "coverage": {
+                "complete": true, "unmatched_selectors": [], "unknown_listeners": [], "overlapping_claims": [],
+                "pending_containers": [], "foreign_programs": [{ "hook": "ingress", "program": 42 }], "proxies": [],
+                "limits": [],
+            },
+        })
+    }
+
+    #[test]
+    fn a_status_says_what_its_numbers_are_of() {
+        let status: api::Status = serde_json::from_value(status()).expect("a status");
+        assert_eq!(
+            status.to_string(),
+            "enforcer   0.1.0, process 7, since 2026-11-26T12:00:00Z
+policy     revision 2, from /etc/enforcer, sha256 0123456789ab, in force since before this daemon started
+           2 services, 0 networks, 1 rule
+cgroups    3 below /shop, identified by the kernel
+decisions  0 allowed, 0 denied, 0 would be denied since this daemon started
+events     10 produced, 10 of them left by earlier daemons, 10 written to standard output, 0 lost
+
+in audit mode: sp
+  what is denied to them passes unless the other end is a service in enforce mode
+
+not degraded
+
+not under control
+  programs of others on its hooks, which can refuse more and permit nothing
+    ingress  program 42
+"
+        );
+    }
+
+    #[test]
+    fn a_name_that_anyone_may_give_is_not_obeyed_by_a_terminal() {
+        const HOSTILE: &str = "/e\u{1b}[31mred\u{9b}1m\u{202e}";
+        let mut hostile = status();
+        hostile["cgroup_root"] = json!(HOSTILE);
+        hostile["coverage"]["pending_containers"] = json!([HOSTILE]);
+        let process = json!({ "pid": 1, "comm": HOSTILE, "exe": HOSTILE });
+        let matched = json!({ "selector": HOSTILE, "cgroup": HOSTILE });
+        let services = json!({ "revision": 1, "complete": true, "services": [{
+            "name": "web", "mode": "audit", "selectors": [{ "selector": HOSTILE, "matches": 0 }], "reserves": [],
+            "cgroups": [{ "path": HOSTILE, "id": 1, "matched": matched, "processes": [process], "ports": [] }],
+        }] });
+        let identity = json!({ "of": HOSTILE, "answers": [{
+            "service": "web", "mode": null, "cgroup": HOSTILE, "exists": true, "matched": matched, "nearest": [],
+            "at": null, "processes": [process], "explanation": HOSTILE,
+        }] });
+        let connections = json!({ "revision": 1, "unreadable": [HOSTILE], "connections": [] });
+        let texts = [
+            serde_json::from_value::<api::Status>(hostile).expect("a status").to_string(),
+            serde_json::from_value::<api::Services>(services).expect("services").to_string(),
+            serde_json::from_value::<api::Identity>(identity).expect("an identity").to_string(),
+            serde_json::from_value::<api::Connections>(connections).expect("connections").to_string(),
+        ];
+        for text in texts {
+            assert!(text.contains("\u{fffd}[31mred"), "{text:?}");
+            assert!(text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{text:?}");
         }
     }
 }

@@ -116,8 +116,25 @@ impl Enforcement {
 
     /// Programs of others on our hooks that were not told of yet.
     fn look_for_strangers(&mut self, cgroup: BorrowedFd<'_>) -> Option<Tampering> {
+        let there = self.strangers_on(cgroup);
         let known = &mut self.pinned.as_mut()?.held.strangers;
-        let mut objects = Vec::new();
+        let new = there.difference(known).map(|(hook, id)| format!("{hook}: program {id}"));
+        let objects: Vec<String> = new.collect();
+        // One that went and comes back is told of again.
+        *known = there;
+        (!objects.is_empty()).then_some(Tampering { deed: Deed::ForeignProgram, objects, error: None })
+    }
+
+    /// Programs of others on our hooks: hook and program.
+    ///
+    /// # Errors
+    ///
+    /// The cgroup is gone.
+    pub fn foreign_programs(&self) -> io::Result<BTreeSet<(&'static str, u32)>> {
+        Ok(self.strangers_on(File::open(&self.options.cgroup_root)?.as_fd()))
+    }
+
+    fn strangers_on(&self, cgroup: BorrowedFd<'_>) -> BTreeSet<(&'static str, u32)> {
         let mut there = BTreeSet::new();
         for hook in Hook::ALL {
             let own = self
@@ -125,18 +142,10 @@ impl Enforcement {
                 .program(hook.name())
                 .and_then(|program| program.info().ok())
                 .map(|info| info.id());
-            for id in sys::attached_programs(cgroup, attach_type(hook)).unwrap_or_default() {
-                if Some(id) != own {
-                    there.insert((hook.name(), id));
-                    if !known.contains(&(hook.name(), id)) {
-                        objects.push(format!("{}: program {id}", hook.name()));
-                    }
-                }
-            }
+            let attached = sys::attached_programs(cgroup, attach_type(hook)).unwrap_or_default();
+            there.extend(attached.into_iter().filter(|id| Some(*id) != own).map(|id| (hook.name(), id)));
         }
-        // One that went and comes back is told of again.
-        *known = there;
-        (!objects.is_empty()).then_some(Tampering { deed: Deed::ForeignProgram, objects, error: None })
+        there
     }
 }
 

@@ -6,6 +6,7 @@ use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize};
 
 use super::Location;
+use crate::output::{printable, printable_char};
 
 /// Characters of a source line that are shown: wider than any terminal that is read comfortably.
 const EXCERPT_CHARS: usize = 120;
@@ -350,20 +351,6 @@ pub(crate) fn quoted(text: &str) -> String {
     }
     out.push('`');
     out
-}
-
-fn printable(text: &str) -> String {
-    text.chars().map(printable_char).collect()
-}
-
-/// A policy may come from anyone, and findings are read on terminals: no escape sequences, no reordering.
-fn printable_char(c: char) -> char {
-    match c {
-        '\t' => ' ',
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
-        c if c.is_control() => '\u{fffd}',
-        c => c,
-    }
 }
 
 fn floor_char_boundary(text: &str, index: usize) -> usize {
