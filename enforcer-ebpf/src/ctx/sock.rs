@@ -3,7 +3,7 @@
 use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_fullsock};
 use aya_ebpf::programs::SockContext;
 use enforcer_common::{Address, Port, Protocol};
 
@@ -86,6 +86,14 @@ impl Sock for SockContext {
 #[inline(always)]
 pub(crate) fn is_listening(socket: *mut bpf_sock) -> bool {
     read!(socket, state) == TCP_LISTEN
+}
+
+/// Whether the socket of a packet, not null, is one of a type that takes datagrams without headers of their own.
+#[inline(always)]
+pub(crate) fn takes_datagrams(socket: *mut bpf_sock) -> bool {
+    // SAFETY: the helper (5.1) takes the socket of a packet, and returns it again or null.
+    let whole = unsafe { bpf_sk_fullsock(socket) };
+    !whole.is_null() && read!(whole, type_) == SOCK_DGRAM
 }
 
 /// Whether a socket, held and not null, is connected.

@@ -7,6 +7,7 @@ use enforcer_common::{Asked, Decision, Facts, Hook, Party, Protocol, decide, dec
 
 use super::{PASS, answer};
 use crate::ctx::packet::{Headers, Packet};
+use crate::ctx::sock;
 use crate::maps::{KernelTables, NO_SLOT};
 use crate::record::{Attempt, record};
 use crate::sockets;
@@ -28,8 +29,11 @@ fn egress(ctx: SkBuffContext) -> i32 {
             let named = sockets::named_sender(packet.skb, &headers);
             if named == 0 || named == own { PASS } else { judge(own, &packet, Some((&headers, named))) }
         }
-        // Such a socket names its destination to no hook but when it is connected.
-        Protocol::ICMP | Protocol::ICMPV6 => judge(own, &packet, Some((&headers, 0))),
+        // A ping socket names its destination to no hook but when it is connected. The kernel's own sockets of these protocols belong
+        // to whoever made their network namespace, and are raw ones.
+        Protocol::ICMP | Protocol::ICMPV6 if sock::takes_datagrams(packet.socket) => {
+            judge(own, &packet, Some((&headers, 0)))
+        }
         _ => PASS,
     }
 }

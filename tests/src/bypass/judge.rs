@@ -167,6 +167,7 @@ pub fn permitted(techniques: &[&Technique], outcome: &Outcome) -> Vec<String> {
     let mut wrong = defects(outcome);
     let blocked = techniques.iter().find_map(|technique| technique.control.as_ref());
     let oneway = techniques.iter().any(|technique| technique.oneway.is_some());
+    let is_drawn = techniques.iter().any(|technique| technique.lots.is_some());
     match blocked {
         _ if outcome.told.end == "absent" => {}
         None if oneway && !outcome.got.is_empty() && outcome.records.is_empty() => {}
@@ -177,7 +178,7 @@ pub fn permitted(techniques: &[&Technique], outcome: &Outcome) -> Vec<String> {
         None if !outcome.records.is_empty() => {
             wrong.push(format!("with permission something is refused: {:?}", outcome.records));
         }
-        Some(why) if outcome.reached() => {
+        Some(why) if outcome.reached() && !is_drawn => {
             wrong.push(format!("with permission it gets through, though {why}"));
         }
         None | Some(_) => {}
