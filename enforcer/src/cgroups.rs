@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
@@ -99,6 +99,10 @@ impl Subtree {
     /// The id of the cgroup at a path from the top of the tree, if there is one in this subtree now.
     pub fn id_at(&self, path: &Path) -> Option<u64> {
         let below = path.strip_prefix(&self.path).ok()?;
+        // The kernel tells so of what is outside of a namespace's root.
+        if below.components().any(|part| !matches!(part, Component::Normal(_))) {
+            return None;
+        }
         let directory = self.directory.join(below);
         directory.metadata().ok().map(|metadata| metadata.ino())
     }
@@ -253,4 +257,27 @@ fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 fn watch_error(directory: &Path, err: Errno) -> String {
     let hint = if err == Errno::ENOSPC { "\nhint: raise fs.inotify.max_user_watches" } else { "" };
     format!("watch cgroup {}: {err}{hint}", directory.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::Subtree;
+
+    #[test]
+    fn an_id_is_found_only_below_the_subtree() {
+        use std::os::unix::fs::MetadataExt as _;
+        let top = tempfile::tempdir().expect("a directory");
+        let judged = top.path().join("judged");
+        fs::create_dir_all(judged.join("a")).expect("a directory");
+        let subtree = Subtree { directory: judged.clone(), path: PathBuf::from("/judged") };
+        let id = |directory: &Path| directory.metadata().ok().map(|metadata| metadata.ino());
+        assert_eq!(subtree.id_at(Path::new("/judged/a")), id(&judged.join("a")));
+        assert_eq!(subtree.id_at(Path::new("/judged")), id(&judged));
+        for path in ["/", "/judged/..", "/judged/../judged/a", "/judged/b", "/other"] {
+            assert_eq!(subtree.id_at(Path::new(path)), None, "{path}");
+        }
+    }
 }

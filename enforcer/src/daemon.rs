@@ -399,9 +399,9 @@ impl Daemon {
             watch = Some(Watch::new(subtree.clone()).context("watch cgroups")?);
         }
         // Twice: so that hardly any socket is without a note when the hooks are attached, and none is afterwards.
-        note_sockets(&mut enforcement, existing::bound(&names, &mount));
+        note_sockets(&mut enforcement, existing::bound(&subtree, &mount));
         enforcement.attach()?;
-        note_sockets(&mut enforcement, existing::bound(&names, &mount));
+        note_sockets(&mut enforcement, existing::bound(&subtree, &mount));
         for (program, instructions, bytes) in enforcement.sizes() {
             debug!(program, instructions, bytes, "program attached");
         }
@@ -815,9 +815,9 @@ impl Daemon {
         if !std::mem::take(&mut self.met_unknown) || failpoint::is_blind() {
             return;
         }
-        let names = self.names.clone();
+        let subtree = self.subtree.clone();
         self.beside(move || {
-            let bound = feature::cgroup2().map(|mount| existing::bound(&names, &mount));
+            let bound = feature::cgroup2().map(|mount| existing::bound(&subtree, &mount));
             Input::Bound(bound.unwrap_or_else(|err| {
                 error!("find who holds ports: {err}");
                 Vec::new()
