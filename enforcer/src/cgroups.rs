@@ -1,6 +1,6 @@
 //! The cgroup tree as the host sees it: which cgroup has which id and path, and word of new ones.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -112,10 +112,18 @@ impl Subtree {
 pub struct Watch {
     subtree: Subtree,
     inotify: Inotify,
+    add: Add,
     watched: HashMap<WatchDescriptor, PathBuf>,
     ids: HashMap<PathBuf, u64>,
     vanished: VecDeque<u64>,
+    /// Whether the tree is to be looked at as a whole: it never was, or not all of it could be watched.
+    is_partial: bool,
+    /// Whether it has been.
+    has_looked: bool,
 }
+
+/// Has a directory watched.
+type Add = fn(&Inotify, &Path) -> nix::Result<WatchDescriptor>;
 
 /// A cgroup that has come, or one that is forgotten.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,6 +142,16 @@ pub enum Change {
     },
 }
 
+/// What a watch has seen.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// What has changed, also where something else could not be seen.
+    pub changes: Vec<Change>,
+    /// The first thing that kept it from seeing all: the tree could not be read, or no more directories can be watched
+    /// (`fs.inotify.max_user_watches`).
+    pub trouble: Option<io::Error>,
+}
+
 impl Watch {
     /// Watches a subtree; the first [`changes`](Self::changes) reports every cgroup.
     ///
@@ -141,9 +159,16 @@ impl Watch {
     ///
     /// The kernel has no inotify.
     pub fn new(subtree: Subtree) -> io::Result<Self> {
+        Self::by(subtree, |inotify, directory| {
+            let wanted = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
+            inotify.add_watch(directory, wanted)
+        })
+    }
+
+    fn by(subtree: Subtree, add: Add) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let (watched, ids) = (HashMap::new(), HashMap::new());
-        Ok(Self { subtree, inotify, watched, ids, vanished: VecDeque::new() })
+        let (watched, ids, vanished) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        Ok(Self { subtree, inotify, add, watched, ids, vanished, is_partial: true, has_looked: false })
     }
 
     /// Becomes readable when a cgroup has come or gone.
@@ -151,27 +176,39 @@ impl Watch {
         self.inotify.as_fd()
     }
 
-    /// What has changed since the last call.
-    ///
-    /// # Errors
-    ///
-    /// The tree cannot be read, or no more directories can be watched (`fs.inotify.max_user_watches`).
-    pub fn changes(&mut self) -> io::Result<Vec<Change>> {
-        let mut changes = Vec::new();
-        if self.watched.is_empty() {
-            self.enter(self.subtree.directory.clone(), &mut changes)?;
+    /// What has changed since the last call, as far as it is watched.
+    pub fn changes(&mut self) -> Changes {
+        if !self.has_looked {
+            return self.renew();
         }
+        let mut seen = Changes::default();
+        self.read(&mut seen);
+        seen
+    }
+
+    /// What has changed since the last call, also in directories that could not be watched, which is tried again.
+    pub fn renew(&mut self) -> Changes {
+        let mut seen = Changes::default();
+        self.has_looked = true;
+        if std::mem::take(&mut self.is_partial) {
+            self.enter(self.subtree.directory.clone(), &mut seen);
+        }
+        self.read(&mut seen);
+        seen
+    }
+
+    fn read(&mut self, seen: &mut Changes) {
         loop {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
-                Err(Errno::EAGAIN) => return Ok(changes),
+                Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => continue,
-                Err(err) => return Err(err.into()),
+                Err(err) => return self.miss(seen, err.into()),
             };
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
                     // Some word was lost, so the whole tree is looked at again; what is known is not reported twice.
-                    self.enter(self.subtree.directory.clone(), &mut changes)?;
+                    self.enter(self.subtree.directory.clone(), seen);
                     continue;
                 }
                 let Some(directory) = self.watched.get(&event.wd).cloned() else { continue };
@@ -183,47 +220,73 @@ impl Watch {
                 let Some(name) = event.name.filter(|_: &OsString| is_directory) else { continue };
                 let child = directory.join(name);
                 if event.mask.contains(AddWatchFlags::IN_CREATE) {
-                    self.enter(child, &mut changes)?;
-                } else if event.mask.contains(AddWatchFlags::IN_DELETE) {
-                    self.leave(&child, &mut changes);
+                    self.enter(child, seen);
+                } else if event.mask.contains(AddWatchFlags::IN_DELETE)
+                    && let Some(id) = self.ids.remove(&self.path_of(&child))
+                {
+                    self.leave(id, seen);
                 }
             }
         }
     }
 
     /// Takes in a directory and all below it. It is watched before it is listed, so that a child that is made
-    /// meanwhile is seen at least once.
-    fn enter(&mut self, directory: PathBuf, found: &mut Vec<Change>) -> io::Result<()> {
+    /// meanwhile is seen at least once. One that cannot be watched keeps nobody from being seen who is there now.
+    fn enter(&mut self, directory: PathBuf, seen: &mut Changes) {
         let path = self.path_of(&directory);
-        let (inotify, watched, ids) = (&self.inotify, &mut self.watched, &mut self.ids);
+        let (mut found, mut troubles) = (Vec::new(), Vec::new());
+        let (inotify, add, watched) = (&self.inotify, self.add, &mut self.watched);
         let top = directory.clone();
-        Subtree { directory, path: path.clone() }.walk(|cgroup| {
+        let walked = Subtree { directory, path: path.clone() }.walk(|cgroup| {
             let below = cgroup.path.strip_prefix(&path).unwrap_or(Path::new(""));
             let directory = if below.as_os_str().is_empty() { top.clone() } else { top.join(below) };
-            let watch = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
-            match inotify.add_watch(&directory, watch) {
+            match add(inotify, &directory) {
                 Ok(descriptor) => {
                     watched.insert(descriptor, directory);
                 }
                 // It has gone again already.
                 Err(Errno::ENOENT) => return Ok(()),
-                Err(err) => return Err(io::Error::other(watch_error(&directory, err))),
+                Err(err) => troubles.push(io::Error::other(watch_error(&directory, err))),
             }
-            if ids.insert(cgroup.path.to_path_buf(), cgroup.id) != Some(cgroup.id) {
-                found.push(Change::Appeared { id: cgroup.id, path: cgroup.path.to_path_buf() });
+            found.push((cgroup.path.to_path_buf(), cgroup.id));
+            Ok::<(), io::Error>(())
+        });
+        // Of those that were not watched, or of which word was lost, nobody has told that they are gone.
+        if walked.is_ok() && path == self.subtree.path {
+            let there: HashSet<&Path> = found.iter().map(|(path, _)| path.as_path()).collect();
+            let gone: Vec<PathBuf> =
+                self.ids.keys().filter(|known| !there.contains(known.as_path())).cloned().collect();
+            for id in gone.iter().filter_map(|path| self.ids.remove(path)).collect::<Vec<_>>() {
+                self.leave(id, seen);
             }
-            Ok(())
-        })
+        }
+        for (path, id) in found {
+            let before = self.ids.insert(path.clone(), id);
+            if before != Some(id) {
+                // Another one was made in its place.
+                if let Some(before) = before {
+                    self.leave(before, seen);
+                }
+                seen.changes.push(Change::Appeared { id, path });
+            }
+        }
+        for err in troubles.into_iter().chain(walked.err()) {
+            self.miss(seen, err);
+        }
     }
 
-    fn leave(&mut self, directory: &Path, forgotten: &mut Vec<Change>) {
-        let path = self.path_of(directory);
-        let Some(id) = self.ids.remove(&path) else { return };
+    /// Something was not seen, and is to be looked for again.
+    fn miss(&mut self, seen: &mut Changes, err: io::Error) {
+        self.is_partial = true;
+        seen.trouble.get_or_insert(err);
+    }
+
+    fn leave(&mut self, id: u64, seen: &mut Changes) {
         self.vanished.push_back(id);
         if self.vanished.len() > MAX_VANISHED
             && let Some(id) = self.vanished.pop_front()
         {
-            forgotten.push(Change::Forgotten { id });
+            seen.changes.push(Change::Forgotten { id });
         }
     }
 
@@ -261,10 +324,14 @@ fn watch_error(directory: &Path, err: Errno) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use super::Subtree;
+    use nix::errno::Errno;
+    use nix::sys::inotify::AddWatchFlags;
+
+    use super::{Change, Changes, Subtree, Watch};
 
     #[test]
     fn an_id_is_found_only_below_the_subtree() {
@@ -279,5 +346,64 @@ mod tests {
         for path in ["/", "/judged/..", "/judged/../judged/a", "/judged/b", "/other"] {
             assert_eq!(subtree.id_at(Path::new(path)), None, "{path}");
         }
+    }
+
+    fn appeared(seen: &Changes) -> BTreeSet<&Path> {
+        let paths = seen.changes.iter().filter_map(|change| match change {
+            Change::Appeared { path, .. } => Some(path.as_path()),
+            Change::Forgotten { .. } => None,
+        });
+        paths.collect()
+    }
+
+    /// A watch that cannot watch directories named `full` until one named `room` is beside them.
+    fn cramped(top: &Path) -> Watch {
+        let subtree = Subtree { directory: top.to_path_buf(), path: PathBuf::from("/") };
+        Watch::by(subtree, |inotify, directory| {
+            if directory.ends_with("full") && !directory.with_file_name("room").exists() {
+                return Err(Errno::ENOSPC);
+            }
+            inotify.add_watch(directory, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE)
+        })
+        .expect("inotify")
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_watched_hides_no_other() {
+        let top = tempfile::tempdir().expect("a directory");
+        for directory in ["a/b", "full/inner", "z"] {
+            fs::create_dir_all(top.path().join(directory)).expect("a directory");
+        }
+        let mut watch = cramped(top.path());
+        let seen = watch.changes();
+        let all = ["/", "/a", "/a/b", "/full", "/full/inner", "/z"].map(Path::new);
+        assert_eq!(appeared(&seen), all.into());
+        let told = seen.trouble.expect("one cannot be watched").to_string();
+        assert!(told.starts_with("watch cgroup ") && told.contains("\nhint: "), "{told}");
+
+        // In one batch with what can be watched.
+        for directory in ["a/c", "a/full", "a/d", "z/e", "full/late"] {
+            fs::create_dir(top.path().join(directory)).expect("a directory");
+        }
+        let seen = watch.changes();
+        assert_eq!(appeared(&seen), ["/a/c", "/a/d", "/a/full", "/z/e"].map(Path::new).into());
+        assert!(seen.trouble.is_some());
+        // What came into the one that is not watched is found by another look, as is what went.
+        let seen = watch.renew();
+        assert_eq!(appeared(&seen), [Path::new("/full/late")].into());
+        assert!(seen.trouble.is_some());
+        fs::remove_dir(top.path().join("full/late")).expect("to be removed");
+        watch.renew();
+        assert_eq!(watch.vanished.len(), 1);
+
+        for directory in ["room", "a/room"] {
+            fs::create_dir(top.path().join(directory)).expect("a directory");
+        }
+        let seen = watch.renew();
+        assert_eq!(appeared(&seen), ["/a/room", "/room"].map(Path::new).into());
+        assert!(seen.trouble.is_none());
+        fs::create_dir(top.path().join("full/again")).expect("a directory");
+        assert_eq!(appeared(&watch.changes()), [Path::new("/full/again")].into());
+        assert!(watch.renew().changes.is_empty());
     }
 }

@@ -29,7 +29,7 @@ use crate::audit::{
     self, Attempt, Body, ContainerKnown, End, Log, Lost, Peer, PolicyChange, Process, Prompt, Rule, Start,
     Stop, Tamper, Unprotected,
 };
-use crate::cgroups::{self, Names, Subtree, Watch};
+use crate::cgroups::{self, Changes, Names, Subtree, Watch};
 use crate::connections::sweep::{Report, Told};
 use crate::connections::{self, Action, Cause, Sweeper};
 use crate::containers::cgroup;
@@ -505,6 +505,8 @@ impl Daemon {
         };
         daemon.ask_about_containers();
         daemon.older = daemon.pending_containers();
+        // From now on it is told of what comes.
+        daemon.update_cgroups(Watch::changes);
         // Before the first event is written: the next daemon counts what is in the log from here on.
         daemon.keep_ledger();
         daemon.close_books()?;
@@ -685,7 +687,7 @@ impl Daemon {
             match inputs.next(self.more_events, confirm_by, settled_at, &mut self.sweeper).await? {
                 Input::Events => self.write_some_events()?,
                 Input::KernelLog => self.enforcement.flush_log(),
-                Input::Cgroups => self.update_cgroups(),
+                Input::Cgroups => self.update_cgroups(Watch::changes),
                 Input::Network => {
                     if let Err(err) = self.news.drain() {
                         error!("watch addresses: {err}");
@@ -705,6 +707,7 @@ impl Daemon {
                 Input::Tick => {
                     self.survey();
                     self.read_tree();
+                    self.update_cgroups(Watch::renew);
                     self.make_room_for_verdicts();
                     self.find_bound();
                     self.ask_again(|lookups, id, _| lookups.is_stale(id));
@@ -1391,15 +1394,12 @@ impl Daemon {
     }
 
     /// Takes in what the watch has seen, where there is one.
-    fn update_cgroups(&mut self) {
+    fn update_cgroups(&mut self, ask: impl FnOnce(&mut Watch) -> Changes) {
         let Some(watch) = &mut self.watch else { return };
-        let changes = match watch.changes() {
-            Ok(changes) => changes,
-            Err(err) => {
-                error!("watch cgroups: {err}");
-                return;
-            }
-        };
+        let Changes { changes, trouble } = ask(watch);
+        if let Some(err) = trouble {
+            error!("watch cgroups: {err}");
+        }
         for change in changes {
             let result = match change {
                 cgroups::Change::Appeared { id, path } => {
@@ -1508,7 +1508,7 @@ impl Daemon {
                     .flatten()
                     .any(|id| self.names.path(id).is_none())
                 {
-                    self.update_cgroups();
+                    self.update_cgroups(Watch::changes);
                 }
                 let is_egress = event.hook().is_some_and(|hook| hook.direction() == Direction::Egress);
                 self.met_unknown |= is_egress && event.reason() == Some(Reason::DestinationUnknown);
