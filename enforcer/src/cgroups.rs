@@ -1,12 +1,13 @@
 //! The cgroup tree as the host sees it: which cgroup has which id and path, and word of new ones.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
@@ -15,31 +16,131 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 /// some across a restart), and ids are not used again before the next boot.
 const MAX_VANISHED: usize = 16_384;
 
+/// Bytes of the longest path that is kept: no system call takes a longer one (`PATH_MAX`, which counts the NUL behind it).
+/// Whoever has a subtree of his own nests cgroups as deep as he likes, and what is kept of each must not grow with that.
+pub const MAX_PATH: usize = 4095;
+
+/// What stands in the place of the names between the last path that is kept and the cgroup.
+const LEFT_OUT: &str = "...";
+
 /// The cgroups of a subtree by their ids, so that records can name them.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Names {
-    paths: HashMap<u64, PathBuf>,
+    places: HashMap<u64, Place>,
+}
+
+/// Where a cgroup is, as far as that is kept.
+enum Place {
+    /// At this path from the top of the tree.
+    At(Arc<Path>),
+    /// Somewhere below this one, which is the last above it that is no longer than [`MAX_PATH`].
+    Below(Arc<Path>),
+    /// Nowhere that a look at the tree reaches.
+    Hidden,
+}
+
+/// What word of a new cgroup tells of its path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Child {
+    /// It is known.
+    At(Arc<Path>),
+    /// It is longer than is kept, or its parent's is not known either.
+    Hidden,
+    /// It is not known, since its parent was never told of.
+    Orphan,
 }
 
 impl Names {
     /// The path of a cgroup from the top of the tree, if it is known.
     pub fn path(&self, id: u64) -> Option<&Path> {
-        self.paths.get(&id).map(PathBuf::as_path)
+        match self.places.get(&id)? {
+            Place::At(path) => Some(path),
+            Place::Below(_) | Place::Hidden => None,
+        }
     }
 
-    /// Remembers a cgroup. Returns whether it is new.
-    pub fn insert(&mut self, id: u64, path: PathBuf) -> bool {
-        self.paths.insert(id, path).is_none()
+    /// The path of a cgroup as records tell it: of one that is longer than is kept, its beginning.
+    pub fn told(&self, id: u64) -> Option<String> {
+        match self.places.get(&id)? {
+            Place::At(path) => Some(path.to_string_lossy().into_owned()),
+            Place::Below(path) => Some(path.join(LEFT_OUT).to_string_lossy().into_owned()),
+            Place::Hidden => None,
+        }
+    }
+
+    /// Remembers a cgroup.
+    pub fn insert(&mut self, id: u64, path: &Path) {
+        let kept = path.ancestors().find(|path| bytes(path).len() <= MAX_PATH).map(Arc::from);
+        let place = match kept {
+            Some(kept) if &*kept == path => Place::At(kept),
+            Some(kept) => Place::Below(kept),
+            None => Place::Hidden,
+        };
+        self.places.insert(id, place);
+    }
+
+    /// Remembers a cgroup of which its parent and its own name are told.
+    pub fn insert_child(&mut self, id: u64, parent: u64, name: &OsStr) -> Child {
+        let place = match self.places.get(&parent) {
+            None => return Child::Orphan,
+            Some(Place::At(parent)) if bytes(parent).len() + 1 + name.len() > MAX_PATH => {
+                Place::Below(parent.clone())
+            }
+            Some(Place::At(parent)) => Place::At(parent.join(name).into()),
+            Some(Place::Below(path)) => Place::Below(path.clone()),
+            Some(Place::Hidden) => Place::Hidden,
+        };
+        let child = match &place {
+            Place::At(path) => Child::At(path.clone()),
+            Place::Below(_) | Place::Hidden => Child::Hidden,
+        };
+        self.places.insert(id, place);
+        child
+    }
+
+    /// Takes in what a look at the tree has found, in which word of some was lost. `table` are the cgroups that the kernel's table
+    /// had before it, and `is_in_table` tells which it has now: what it does not have is told of no more, and would never be
+    /// forgotten. Returns those whose paths were not known.
+    pub fn learn<'a>(
+        &mut self,
+        tree: impl Iterator<Item = (u64, &'a Path)>,
+        table: &HashSet<u64>,
+        is_in_table: impl Fn(u64) -> bool,
+    ) -> Vec<(u64, Arc<Path>)> {
+        let mut learned = Vec::new();
+        for (id, path) in tree {
+            if matches!(self.places.get(&id), None | Some(Place::Hidden)) && is_in_table(id) {
+                self.insert(id, path);
+                if let Some(Place::At(path)) = self.places.get(&id) {
+                    learned.push((id, path.clone()));
+                }
+            }
+        }
+        // So that word of their children is not taken for a reason to look again.
+        for id in table {
+            if !self.places.contains_key(id) && is_in_table(*id) {
+                self.places.insert(*id, Place::Hidden);
+            }
+        }
+        learned
     }
 
     /// Forgets a cgroup.
     pub fn remove(&mut self, id: u64) {
-        self.paths.remove(&id);
+        self.places.remove(&id);
     }
 
-    /// Every cgroup that is known.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Path)> {
-        self.paths.iter().map(|(id, path)| (*id, path.as_path()))
+    /// Every cgroup whose path is known.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Path>)> {
+        self.places.iter().filter_map(|(id, place)| match place {
+            Place::At(path) => Some((*id, path)),
+            Place::Below(_) | Place::Hidden => None,
+        })
+    }
+
+    /// Every cgroup that is known, also if its path is not.
+    pub fn ids(&self) -> impl Iterator<Item = u64> {
+        self.places.keys().copied()
     }
 }
 
@@ -70,7 +171,8 @@ impl Subtree {
     }
 
     /// Visits every cgroup. Each is visited before its children are listed, so that a child that is made meanwhile is
-    /// either listed, or made after its parent's visit.
+    /// either listed, or made after its parent's visit. Returns whether all were: what lies deeper than any call reaches is
+    /// left out.
     ///
     /// # Errors
     ///
@@ -78,12 +180,17 @@ impl Subtree {
     pub fn walk<E: From<io::Error>>(
         &self,
         mut visit: impl FnMut(Found<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<bool, E> {
+        let mut is_whole = true;
         let mut open = vec![(self.directory.clone(), self.path.clone(), None)];
         while let Some((directory, path, parent)) = open.pop() {
-            let Some(id) = gone_is_none(directory.metadata().map(|metadata| metadata.ino()))? else {
+            let metadata = directory.metadata();
+            // What lies there was identified when it was made, and is unknown after a reload.
+            if metadata.as_ref().is_err_and(|err| err.raw_os_error() == Some(nix::libc::ENAMETOOLONG)) {
+                is_whole = false;
                 continue;
-            };
+            }
+            let Some(id) = gone_is_none(metadata.map(|metadata| metadata.ino()))? else { continue };
             visit(Found { id, parent, path: &path })?;
             let Some(entries) = gone_is_none(directory.read_dir())? else { continue };
             for entry in entries {
@@ -93,7 +200,7 @@ impl Subtree {
                 }
             }
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     /// The id of the cgroup at a path from the top of the tree, if there is one in this subtree now.
@@ -309,8 +416,6 @@ fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(err) if matches!(err.kind(), io::ErrorKind::NotFound) => Ok(None),
-        // Deeper than any call reaches: what lies there was identified when it was made, and is unknown after a reload.
-        Err(err) if err.raw_os_error() == Some(nix::libc::ENAMETOOLONG) => Ok(None),
         // kernfs answers so for a directory that is being removed.
         Err(err) if err.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
         Err(err) => Err(err),
@@ -324,14 +429,89 @@ fn watch_error(directory: &Path, err: Errno) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeSet, HashSet};
+    use std::ffi::OsStr;
     use std::fs;
     use std::path::{Path, PathBuf};
+    use std::sync::Arc;
 
     use nix::errno::Errno;
     use nix::sys::inotify::AddWatchFlags;
 
-    use super::{Change, Changes, Subtree, Watch};
+    use super::{Change, Changes, Child, MAX_PATH, Names, Subtree, Watch};
+
+    fn at(path: &str) -> Child {
+        Child::At(Arc::from(Path::new(path)))
+    }
+
+    #[test]
+    fn a_child_is_where_its_parent_and_its_name_say() {
+        let mut names = Names::default();
+        names.insert(1, Path::new("/"));
+        assert_eq!(names.insert_child(2, 1, OsStr::new("a")), at("/a"));
+        assert_eq!(names.insert_child(3, 2, OsStr::new("b")), at("/a/b"));
+        assert_eq!(names.told(3).as_deref(), Some("/a/b"));
+        assert_eq!(names.insert_child(5, 4, OsStr::new("c")), Child::Orphan);
+        assert_eq!((names.path(5), names.told(5)), (None, None));
+        names.remove(2);
+        assert_eq!(names.insert_child(6, 2, OsStr::new("c")), Child::Orphan);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_cgroup_does_not_grow_with_its_depth() {
+        const LEVELS: u64 = 5000;
+        let name = OsStr::new(&"n".repeat(255)).to_owned();
+        let mut names = Names::default();
+        names.insert(0, Path::new("/short"));
+        let mut bytes = 0;
+        for level in 1..=LEVELS {
+            if let Child::At(path) = names.insert_child(level, level - 1, &name) {
+                bytes += path.as_os_str().len();
+            }
+            assert!(names.told(level).is_some_and(|told| told.len() <= MAX_PATH + 4), "{level}");
+        }
+        assert!(bytes < 16 * MAX_PATH, "{bytes} bytes are kept");
+        assert_eq!(names.path(LEVELS), None);
+        let told = names.told(LEVELS).expect("its beginning");
+        assert!(told.starts_with("/short/nnn") && told.ends_with("n/..."), "{told}");
+        assert_eq!(names.ids().count() as u64, LEVELS + 1);
+        assert_eq!(names.iter().count(), 16);
+    }
+
+    #[test]
+    fn the_longest_path_that_is_kept_is_the_longest_that_a_call_takes() {
+        let mut names = Names::default();
+        names.insert(1, Path::new("/"));
+        names.insert(2, &PathBuf::from("/a".repeat(MAX_PATH / 2 - 1)));
+        assert_eq!(names.path(2).map(|path| path.as_os_str().len()), Some(MAX_PATH - 3));
+        assert!(matches!(names.insert_child(3, 2, OsStr::new("bb")), Child::At(_)));
+        assert_eq!(names.path(3).map(|path| path.as_os_str().len()), Some(MAX_PATH));
+        assert_eq!(names.insert_child(4, 2, OsStr::new("bbb")), Child::Hidden);
+        assert_eq!(names.insert_child(5, 3, OsStr::new("b")), Child::Hidden);
+        assert_eq!(names.insert_child(6, 5, OsStr::new("b")), Child::Hidden);
+        // As a walk of a subtree whose own path is that long would find it.
+        names.insert(7, &PathBuf::from(format!("/top/{}", "b".repeat(MAX_PATH))));
+        assert_eq!((names.path(7), names.told(7).as_deref()), (None, Some("/top/...")));
+    }
+
+    #[test]
+    fn a_look_at_the_tree_tells_names_of_which_word_was_lost() {
+        let mut names = Names::default();
+        names.insert(1, Path::new("/"));
+        let tree =
+            [(1, Path::new("/")), (2, Path::new("/a")), (3, Path::new("/a/b")), (4, Path::new("/gone"))];
+        // 4 has gone since, and 5 is deeper than the look reaches.
+        let table = HashSet::from([1, 2, 3, 4, 5]);
+        let is_in_table = |id| id != 4;
+        let learned = names.learn(tree.into_iter(), &table, is_in_table);
+        assert_eq!(learned, [(2, Path::new("/a").into()), (3, Path::new("/a/b").into())]);
+        assert_eq!(names.path(4), None);
+        assert_eq!(names.learn(tree.into_iter(), &table, is_in_table), []);
+        // Whose children are no reason to look again.
+        assert_eq!(names.insert_child(6, 5, OsStr::new("c")), Child::Hidden);
+        assert_eq!(names.insert_child(7, 4, OsStr::new("c")), Child::Orphan);
+        assert_eq!(names.told(6), None);
+    }
 
     #[test]
     fn an_id_is_found_only_below_the_subtree() {

@@ -39,7 +39,7 @@ pub(crate) fn install(
             let is_there = || subtree.id_at(found.path) == Some(found.id);
             next.enter(found.id, cgroup, is_there)?;
             entered.insert(found.id, cgroup);
-            names.insert(found.id, found.path.to_path_buf());
+            names.insert(found.id, found.path);
             Ok::<(), anyhow::Error>(())
         })?;
         // Sockets outlive the directory of their cgroup, and go on being its service's.
@@ -50,7 +50,8 @@ pub(crate) fn install(
                     let found = cgroups::Found { id, parent: None, path };
                     cgroup_of(tables, containers, &HashMap::new(), &found)
                 }
-                // It vanished before this daemon came: nobody can say any longer what another policy calls it.
+                // It vanished before this daemon came, or is deeper than any call reaches: nobody can say what another policy
+                // calls it.
                 None if is_same_policy => was,
                 None => continue,
             };
