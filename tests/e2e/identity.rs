@@ -388,8 +388,8 @@ fn the_depth_of_cgroups_costs_no_memory_and_what_lies_deep_is_not_forgotten() ->
     assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
     let mut short = sandbox.actor("short-2")?;
     let before = resident(daemon.pid())?;
-    // All their paths together are 288 MB.
-    let mut deep = Deep::nest(&sandbox, "short-1", 1500, 255, 0)?;
+    // All their paths together are 82 MB.
+    let mut deep = Deep::nest(&sandbox, "short-1", 800, 255, 0)?;
     let is_deep = |record: &Value| {
         record["kind"] == "attempt"
             && record["source"]["cgroup"].as_str().is_some_and(|told| told.ends_with("..."))
@@ -398,7 +398,7 @@ fn the_depth_of_cgroups_costs_no_memory_and_what_lies_deep_is_not_forgotten() ->
     assert_eq!(record["source"]["service"], "short", "{record}");
     assert_eq!(deep.told()?, "0");
     let after = resident(daemon.pid())?;
-    assert!(after < before + 64 * 1024, "from {before} to {after} kB");
+    assert!(after < before + 32 * 1024, "from {before} to {after} kB");
 
     // The daemon has looked at the whole tree when it has put this one right.
     let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
