@@ -29,7 +29,7 @@ use crate::audit::{
     self, Attempt, Body, ContainerKnown, End, Log, Lost, Peer, PolicyChange, Process, Prompt, Rule, Start,
     Stop, Tamper, Unprotected,
 };
-use crate::cgroups::{self, Names, Subtree, Watch};
+use crate::cgroups::{self, Changes, Child, Names, Subtree, Watch};
 use crate::connections::sweep::{Report, Told};
 use crate::connections::{self, Action, Cause, Sweeper};
 use crate::containers::cgroup;
@@ -84,6 +84,9 @@ const REPORTS: usize = 16;
 
 /// How long a change of the network that nobody told of stays unseen.
 const TICK: Duration = Duration::from_secs(10);
+
+/// How long the tree is not looked at again because word of a cgroup was lost: whoever makes cgroups could have it read all the time.
+const NAMES_AGAIN: Duration = Duration::from_secs(1);
 
 /// Requests of the control socket that may wait for the loop.
 const REQUESTS_WAITING: usize = 16;
@@ -292,6 +295,12 @@ struct Daemon {
     rules: VecDeque<(u32, Rules)>,
     subtree: Subtree,
     names: Names,
+    /// Whether a cgroup was told of whose parent was not, though it is there: the ring had no room for that, or it is deeper than
+    /// any call reaches.
+    is_word_lost: bool,
+    /// When the tree was last read.
+    tree_read: Option<Instant>,
+    is_tree_being_read: bool,
     /// Only where the kernel does not identify new cgroups itself.
     watch: Option<Watch>,
     containers: Containers,
@@ -402,9 +411,9 @@ impl Daemon {
             watch = Some(Watch::new(subtree.clone()).context("watch cgroups")?);
         }
         // Twice: so that hardly any socket is without a note when the hooks are attached, and none is afterwards.
-        note_sockets(&mut enforcement, existing::bound(&names, &mount));
+        note_sockets(&mut enforcement, existing::bound(&subtree, &mount));
         enforcement.attach()?;
-        note_sockets(&mut enforcement, existing::bound(&names, &mount));
+        note_sockets(&mut enforcement, existing::bound(&subtree, &mount));
         for (program, instructions, bytes) in enforcement.sizes() {
             debug!(program, instructions, bytes, "program attached");
         }
@@ -480,6 +489,9 @@ impl Daemon {
             rules,
             subtree,
             names,
+            is_word_lost: false,
+            tree_read: None,
+            is_tree_being_read: false,
             watch,
             containers,
             lookups,
@@ -514,6 +526,8 @@ impl Daemon {
         };
         daemon.ask_about_containers();
         daemon.older = daemon.pending_containers();
+        // From now on it is told of what comes.
+        daemon.update_cgroups(Watch::changes);
         // Before the first event is written: the next daemon counts what is in the log from here on.
         daemon.keep_ledger();
         daemon.close_books()?;
@@ -709,7 +723,7 @@ impl Daemon {
             match inputs.next(self.more_events, confirm_by, settled_at, &mut self.sweeper).await? {
                 Input::Events => self.write_some_events()?,
                 Input::KernelLog => self.enforcement.flush_log(),
-                Input::Cgroups => self.update_cgroups(),
+                Input::Cgroups => self.update_cgroups(Watch::changes),
                 Input::Network => {
                     if let Err(err) = self.news.drain() {
                         error!("watch addresses: {err}");
@@ -717,7 +731,7 @@ impl Daemon {
                     self.survey();
                 }
                 Input::Surveyed(surveyed) => self.take_survey(*surveyed),
-                Input::TreeRead(read) => self.reconcile(&read),
+                Input::TreeRead(read) => self.take_tree(&read),
                 Input::TablesRead(revision, read) => self.take_tables(revision, read),
                 Input::Bound(bound) => note_sockets(&mut self.enforcement, bound),
                 Input::Container(word) => match *word {
@@ -729,6 +743,7 @@ impl Daemon {
                 Input::Tick => {
                     self.survey();
                     self.read_tree();
+                    self.update_cgroups(Watch::renew);
                     self.make_room_for_verdicts();
                     self.find_bound();
                     self.ask_again(|lookups, id, _| lookups.is_stale(id));
@@ -809,9 +824,9 @@ impl Daemon {
     }
 
     /// Has the cgroup tree read, to compare it with the kernel's table.
-    fn read_tree(&self) {
+    fn read_tree(&mut self) {
         // Where the daemon itself identifies cgroups, its watch is what keeps the table.
-        if self.watch.is_some() {
+        if self.watch.is_some() || self.is_tree_being_read {
             return;
         }
         let before: HashSet<u64> = match self.enforcement.cgroups() {
@@ -821,6 +836,8 @@ impl Daemon {
                 return;
             }
         };
+        // What is told from now on may be of something that came too late for this look.
+        (self.is_tree_being_read, self.is_word_lost) = (true, false);
         let (revision, subtree) = (self.revision.tables.revision, self.subtree.clone());
         self.beside(move || {
             Input::TreeRead(Box::new(TreeRead { revision, before, tree: Tree::read(&subtree) }))
@@ -842,9 +859,9 @@ impl Daemon {
         if !std::mem::take(&mut self.met_unknown) || failpoint::is_blind() {
             return;
         }
-        let names = self.names.clone();
+        let subtree = self.subtree.clone();
         self.beside(move || {
-            let bound = feature::cgroup2().map(|mount| existing::bound(&names, &mount));
+            let bound = feature::cgroup2().map(|mount| existing::bound(&subtree, &mount));
             Input::Bound(bound.unwrap_or_else(|err| {
                 error!("find who holds ports: {err}");
                 Vec::new()
@@ -852,21 +869,36 @@ impl Daemon {
         });
     }
 
-    /// Puts right what the kernel's table says otherwise than the tree.
-    fn reconcile(&mut self, read: &TreeRead) {
-        let tables = &self.revision.tables;
-        let tree = match &read.tree {
-            // A reload has entered every cgroup anew.
-            Ok(_) if read.revision != tables.revision => return,
-            Ok(tree) => tree,
-            Err(err) => {
-                error!("compare cgroups: read the tree: {err}");
-                return;
+    /// Has the tree read if word of a cgroup was lost, but neither for each that is told of nor again and again.
+    fn look_for_names(&mut self) {
+        let is_recent = self.tree_read.is_some_and(|read| read.elapsed() < NAMES_AGAIN);
+        if self.is_word_lost && !is_recent {
+            self.read_tree();
+        }
+    }
+
+    /// Takes in what the tree was.
+    fn take_tree(&mut self, read: &TreeRead) {
+        (self.tree_read, self.is_tree_being_read) = (Some(Instant::now()), false);
+        match &read.tree {
+            Ok(tree) => {
+                // A reload has entered every cgroup anew.
+                if read.revision == self.revision.tables.revision {
+                    self.reconcile(tree, &read.before);
+                }
+                self.learn_names(tree, &read.before);
+                self.forget_lost(tree, &read.before);
             }
-        };
+            Err(err) => error!("compare cgroups: read the tree: {err}"),
+        }
+    }
+
+    /// Puts right what the kernel's table says otherwise than the tree.
+    fn reconcile(&mut self, tree: &Tree, before: &HashSet<u64>) {
+        let tables = &self.revision.tables;
         let repairs = reconcile::repairs(
             tree,
-            &read.before,
+            before,
             |id| self.enforcement.cgroup(id),
             |seen, known| {
                 let found = cgroups::Found { id: seen.id, parent: seen.parent, path: &seen.path };
@@ -878,18 +910,54 @@ impl Daemon {
                 Repair::Enter(id, cgroup) | Repair::Correct(id, cgroup) => {
                     // It may have gone since the tree was read, and nothing would ever forget it again.
                     let path = tree.cgroups.iter().find(|seen| seen.id == id).map(|seen| &seen.path);
-                    let Some(path) = path.filter(|path| self.subtree.id_at(path) == Some(id)) else {
+                    if path.is_none_or(|path| self.subtree.id_at(path) != Some(id)) {
                         continue;
-                    };
-                    self.names.insert(id, path.clone());
+                    }
                     self.enforcement.enter_cgroup(id, cgroup)
                 }
-                Repair::Forget(id) => self.enforcement.remove_cgroup(id),
+                Repair::Forget(id) => {
+                    self.forget_cgroup(id);
+                    self.enforcement.remove_cgroup(id)
+                }
             };
             self.cgroups_repaired += 1;
             match result {
                 Ok(()) => warn!(?repair, "the kernel's table of cgroups differed from the tree"),
                 Err(err) => error!("compare cgroups: {err}"),
+            }
+        }
+    }
+
+    /// Takes in the paths of cgroups of which nothing had told.
+    fn learn_names(&mut self, tree: &Tree, before: &HashSet<u64>) {
+        let seen = tree.cgroups.iter().map(|seen| (seen.id, seen.path.as_path()));
+        let enforcement = &self.enforcement;
+        let learned = self.names.learn(seen, before, |id| enforcement.cgroup(id).is_some());
+        for (id, path) in learned {
+            self.look_for_container(id, &path);
+        }
+    }
+
+    /// Forgets the cgroups that are gone without a word.
+    fn forget_lost(&mut self, tree: &Tree, before: &HashSet<u64>) {
+        let names = self.names.ids().map(|id| (id, self.names.path(id).is_some()));
+        let containers = self.containers.iter().map(|(id, _)| (id, true));
+        let lost = reconcile::lost(names.chain(containers), tree, before);
+        if lost.is_empty() {
+            return;
+        }
+        // The word may be waiting, and before it what they did, which is told with their names.
+        if let Err(err) = self.write_events() {
+            error!("write audit log: {err:#}");
+            return;
+        }
+        if self.more_events {
+            return;
+        }
+        for id in lost {
+            // One that came after the look at the tree.
+            if self.enforcement.cgroup(id).is_none() {
+                self.forget_cgroup(id);
             }
         }
     }
@@ -1306,8 +1374,7 @@ impl Daemon {
             self.lookups.close_all();
             return;
         }
-        let cgroups: Vec<(u64, PathBuf)> =
-            self.names.iter().map(|(id, path)| (id, path.to_path_buf())).collect();
+        let cgroups: Vec<(u64, Arc<Path>)> = self.names.iter().map(|(id, path)| (id, path.clone())).collect();
         for (id, path) in cgroups {
             self.look_for_container(id, &path);
         }
@@ -1428,8 +1495,9 @@ impl Daemon {
             let cgroup = cgroup_of(tables, containers, &entered, &found);
             enforcement.set_owner(found.id, cgroup.owner)?;
             entered.insert(found.id, cgroup);
-            Ok(())
-        })
+            Ok::<(), anyhow::Error>(())
+        })?;
+        Ok(())
     }
 
     /// The own cgroup of the known container that a cgroup is or lies in.
@@ -1442,15 +1510,12 @@ impl Daemon {
     }
 
     /// Takes in what the watch has seen, where there is one.
-    fn update_cgroups(&mut self) {
+    fn update_cgroups(&mut self, ask: impl FnOnce(&mut Watch) -> Changes) {
         let Some(watch) = &mut self.watch else { return };
-        let changes = match watch.changes() {
-            Ok(changes) => changes,
-            Err(err) => {
-                error!("watch cgroups: {err}");
-                return;
-            }
-        };
+        let Changes { changes, trouble } = ask(watch);
+        if let Some(err) = trouble {
+            error!("watch cgroups: {err}");
+        }
         for change in changes {
             let result = match change {
                 cgroups::Change::Appeared { id, path } => {
@@ -1463,7 +1528,7 @@ impl Daemon {
                     {
                         error!("identify cgroup: {err:#}");
                     }
-                    self.names.insert(id, path);
+                    self.names.insert(id, &path);
                     set
                 }
                 cgroups::Change::Forgotten { id } => {
@@ -1483,20 +1548,12 @@ impl Daemon {
             self.forget_cgroup(event.id);
             return;
         }
-        if let Some(parent) = self.names.path(event.parent) {
-            let path = parent.join(OsStr::from_bytes(event.name()));
-            self.look_for_container(event.id, &path);
-            self.names.insert(event.id, path);
-            return;
+        match self.names.insert_child(event.id, event.parent, OsStr::from_bytes(event.name())) {
+            Child::At(path) => self.look_for_container(event.id, &path),
+            Child::Hidden => {}
+            // If the parent has gone too, nothing finds it any more.
+            Child::Orphan => self.is_word_lost |= self.enforcement.cgroup(event.parent).is_some(),
         }
-        if let Err(err) = self.subtree.walk(|cgroup| {
-            // Word of the parent was lost, so all names are read again.
-            self.names.insert(cgroup.id, cgroup.path.to_path_buf());
-            Ok::<(), std::io::Error>(())
-        }) {
-            error!("read cgroups: {err}");
-        }
-        self.ask_about_containers();
     }
 
     fn forget_cgroup(&mut self, id: u64) {
@@ -1538,6 +1595,7 @@ impl Daemon {
         }
         self.tell_losses()?;
         self.flush();
+        self.look_for_names();
         if !self.more_events {
             failpoint::pass("events-written");
         }
@@ -1559,7 +1617,7 @@ impl Daemon {
                     .flatten()
                     .any(|id| self.names.path(id).is_none())
                 {
-                    self.update_cgroups();
+                    self.update_cgroups(Watch::changes);
                 }
                 let is_egress = event.hook().is_some_and(|hook| hook.direction() == Direction::Egress);
                 self.met_unknown |= is_egress && event.reason() == Some(Reason::DestinationUnknown);
@@ -1731,10 +1789,9 @@ impl Daemon {
     }
 
     fn end(&self, identity: Identity, cgroup: Option<u64>, endpoint: Option<(Address, Port)>) -> End {
-        let path = cgroup.and_then(|id| self.names.path(id));
         End {
             service: self.name(identity),
-            cgroup: path.map(|path| path.to_string_lossy().into_owned()),
+            cgroup: cgroup.and_then(|id| self.names.told(id)),
             cgroup_id: cgroup,
             address: endpoint.map(|(address, _)| audit::ip(address)),
             port: endpoint.map(|(_, port)| port.number()),

@@ -2,14 +2,16 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
 
 use procfs::process::Process;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use tracing::debug;
 
-use crate::cgroups::Names;
+use crate::cgroups::Subtree;
 use crate::kernel::feature::Cgroup2;
 use crate::netns;
 use crate::proc;
@@ -24,12 +26,11 @@ pub struct Bound {
     pub netns: u64,
 }
 
-/// Finds the sockets of the given cgroups that take connections or datagrams.
+/// Finds the sockets of the cgroups of a subtree that take connections or datagrams.
 ///
 /// A process that ends or a descriptor that is closed meanwhile is passed over, and so is a socket that processes of
 /// two cgroups share: the ingress hook asks such sockets themselves.
-pub fn bound(names: &Names, mount: &Cgroup2) -> Vec<Bound> {
-    let ids: HashMap<&Path, u64> = names.iter().map(|(id, path)| (path, id)).collect();
+pub fn bound(subtree: &Subtree, mount: &Cgroup2) -> Vec<Bound> {
     let mut waiting: HashMap<u64, HashSet<u64>> = HashMap::new();
     let mut found: HashMap<u64, Option<Bound>> = HashMap::new();
     let processes = match procfs::process::all_processes() {
@@ -42,7 +43,7 @@ pub fn bound(names: &Names, mount: &Cgroup2) -> Vec<Bound> {
     // What this process takes a descriptor of is not shared by that.
     let others = processes.flatten().filter(|process| u32::try_from(process.pid) != Ok(std::process::id()));
     for process in others {
-        if let Err(err) = collect(&process, mount, &ids, &mut waiting, &mut found) {
+        if let Err(err) = collect(&process, subtree, mount, &mut waiting, &mut found) {
             debug!(pid = process.pid, "list sockets: {err}");
         }
     }
@@ -51,12 +52,13 @@ pub fn bound(names: &Names, mount: &Cgroup2) -> Vec<Bound> {
 
 fn collect(
     process: &Process,
+    subtree: &Subtree,
     mount: &Cgroup2,
-    ids: &HashMap<&Path, u64>,
     waiting: &mut HashMap<u64, HashSet<u64>>,
     found: &mut HashMap<u64, Option<Bound>>,
 ) -> anyhow::Result<()> {
-    let Some(cgroup) = proc::cgroup(process, mount)?.and_then(|path| ids.get(path.as_path()).copied()) else {
+    // By the directory, since one that is dying may have had the same path.
+    let Some(cgroup) = proc::cgroup(process, mount)?.and_then(|path| subtree.id_at(&path)) else {
         return Ok(());
     };
     // The tables of /proc are a network namespace's, so each namespace is read once.
@@ -79,11 +81,25 @@ fn collect(
                     handle = Some(pidfd_open(pid, PidfdFlags::empty())?);
                 }
                 let Some(handle) = &handle else { return Ok(()) };
-                let socket = pidfd_getfd(handle, descriptor, PidfdGetfdFlags::empty())?;
-                let netns = netns::cookie_of(socket.as_fd())?;
-                found.insert(inode, Some(Bound { socket, cgroup, netns }));
+                match take(handle, descriptor, inode, cgroup) {
+                    Ok(bound) => found.insert(inode, Some(bound)),
+                    Err(err) => {
+                        debug!(pid = process.pid, descriptor, "take a descriptor: {err}");
+                        continue;
+                    }
+                };
             }
         }
     }
     Ok(())
+}
+
+/// A descriptor of a process's socket, unless another file has been opened in its place.
+fn take(process: &OwnedFd, descriptor: i32, inode: u64, cgroup: u64) -> io::Result<Bound> {
+    let socket = pidfd_getfd(process, descriptor, PidfdGetfdFlags::empty())?;
+    if File::from(socket.try_clone()?).metadata()?.ino() != inode {
+        return Err(io::Error::other("it is another file's by now"));
+    }
+    let netns = netns::cookie_of(socket.as_fd())?;
+    Ok(Bound { socket, cgroup, netns })
 }

@@ -1,8 +1,9 @@
-//! Named places at which a test may have this process end at once, as a crash would; none in a release build.
+//! Named places at which a test may have this process end at once, as a crash would, or stop; none in a release build.
 
 use std::borrow::Cow;
 
-/// The variable that names the place; `NAME:N` ends it when the place is passed for the N-th time, and `NAME!` by a panic.
+/// The variable that names the place; `NAME:N` ends it when the place is passed for the N-th time, `NAME!` by a panic, and
+/// `NAME?` stops it until somebody has it go on.
 pub const VARIABLE: &str = "ENFORCER_FAILPOINT";
 
 /// The variable that, set to anything, has each policy that this process installs after the first fail one map later than the
@@ -44,6 +45,7 @@ pub const ALL: &[&str] = &[
     "slot-automaton",
     "slot-edges",
     "slot-filled",
+    "cgroup-entered",
     "cgroups-entered",
     "flipped",
     "installed",
@@ -173,6 +175,8 @@ mod armed {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::{LazyLock, Mutex, PoisonError};
 
+    use rustix::process::Signal;
+
     static IS_SET: LazyLock<bool> = LazyLock::new(|| std::env::var_os(super::WRITES).is_some());
     static FROM_FIRST: LazyLock<bool> =
         LazyLock::new(|| std::env::var_os(super::WRITES).is_some_and(|told| told == "first"));
@@ -207,26 +211,36 @@ mod armed {
     struct Armed {
         name: String,
         left: AtomicU32,
-        panics: bool,
+        how: How,
+    }
+
+    #[derive(Clone, Copy)]
+    enum How {
+        Abort,
+        Panic,
+        Stop,
     }
 
     static ARMED: LazyLock<Option<Armed>> = LazyLock::new(|| {
         let told = std::env::var(super::VARIABLE).ok()?;
-        let (told, panics) = told.strip_suffix('!').map_or((told.as_str(), false), |told| (told, true));
+        let other = [('!', How::Panic), ('?', How::Stop)];
+        let other = other.into_iter().find_map(|(mark, how)| Some((told.strip_suffix(mark)?, how)));
+        let (told, how) = other.unwrap_or((&told, How::Abort));
         let (name, times) = told.split_once(':').unwrap_or((told, "1"));
         let left = AtomicU32::new(times.parse().ok()?);
-        Some(Armed { name: name.to_owned(), left, panics })
+        Some(Armed { name: name.to_owned(), left, how })
     });
 
     pub(super) fn pass(name: &'static str) {
         debug_assert!(super::ALL.contains(&name), "{name} is not in the list");
         let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name) else { return };
         if armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            if armed.panics {
-                std::panic::panic_any("a test wanted it");
+            match armed.how {
+                How::Panic => std::panic::panic_any("a test wanted it"),
+                // Like a kill: nothing is unwound, flushed or removed.
+                How::Abort => std::process::abort(),
+                How::Stop => drop(rustix::process::kill_process(rustix::process::getpid(), Signal::STOP)),
             }
-            // Like a kill: nothing is unwound, flushed or removed.
-            std::process::abort();
         }
     }
 }

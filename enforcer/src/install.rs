@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use enforcer_common::layout::Cgroup;
 
@@ -34,26 +36,45 @@ pub(crate) fn install(
         let mut entered: HashMap<u64, Cgroup> = HashMap::new();
         subtree.walk(|found| {
             let cgroup = cgroup_of(tables, containers, &entered, &found);
-            next.enter(found.id, cgroup)?;
+            let is_there = || subtree.id_at(found.path) == Some(found.id);
+            next.enter(found.id, cgroup, is_there)?;
             entered.insert(found.id, cgroup);
-            names.insert(found.id, found.path.to_path_buf());
+            names.insert(found.id, found.path);
             Ok::<(), anyhow::Error>(())
         })?;
         // Sockets outlive the directory of their cgroup, and go on being its service's.
         for id in former_ids.into_iter().filter(|id| !entered.contains_key(id)) {
             let Some(was) = in_force.cgroup(id)? else { continue };
-            match names.path(id) {
+            let cgroup = match names.path(id) {
                 Some(path) => {
                     let found = cgroups::Found { id, parent: None, path };
-                    next.enter(id, cgroup_of(tables, containers, &HashMap::new(), &found))?;
+                    cgroup_of(tables, containers, &HashMap::new(), &found)
                 }
-                // It vanished before this daemon came: nobody can say any longer what another policy calls it.
-                None if is_same_policy => next.enter(id, was)?,
-                None => {}
-            }
+                // It vanished before this daemon came, or is deeper than any call reaches: nobody can say what another policy
+                // calls it.
+                None if is_same_policy => was,
+                None => continue,
+            };
+            next.enter(id, cgroup, || stays(|| in_force.cgroup(id).is_ok_and(|cgroup| cgroup.is_none())))?;
         }
         last()
     })
+}
+
+/// How long the program on `cgroup_release` may take from one slot to the other: it can be interrupted between them.
+const RELEASED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether a cgroup stays in the tables in force that was taken out of the next ones. The program that forgets it takes it out of
+/// one after the other.
+fn stays(is_gone: impl Fn() -> bool) -> bool {
+    let until = Instant::now() + RELEASED_WITHIN;
+    while !is_gone() {
+        if Instant::now() >= until {
+            return true;
+        }
+        thread::yield_now();
+    }
+    false
 }
 
 /// Whether both say the same of every cgroup, in the same states of the automaton.

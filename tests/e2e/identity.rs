@@ -2,18 +2,21 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use enforcer::cgroups::MAX_PATH;
 use enforcer_common::layout::KeyedCgroup;
 use enforcer_tests::actor::{Reply, Request, Transport};
-use enforcer_tests::sandbox::{PYTHON, Sandbox, binary};
+use enforcer_tests::sandbox::{Daemon, Killed, PYTHON, Sandbox, binary};
 use enforcer_tests::slowness::patience;
 use enforcer_tests::verdicts::Verdicts;
 use enforcer_tests::{amount, bpftool, fdinfo};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const POLICY: &str = "version: 1
 services:
@@ -201,6 +204,31 @@ fn forget(daemon: u32, cgroup: u64) -> anyhow::Result<u64> {
     Ok(found)
 }
 
+/// Deletes a cgroup until a call of its is refused, and waits until one works again. Returns how often it was deleted.
+fn unknown_until_repaired(
+    daemon: &Daemon,
+    cgroup: u64,
+    mut call: impl FnMut() -> anyhow::Result<Reply>,
+) -> anyhow::Result<u64> {
+    let start = Instant::now();
+    let mut forgotten = 0;
+    // The daemon may look at any time, also between one table and the next.
+    loop {
+        forgotten += forget(daemon.pid(), cgroup)?;
+        if call()?.is_refused() {
+            break;
+        }
+        // It was put right already, and the permission is kept since.
+        Verdicts::of(daemon.pid())?.forget()?;
+        ensure!(start.elapsed() < patience(Duration::from_secs(30)), "an unknown cgroup is still somebody's");
+    }
+    let start = Instant::now();
+    while call()?.text != "hello" {
+        ensure!(start.elapsed() < patience(Duration::from_secs(30)), "it is never put right");
+    }
+    Ok(forgotten)
+}
+
 #[test]
 fn what_the_table_says_otherwise_than_the_tree_is_put_right() -> anyhow::Result<()> {
     use std::os::unix::fs::MetadataExt as _;
@@ -214,24 +242,7 @@ fn what_the_table_says_otherwise_than_the_tree_is_put_right() -> anyhow::Result<
     let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
 
     let cgroup = sandbox.cgroup().join("short-1").metadata()?.ino();
-    let start = Instant::now();
-    let mut forgotten = 0;
-    // The daemon may look at any time, also between one table and the next.
-    loop {
-        forgotten += forget(daemon.pid(), cgroup)?;
-        if short.ask(&connect)?.is_refused() {
-            break;
-        }
-        // It was put right already, and the permission is kept since.
-        Verdicts::of(daemon.pid())?.forget()?;
-        ensure!(start.elapsed() < patience(Duration::from_secs(30)), "an unknown cgroup is still somebody's");
-    }
-    let start = Instant::now();
-    while short.ask(&connect)?.text != "hello" {
-        if start.elapsed() > patience(Duration::from_secs(30)) {
-            anyhow::bail!("{}", daemon.stop()?.words)
-        }
-    }
+    let forgotten = unknown_until_repaired(&daemon, cgroup, || short.ask(&connect))?;
     let finished = daemon.stop()?;
     finished.check_totals()?;
     let repaired = finished.stop["cgroups_repaired"].as_u64();
@@ -266,26 +277,74 @@ fn a_thousand_levels_of_nesting_are_the_service_that_they_lie_in() -> anyhow::Re
     Ok(())
 }
 
-/// Makes cgroups until their path is longer than any system call takes, joins the last, connects and tells the errno.
+/// Makes cgroups in each other until their path is longer than any system call takes, joins the last, connects and tells the
+/// errno, and again for each line that it is given. With a number behind it, makes so many in the last, after the first line.
 const BEYOND_PATH_MAX: &str = "
 import os, socket, sys
 os.chdir(sys.argv[1])
-for level in range(20):
-    os.mkdir('n' * 250)
-    os.chdir('n' * 250)
-with open('cgroup.procs', 'w') as procs:
+levels, name, children = int(sys.argv[3]), 'n' * int(sys.argv[4]), int(sys.argv[5])
+clients = []
+def connect():
+    clients.append(socket.socket())
+    print(clients[-1].connect_ex(('127.0.0.1', 8080)), flush=True)
+for level in range(levels):
+    os.mkdir(name)
+    os.chdir(name)
+if children:
+    print('nested', flush=True)
+    sys.stdin.readline()
+    for child in range(children):
+        os.mkdir(str(child))
+with open(str(children - 1) + '/cgroup.procs' if children else 'cgroup.procs', 'w') as procs:
     procs.write('0')
-client = socket.socket()
-print(client.connect_ex(('127.0.0.1', 8080)))
-sys.stdout.flush()
-sys.stdin.read()
-client.close()
+connect()
+while sys.stdin.readline():
+    connect()
+for client in clients:
+    client.close()
 with open(sys.argv[2] + '/cgroup.procs', 'w') as procs:
     procs.write('0')
-for level in range(20):
+for child in range(children):
+    os.rmdir(str(child))
+for level in range(levels):
     os.chdir('..')
-    os.rmdir('n' * 250)
+    os.rmdir(name)
 ";
+
+/// Who does so. It ends when it is dropped, and leaves the cgroups to the sandbox.
+struct Deep {
+    python: Killed,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Deep {
+    fn nest(sandbox: &Sandbox, top: &str, levels: u32, name: u32, children: u32) -> anyhow::Result<Self> {
+        let [cgroup, aside] = [sandbox.make_cgroup(top)?, sandbox.make_cgroup("aside")?];
+        let mut command = Command::new(PYTHON);
+        command.arg("-c").arg(BEYOND_PATH_MAX).arg(&cgroup).arg(&aside);
+        command.args([levels, name, children].map(|number| number.to_string()));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut python = Killed(sandbox.spawn(command)?);
+        let stdout = python.0.stdout.take().context("no output")?;
+        Ok(Self { python, lines: BufReader::new(stdout).lines() })
+    }
+
+    fn told(&mut self) -> anyhow::Result<String> {
+        Ok(self.lines.next().context("it has ended")??)
+    }
+
+    fn go_on(&mut self) -> anyhow::Result<()> {
+        Ok(self.python.0.stdin.as_mut().context("no input")?.write_all(b"\n")?)
+    }
+
+    /// Has it leave and remove what it has made.
+    fn end(mut self) -> anyhow::Result<()> {
+        drop(self.python.0.stdin.take());
+        let status = self.python.0.wait()?;
+        ensure!(status.success(), "{status}");
+        Ok(())
+    }
+}
 
 #[test]
 fn a_path_longer_than_any_call_takes_is_identified_and_stops_no_reload() -> anyhow::Result<()> {
@@ -295,20 +354,101 @@ fn a_path_longer_than_any_call_takes_is_identified_and_stops_no_reload() -> anyh
     let at = "127.0.0.1:8080".parse()?;
     assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
     for (top, errno, service) in [("short-1", "0", "short"), ("other", "1", "unmanaged")] {
-        let cgroup = sandbox.make_cgroup(top)?;
-        let mut command = Command::new(PYTHON);
-        command.arg("-c").arg(BEYOND_PATH_MAX).arg(&cgroup).arg(sandbox.make_cgroup("aside")?);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut python = sandbox.spawn(command)?;
+        let mut deep = Deep::nest(&sandbox, top, 20, 250, 0)?;
         let record = daemon.wait_for(|record| record["kind"] == "attempt")?;
         assert_eq!(record["source"]["service"], service, "{record}");
-        assert!(record["source"]["cgroup"].as_str().is_some_and(|path| path.len() > 5000), "{record}");
+        assert!(record["source"]["cgroup_id"].is_u64(), "{record}");
+        let told = record["source"]["cgroup"].as_str().context("no cgroup")?;
+        assert!(
+            told.starts_with(&sandbox.path_of(&format!("{top}/nnn"))) && told.ends_with("n/..."),
+            "{told}"
+        );
+        assert!((3800..MAX_PATH + 5).contains(&told.len()), "{} bytes are told", told.len());
         assert_eq!(daemon.reload(&sandbox, POLICY)?["result"], "applied");
-        drop(python.stdin.take());
-        let output = python.wait_with_output()?;
-        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), errno, "{top}");
-        assert!(output.status.success(), "{top}: {}", output.status);
+        assert_eq!(deep.told()?, errno, "{top}");
+        deep.end()?;
     }
+    daemon.stop()?.check_totals()
+}
+
+/// What a process has in memory, in kB.
+fn resident(process: u32) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no memory")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+#[test]
+fn the_depth_of_cgroups_costs_no_memory_and_what_lies_deep_is_not_forgotten() -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let sandbox = Sandbox::new("depth")?;
+    let mut daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let mut short = sandbox.actor("short-2")?;
+    let before = resident(daemon.pid())?;
+    // All their paths together are 82 MB.
+    let mut deep = Deep::nest(&sandbox, "short-1", 800, 255, 0)?;
+    let is_deep = |record: &Value| {
+        record["kind"] == "attempt"
+            && record["source"]["cgroup"].as_str().is_some_and(|told| told.ends_with("..."))
+    };
+    let record = daemon.wait_for(is_deep)?;
+    assert_eq!(record["source"]["service"], "short", "{record}");
+    assert_eq!(deep.told()?, "0");
+    let after = resident(daemon.pid())?;
+    assert!(after < before + 32 * 1024, "from {before} to {after} kB");
+
+    // The daemon has looked at the whole tree when it has put this one right.
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    unknown_until_repaired(&daemon, sandbox.cgroup().join("short-2").metadata()?.ino(), || {
+        short.ask(&connect)
+    })?;
+    deep.go_on()?;
+    let record = daemon.wait_for(is_deep)?;
+    assert_eq!(record["source"]["service"], "short", "{record}");
+    assert_eq!(deep.told()?, "0", "{record}");
+    deep.end()?;
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    assert!(!finished.words.contains("Forget"), "{}", finished.words);
+    Ok(())
+}
+
+#[test]
+fn what_is_made_where_no_call_reaches_holds_nobody_up() -> anyhow::Result<()> {
+    const SIBLINGS: usize = 1000;
+    const CHILDREN: u32 = 3000;
+    let sandbox = Sandbox::new("unreachable")?;
+    let policy = sandbox.write_policy(POLICY)?;
+    let start = || {
+        let mut command = sandbox.staying_command(&policy)?;
+        command.arg("--log-allowed");
+        sandbox.start_daemon(command)
+    };
+    let first = start()?;
+    let mut orders = sandbox.actor("orders")?;
+    let at = "127.0.0.1:8080".parse()?;
+    assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    for sibling in 0..SIBLINGS {
+        sandbox.make_cgroup(&format!("siblings/{sibling}"))?;
+    }
+    let mut deep = Deep::nest(&sandbox, "short-1", 20, 250, CHILDREN)?;
+    assert_eq!(deep.told()?, "nested");
+    first.signal(Signal::SIGKILL)?;
+    first.wait()?;
+
+    // It cannot see where they are, and is told of their children.
+    let mut daemon = start()?;
+    deep.go_on()?;
+    assert_eq!(deep.told()?, "0");
+    let told = Instant::now();
+    let record = daemon.wait_for(|record| record["kind"] == "attempt")?;
+    assert_eq!(record["source"]["service"], "short", "{record}");
+    assert!(record["source"]["cgroup_id"].is_u64(), "{record}");
+    assert!(told.elapsed() < patience(Duration::from_secs(5)), "written after {:?}", told.elapsed());
+    deep.end()?;
     daemon.stop()?.check_totals()
 }
 

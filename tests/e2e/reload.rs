@@ -7,12 +7,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
 use enforcer::failpoint;
 use enforcer_common::layout::{EdgeKey, EdgeValue};
 use enforcer_tests::actor::{Reply, Request, Transport};
 use enforcer_tests::sandbox::{Actor, Killed, PYTHON, Sandbox};
+use enforcer_tests::slowness::patience;
 use enforcer_tests::{bpftool, fdinfo};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -445,4 +447,79 @@ fn a_listener_that_outlives_its_cgroup_stays_its_services() -> anyhow::Result<()
     daemon.reload(&sandbox, &policy)?;
     assert_eq!(web.ask(&call)?.text, "hello");
     daemon.stop()?.check_totals()
+}
+
+/// Joins a cgroup, makes a socket, leaves the cgroup for another, and keeps the socket until it is told to go.
+const LEAVE_A_SOCKET: &str = "
+import socket, sys
+def join(cgroup):
+    with open(cgroup + '/cgroup.procs', 'w') as procs:
+        procs.write('0')
+join(sys.argv[1])
+left = socket.socket()
+join(sys.argv[2])
+print('left', flush=True)
+sys.stdin.read()
+";
+
+/// Waits until something is so.
+fn until(what: &str, mut is_so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let start = Instant::now();
+    while !is_so()? {
+        ensure!(start.elapsed() < patience(Duration::from_secs(30)), "never: {what}");
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Once a cgroup whose directory is there when the tree is walked, and once one that only a socket keeps.
+#[test]
+fn a_cgroup_that_is_released_while_it_is_entered_refuses_no_reload() -> anyhow::Result<()> {
+    for is_dying in [false, true] {
+        let sandbox = Sandbox::new("released")?;
+        let gone = sandbox.make_cgroup("gone")?;
+        let mut socket = None;
+        if is_dying {
+            let mut command = Command::new(PYTHON);
+            command.arg("-c").arg(LEAVE_A_SOCKET).arg(&gone).arg(sandbox.make_cgroup("aside")?);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut python = Killed(sandbox.spawn(command)?);
+            let mut line = String::new();
+            BufReader::new(python.0.stdout.as_mut().context("no output")?).read_line(&mut line)?;
+            ensure!(line == "left\n", "it said {line:?}");
+            socket = Some(python);
+        }
+        let mut command = sandbox.daemon_command(SERVICES)?;
+        // All that are there at the start, and again in the reload, where what is dying comes last.
+        command.env(failpoint::VARIABLE, if is_dying { "cgroup-entered:6?" } else { "cgroup-entered:4?" });
+        let mut daemon = sandbox.start_daemon(command)?;
+        let dying = |number: u32| -> anyhow::Result<bool> {
+            let stat = fs::read_to_string(sandbox.cgroup().join("cgroup.stat"))?;
+            Ok(stat.lines().any(|line| line == format!("nr_dying_descendants {number}")))
+        };
+        if is_dying {
+            fs::remove_dir(&gone)?;
+            ensure!(dying(1)?, "the socket does not keep the cgroup");
+        }
+        // Other services, so that cgroups are not carried over.
+        sandbox.write_policy(&SERVICES.replace("web", "site"))?;
+        daemon.signal(Signal::SIGHUP)?;
+        until("it stops", || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid()))?;
+            Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        })?;
+        match socket {
+            Some(socket) => drop(socket),
+            None => fs::remove_dir(&gone)?,
+        }
+        until("it is released", || dying(0))?;
+        daemon.signal(Signal::SIGCONT)?;
+        let record = daemon.wait_for(|record| record["kind"] == "policy")?;
+        ensure!(record["result"] == "applied", "{record}");
+        let finished = daemon.stop()?;
+        finished.check_totals()?;
+        // The root of the subtree, and where the process went.
+        assert_eq!(finished.stop["cgroups"], 1 + u64::from(is_dying), "{}", finished.stop);
+    }
+    Ok(())
 }

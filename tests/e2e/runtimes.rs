@@ -218,6 +218,20 @@ fn what_lies_in_a_container(name: &str, without_btf: bool) -> anyhow::Result<()>
 }
 
 #[test]
+fn the_daemon_identifies_cgroups_before_anybody_has_met_one() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("first-inotify")?;
+    let daemon = start(&sandbox, &sandbox.directory().join("runtime.sock"), true)?;
+    let known = || Ok::<_, anyhow::Error>(sandbox.ask_daemon(&["status"])?["cgroups"]["known"].clone());
+    ensure!(known()? == 1, "the root of the subtree");
+    sandbox.make_cgroup("late/deep")?;
+    let start = Instant::now();
+    while known()? != 3 {
+        ensure!(start.elapsed() < patience(Duration::from_secs(5)), "they stay unknown");
+    }
+    daemon.stop()?.check_totals()
+}
+
+#[test]
 fn a_container_elsewhere_is_known_where_the_daemon_identifies_cgroups() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("elsewhere-inotify")?;
     let mut orders = sandbox.actor("orders")?;

@@ -1,9 +1,11 @@
 //! A cgroup subtree and a network namespace of a test's own, with processes in them, gone when it is dropped.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -615,14 +617,41 @@ fn signal_tree(cgroup: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes directories from the innermost on, one open at a time, since their paths may be longer than any call takes.
 fn remove_directories(cgroup: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(cgroup)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_directories(&entry.path())?;
+    let mut open = File::open(cgroup)?;
+    let mut children = directories(&open)?;
+    let mut above = Vec::new();
+    loop {
+        if let Some(child) = children.pop() {
+            let below = File::open(within(&open).join(&child))?;
+            let listed = directories(&below)?;
+            above.push((child, std::mem::replace(&mut children, listed)));
+            open = below;
+        } else if let Some((emptied, others)) = above.pop() {
+            open = File::open(within(&open).join(".."))?;
+            fs::remove_dir(within(&open).join(emptied))?;
+            children = others;
+        } else {
+            return fs::remove_dir(cgroup);
         }
     }
-    fs::remove_dir(cgroup)
+}
+
+/// A short path of a directory that is open.
+fn within(open: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()))
+}
+
+fn directories(open: &File) -> std::io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(within(open))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.push(entry.file_name());
+        }
+    }
+    Ok(names)
 }
 
 /// A process that is killed when it is dropped.

@@ -139,31 +139,49 @@ pub struct Found<'a> {
 /// The container that the cgroup at `path` belongs to, the outermost if they nest. Forms begin at the top of the cgroup
 /// tree, or at `top`, the root of what is judged.
 pub fn find<'a>(path: &'a [u8], top: &[u8]) -> Option<Found<'a>> {
-    let ends = path.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
-    ends.chain([path.len()]).find_map(|end| exactly(path.get(..end)?, top))
+    let (whole, below) = (segments(path)?, below(path, top).and_then(segments).unwrap_or_default());
+    let above = whole.len() - below.len();
+    let mut end = 0;
+    for (index, segment) in whole.iter().enumerate() {
+        end += 1 + segment.len();
+        // Ends with the id in nearly no path, which is told before any form is tried.
+        if segment.len() < ID_DIGITS {
+            continue;
+        }
+        let own = path.get(..end)?;
+        let of_top = (index + 1).checked_sub(above).and_then(|length| below.get(..length));
+        let relatives = [whole.get(..=index), of_top].into_iter().flatten();
+        if let Some(found) = relatives.into_iter().find_map(|segments| of_a_form(own, segments)) {
+            return Some(found);
+        }
+    }
+    None
 }
 
 /// The container whose own cgroup is at `path`.
 pub fn exactly<'a>(path: &'a [u8], top: &[u8]) -> Option<Found<'a>> {
-    let below = path.strip_prefix(top).filter(|below| top != b"/" && below.starts_with(b"/"));
-    [Some(path), below].into_iter().flatten().find_map(|relative| {
-        // Ends with the id in nearly no path, which is told before any form is tried.
-        let leaf = relative.rsplit(|byte| *byte == b'/').next()?;
-        if leaf.len() < ID_DIGITS {
-            return None;
-        }
-        let segments: Vec<&[u8]> = relative.strip_prefix(b"/")?.split(|byte| *byte == b'/').collect();
-        FORMS.iter().find_map(|form| {
-            let mut found = Found {
-                own: path,
-                id: "",
-                runtimes: form.runtimes,
-                driver: form.driver,
-                pod: None,
-                user: None,
-            };
-            read(form.parts, &segments, &mut found).then_some(found)
-        })
+    let relatives = [Some(path), below(path, top)].into_iter().flatten();
+    relatives.filter_map(segments).find_map(|segments| of_a_form(path, &segments))
+}
+
+/// The part of a path below `top`, where that is not the top of the tree.
+fn below<'a>(path: &'a [u8], top: &[u8]) -> Option<&'a [u8]> {
+    path.strip_prefix(top).filter(|below| top != b"/" && below.starts_with(b"/"))
+}
+
+fn segments(path: &[u8]) -> Option<Vec<&[u8]>> {
+    Some(path.strip_prefix(b"/")?.split(|byte| *byte == b'/').collect())
+}
+
+/// The container whose own cgroup is at `own`, if these segments, which end with it, are of a form.
+fn of_a_form<'a>(own: &'a [u8], segments: &[&'a [u8]]) -> Option<Found<'a>> {
+    if segments.last()?.len() < ID_DIGITS {
+        return None;
+    }
+    FORMS.iter().find_map(|form| {
+        let (runtimes, driver) = (form.runtimes, form.driver);
+        let mut found = Found { own, id: "", runtimes, driver, pod: None, user: None };
+        read(form.parts, segments, &mut found).then_some(found)
     })
 }
 
@@ -230,9 +248,12 @@ fn read<'a>(parts: &[Part], segments: &[&'a [u8]], found: &mut Found<'a>) -> boo
     match part {
         Slices => {
             let slices = segments.iter().take_while(|segment| segment.ends_with(b".slice"));
-            let pod = slices.clone().find_map(|slice| pod_of_slice(slice));
-            found.pod = pod.or(found.pod.take());
-            read(parts, &segments[slices.count()..], found)
+            // Names are looked through only where the rest fits: many prefixes of one path may be asked about.
+            let fits = read(parts, &segments[slices.clone().count()..], found);
+            if fits {
+                found.pod = slices.clone().find_map(|slice| pod_of_slice(slice)).or(found.pod.take());
+            }
+            fits
         }
         Named(name) => is_first(&|segment| segment == name.as_bytes()) && read(parts, rest, found),
         Qos if is_first(&|segment| [&b"burstable"[..], b"besteffort"].contains(&segment)) => {
@@ -414,6 +435,36 @@ mod tests {
             let below = format!("/judged/part{own}");
             assert_eq!(exactly(below.as_bytes(), b"/judged/part").map(|found| found.id), Some(ID), "{path}");
             assert_eq!(exactly(below.as_bytes(), b"/judged/par"), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_container_around_a_path_is_the_first_of_its_prefixes_that_is_one() {
+        // As long as any call takes, with a name in every place that may be a container's.
+        let many = format!("/{ID}").repeat(59);
+        for path in [
+            format!("/x{many}"),
+            format!("{many}/docker/ID/docker/ID"),
+            format!("/docker{many}"),
+            format!("/user.slice/user-7.slice/user@7.service{many}/docker-ID.scope/docker-ID.scope"),
+            format!("/judged/part/docker{many}/docker/ID"),
+            format!("/judged/part/a.slice/docker-ID.scope{many}"),
+            String::from("/judged/part"),
+            String::from("/judged/parts/docker/ID"),
+            String::from("/judged/docker-ID.scope/docker/ID"),
+            String::from("//docker/ID"),
+            String::from("/docker/ID/"),
+            String::from("docker/ID"),
+            String::from("/"),
+            String::new(),
+        ] {
+            let path = filled(&path);
+            for top in [&b"/"[..], b"/judged/part", b"/judged"] {
+                let ends =
+                    (1..=path.len()).filter(|end| [None, Some(&b'/')].contains(&path.as_bytes().get(*end)));
+                let first = ends.map(|end| &path.as_bytes()[..end]).find_map(|prefix| exactly(prefix, top));
+                assert_eq!(find(path.as_bytes(), top), first, "{path} below {}", top.escape_ascii());
+            }
         }
     }
 

@@ -143,14 +143,25 @@ pub struct Entering<'a> {
 }
 
 impl Entering<'_> {
-    /// Enters a cgroup.
+    /// Enters a cgroup. It may be released before it is read back, and the program on the tracepoint takes it out then: one that
+    /// is missing is no failure unless it `is_there` still.
     ///
     /// # Errors
     ///
     /// It cannot be written, or does not read back as it was.
-    pub fn enter(&mut self, id: u64, cgroup: Cgroup) -> Result<(), MapError> {
+    pub fn enter(
+        &mut self,
+        id: u64,
+        cgroup: Cgroup,
+        is_there: impl FnOnce() -> bool,
+    ) -> Result<(), MapError> {
         write(names::CGROUPS, self.next.insert(id, Keyed::new(&id, cgroup), 0))?;
-        if find(self.next, id)? == Some(cgroup) { Ok(()) } else { Err(MapError::Cgroup { id }) }
+        failpoint::pass("cgroup-entered");
+        match find(self.next, id)? {
+            Some(found) if found == cgroup => Ok(()),
+            None if !is_there() => Ok(()),
+            Some(_) | None => Err(MapError::Cgroup { id }),
+        }
     }
 
     /// Enters every cgroup that the tables in force have, as they have it: for tables that say the same of each.
