@@ -74,6 +74,10 @@ impl Views {
     /// this process's own: a tunnel in it leads to other hosts, as of a VPN. In another one a program of this host may be
     /// at its other end that passes on whatever it gets here (pasta, slirp4netns), so that no address of this host tells
     /// there who is calling; of such a namespace in turn nobody sees anything.
+    ///
+    /// A device is left out, so that what comes over it is unknown, where a cable of its segment ends in what was not found:
+    /// there is somebody of this host of whom no more is known. Where the segment also leads out of the host, that one is a
+    /// neighbour on the wire like any other.
     pub fn of(namespaces: &[Namespace]) -> Self {
         let graph = Graph::of(namespaces);
         let mut views = Self::default();
@@ -85,10 +89,11 @@ impl Views {
                 views.add_addresses(viewer, other);
             }
             for link in &viewer.devices {
-                let is_inside = graph.is_inside(number, link.index);
-                let device = if is_inside { Device::INSIDE } else { Device::OUTSIDE };
-                views.devices.insert(DeviceKey::new(viewer.cookie, link.index), device);
-                if is_inside {
+                let behind = graph.behind(number, link.index);
+                if let Some(device) = behind {
+                    views.devices.insert(DeviceKey::new(viewer.cookie, link.index), device);
+                }
+                if behind != Some(Device::OUTSIDE) {
                     views.add_neighbours(viewer, link.index);
                 }
             }
@@ -117,7 +122,7 @@ impl Views {
         }
     }
 
-    /// The subnets behind a device that leads to this host alone. Link-local ones are told by the device instead.
+    /// The subnets behind a device that does not lead out of this host. Link-local ones are told by the device instead.
     fn add_neighbours(&mut self, viewer: &Namespace, device: u32) {
         let subnets = viewer.addresses.iter().filter(|local| {
             local.device == device
@@ -148,6 +153,8 @@ struct Graph {
     segments: Vec<usize>,
     /// Segments from which a device leads elsewhere.
     outside: BTreeSet<usize>,
+    /// Segments with a cable whose other end was not found.
+    unfollowed: BTreeSet<usize>,
     /// Of `namespaces`, those into which a program of this host may speak by a tunnel.
     spoken_to: BTreeSet<usize>,
 }
@@ -165,7 +172,7 @@ impl Graph {
         }
         let mut joined = Union::new(namespaces.len());
         let mut segments = Union::new(devices.len());
-        let (mut leading_out, mut spoken_to) = (Vec::new(), Vec::new());
+        let (mut leading_out, mut not_followed, mut spoken_to) = (Vec::new(), Vec::new(), Vec::new());
         for (number, namespace) in namespaces.iter().enumerate() {
             let of_id: HashMap<u32, usize> =
                 namespace.ids.iter().filter_map(|(cookie, id)| Some((*id, *numbers.get(cookie)?))).collect();
@@ -179,13 +186,16 @@ impl Graph {
                     joined.join(number, there);
                 }
                 let peer = there.zip(link.peer).and_then(|at| devices.get(&at).copied());
-                if let Some(peer) = peer.filter(|_| link.is_virtual) {
-                    segments.join(this, peer);
+                let is_cable = link.is_virtual && (link.peer.is_some() || link.peer_netns.is_some());
+                match peer {
+                    Some(peer) if is_cable => segments.join(this, peer),
+                    // Its namespace was not taken in, or it has come there since that was looked at.
+                    None if is_cable => not_followed.push(this),
+                    Some(_) | None => {}
                 }
                 if let Some(bridge) = link.bridge.and_then(|bridge| devices.get(&(number, bridge)).copied()) {
                     segments.join(this, bridge);
                 }
-                // At the other end of a cable that was not followed is somebody of this host, of whom no more is known.
                 if link.is_tunnel && number != 0 {
                     spoken_to.push(number);
                 } else if !link.is_virtual {
@@ -194,10 +204,11 @@ impl Graph {
             }
         }
         let outside = leading_out.into_iter().map(|device| segments.find(device)).collect();
+        let unfollowed = not_followed.into_iter().map(|device| segments.find(device)).collect();
         let spoken_to = spoken_to.into_iter().map(|number| joined.find(number)).collect();
         let namespaces = (0..namespaces.len()).map(|number| joined.find(number)).collect();
         let segments = (0..devices.len()).map(|device| segments.find(device)).collect();
-        Self { namespaces, devices, segments, outside, spoken_to }
+        Self { namespaces, devices, segments, outside, unfollowed, spoken_to }
     }
 
     /// Whether these are two namespaces that cables join, be it over others.
@@ -212,10 +223,14 @@ impl Graph {
             || (is_spoken_to && viewer != other && self.namespaces.get(other) == self.namespaces.first())
     }
 
-    /// Whether a device leads to namespaces of this host alone.
-    fn is_inside(&self, namespace: usize, device: u32) -> bool {
-        let segment = self.devices.get(&(namespace, device)).and_then(|device| self.segments.get(*device));
-        segment.is_some_and(|segment| !self.outside.contains(segment))
+    /// What lies behind a device; none if that is not known.
+    fn behind(&self, namespace: usize, device: u32) -> Option<Device> {
+        let segment = self.segments.get(*self.devices.get(&(namespace, device))?)?;
+        match (self.outside.contains(segment), self.unfollowed.contains(segment)) {
+            (true, _) => Some(Device::OUTSIDE),
+            (false, true) => None,
+            (false, false) => Some(Device::INSIDE),
+        }
     }
 }
 
@@ -411,10 +426,79 @@ mod tests {
         }
     }
 
+    /// What is published of a device.
+    fn device(views: &Views, netns: u64, index: u32) -> Option<Device> {
+        views.devices.get(&DeviceKey::new(netns, index)).copied()
+    }
+
     #[test]
     fn behind_a_cable_that_was_not_followed_is_an_unknown_of_this_host() {
-        let views = Views::of(&example()[..1]);
-        assert_eq!(views.devices[&DeviceKey::new(HOST, 3)], Device::INSIDE);
+        let mut namespaces = example();
+        // By a route alone, without an address or a bridge.
+        namespaces[0].devices.push(cable(6, 2, 2, None));
+        let views = Views::of(&namespaces);
+        for (netns, index, expected) in [
+            (HOST, 6, None),
+            (HOST, 1, Some(Device::INSIDE)),
+            (HOST, 2, Some(Device::OUTSIDE)),
+            (HOST, 3, Some(Device::INSIDE)),
+            (A, 2, Some(Device::INSIDE)),
+        ] {
+            assert_eq!(device(&views, netns, index), expected, "{index} of {netns}");
+        }
+    }
+
+    #[test]
+    fn one_such_cable_at_a_bridge_makes_the_bridge_and_all_at_it_unknown() {
+        let mut namespaces = example();
+        let found = Views::of(&namespaces);
+        namespaces[0].devices.push(cable(6, 2, 2, Some(3)));
+        let views = Views::of(&namespaces);
+        for (netns, index) in [(HOST, 3), (HOST, 4), (HOST, 6), (A, 2), (B, 2)] {
+            assert_eq!(device(&views, netns, index), None, "{index} of {netns}");
+        }
+        // The programs go on to know the namespaces, and who is at the bridge stays known.
+        assert_eq!(device(&views, A, 1), Some(Device::INSIDE));
+        assert_eq!((views.locals, views.neighbours), (found.locals, found.neighbours));
+    }
+
+    #[test]
+    fn where_nothing_but_the_own_namespace_can_be_entered_nobody_is_behind_its_bridge() {
+        let mut namespaces = example();
+        namespaces.truncate(1);
+        namespaces[0].ids.clear();
+        let views = Views::of(&namespaces);
+        for (index, expected) in [(1, Some(Device::INSIDE)), (2, Some(Device::OUTSIDE)), (3, None), (4, None)]
+        {
+            assert_eq!(device(&views, HOST, index), expected, "{index}");
+        }
+        assert!(views.neighbours.contains(&(64 + 96 + 24, NeighbourKey::new(HOST, v4(0)))));
         assert_eq!(place(&views, HOST, v4(2)), None);
+    }
+
+    #[test]
+    fn a_cable_whose_other_end_came_later_is_not_followed() {
+        // The namespace is known, the device is not there yet.
+        let mut namespaces = example();
+        namespaces[1].devices.pop();
+        let views = Views::of(&namespaces);
+        assert_eq!(device(&views, HOST, 4), None);
+        // It has just left the namespace where the first end is.
+        let mut namespaces = example();
+        namespaces[0].devices.push(Link { peer_netns: None, ..cable(6, 7, 0, None) });
+        let views = Views::of(&namespaces);
+        assert_eq!(device(&views, HOST, 6), None);
+        assert_eq!(device(&views, HOST, 3), Some(Device::INSIDE));
+    }
+
+    #[test]
+    fn a_bridge_that_leads_outside_does_so_with_a_cable_that_was_not_followed_too() {
+        let mut namespaces = example();
+        namespaces[0].devices[1].bridge = Some(3);
+        namespaces[0].devices.push(cable(6, 2, 2, Some(3)));
+        let views = Views::of(&namespaces);
+        for (netns, index) in [(HOST, 2), (HOST, 3), (A, 2)] {
+            assert_eq!(device(&views, netns, index), Some(Device::OUTSIDE), "{index} of {netns}");
+        }
     }
 }

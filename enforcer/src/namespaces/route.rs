@@ -232,6 +232,8 @@ fn kind(link: &LinkMessage) -> Option<&InfoKind> {
 fn read_link(link: &LinkMessage, bridges: &[u32]) -> Link {
     /// The loopback device is the first of every namespace (`LOOPBACK_IFINDEX`), and has no kind.
     const LOOPBACK: u32 = 1;
+    /// No namespace has this id, since they are positive ints in the kernel.
+    const NO_ID: u32 = u32::MAX;
     let index = link.header.index;
     let kind = kind(link);
     let is_virtual = index == LOOPBACK
@@ -241,7 +243,8 @@ fn read_link(link: &LinkMessage, bridges: &[u32]) -> Link {
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::Link(peer) => read.peer = Some(*peer),
-            LinkAttribute::LinkNetNsId(id) => read.peer_netns = u32::try_from(*id).ok(),
+            // -1 stands for none: the other end's namespace is one that goes, and not this one.
+            LinkAttribute::LinkNetNsId(id) => read.peer_netns = Some(u32::try_from(*id).unwrap_or(NO_ID)),
             LinkAttribute::Controller(above) => read.bridge = Some(*above).filter(|it| bridges.contains(it)),
             _ => {}
         }
