@@ -38,6 +38,7 @@ use crate::containers::{Container, Containers};
 use crate::control::api::Records;
 use crate::control::server::Socket;
 use crate::control::{Applied, LogState, Proposal, Refusal, Request, Snapshot};
+use crate::descriptors;
 use crate::ephemeral::Ephemeral;
 use crate::existing::{self, Bound};
 use crate::failpoint;
@@ -132,6 +133,10 @@ pub struct Settings {
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     // Before there is any other thread: each has what the one had that made it.
     give_up_all_but(privileges::STARTING)?;
+    if let Err(err) = descriptors::raise_limit() {
+        // What does not fit is unknown, and the survey says so.
+        warn!("raise the limit of open files: {err}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // So that those that wait for the next tick are not woken to end before it.
@@ -703,6 +708,7 @@ impl Daemon {
                     }
                 },
                 Input::Tick => {
+                    self.forget_strangers();
                     self.survey();
                     self.read_tree();
                     self.make_room_for_verdicts();
@@ -770,6 +776,15 @@ impl Daemon {
             let views = surveyor.views();
             Input::Surveyed(Box::new(Surveyed { surveyor, views, strangers }))
         });
+    }
+
+    /// Lets the programs tell again of namespaces that could not be taken in.
+    fn forget_strangers(&mut self) {
+        let forgotten =
+            self.enforcement.strangers().and_then(|strangers| self.enforcement.forget_strangers(&strangers));
+        if let Err(err) = forgotten {
+            error!("survey network namespaces: {err}");
+        }
     }
 
     /// Has something done beside this loop, which takes the report of it like any other input.
@@ -911,7 +926,10 @@ impl Daemon {
         self.surveyor = Some(surveyed.surveyor);
         let taken = surveyed.views.map_err(anyhow::Error::from).and_then(|views| {
             self.enforcement.set_views(&views)?;
-            Ok(self.enforcement.forget_strangers(&surveyed.strangers)?)
+            // Of one that cannot be taken in the programs would tell at each call: it is looked for again at the next tick.
+            let strangers = surveyed.strangers.iter().copied();
+            let settled: Vec<u64> = strangers.filter(|cookie| views.knows(*cookie)).collect();
+            Ok(self.enforcement.forget_strangers(&settled)?)
         });
         if let Err(err) = taken {
             error!("survey network namespaces: {err:#}");

@@ -1,11 +1,13 @@
 //! Services in network namespaces of their own, as containers have: who calls and who answers is told as on the host.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use enforcer_tests::actor::{Reply, Request, Transport};
-use enforcer_tests::sandbox::{Actor, Container, Neighbour, Sandbox, without_sys_admin};
+use enforcer_tests::sandbox::{Actor, Container, Killed, Neighbour, Sandbox, without_sys_admin};
 use enforcer_tests::slowness::patience;
 use serde_json::Value;
 
@@ -231,6 +233,55 @@ fn who_calls_from_a_namespace_that_cannot_be_entered_is_never_the_world_or_a_net
     assert_eq!(allowed, 1);
     // A call over TCP is tried again by the kernel until the caller gives up.
     assert!(denied >= dropped, "{denied} of {dropped}");
+    Ok(())
+}
+
+#[test]
+fn namespaces_of_a_user_take_neither_all_descriptors_nor_the_place_of_others() -> anyhow::Result<()> {
+    /// More than there are descriptors for two of each.
+    const OF_USER: usize = 80;
+    const DESCRIPTORS: &str = "--nofile=160:160";
+    let sandbox = Sandbox::new("crowded")?;
+    let mut command = sandbox.command("user", "setpriv")?;
+    let script = format!(
+        "for i in $(seq {OF_USER}); do unshare -rn sh -c 'echo up; exec sleep infinity' & done; wait"
+    );
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", &script]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut user = Killed(sandbox.spawn(command)?);
+    let up = BufReader::new(user.0.stdout.take().context("no output")?).lines().take(OF_USER);
+    for line in up {
+        ensure!(line? == "up");
+    }
+    // Later than those, so that it has the higher process id.
+    let one = sandbox.container(2)?;
+    let mut db = sandbox.actor("db")?;
+    serve_all(&mut db)?;
+    let (mut web, mut other) = (one.actor("web")?, one.actor("other")?);
+    let plain = sandbox.daemon_command(POLICY)?;
+    let mut command = Command::new("prlimit");
+    command.args([DESCRIPTORS, "--"]).arg(plain.get_program()).args(plain.get_args()).arg("--log-allowed");
+    let mut daemon = sandbox.start_daemon(command)?;
+    let tcp = SocketAddr::new(Container::HOST.into(), 5432);
+    for _ in 0..2 {
+        let reply = until_answered(&mut web, &connect(tcp, Transport::Tcp))?;
+        assert_eq!(reply.text, "hello", "{reply:?}");
+        let reply = other.ask(&connect(tcp, Transport::Tcp))?;
+        assert!(reply.is_refused(), "{reply:?}");
+        // Which has the namespaces surveyed again.
+        sandbox.ip("address add 10.30.3.1/32 dev lo\naddress del 10.30.3.1/32 dev lo\n")?;
+        let policy = daemon.reload(&sandbox, &format!("{POLICY}# again\n"))?;
+        assert_ne!(policy["result"], "refused", "{policy}");
+    }
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    for record in finished.attempts().filter(|record| record["verdict"] == "allow") {
+        assert_eq!(record["source"]["service"], "web", "{record}");
+    }
+    let told = finished.words.matches("network namespaces are unknown").count();
+    assert_eq!(told, 1, "{}", finished.words);
+    let descriptors = finished.words.matches("Too many open files").count();
+    assert_eq!(descriptors, 0, "{}", finished.words);
     Ok(())
 }
 
