@@ -1,6 +1,6 @@
 //! `enforcer run`: one loop over a closed set of inputs.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -318,6 +318,8 @@ struct Daemon {
     /// Executables of the processes in the events that are being written.
     executables: Executables,
     sweeper: Sweeper,
+    /// Why live connections are still to be judged, in the order in which they are: that could not be ordered.
+    owed: BTreeSet<Cause>,
     connections_closed: u64,
     /// Counts the records of what this daemon itself does.
     tally: Tally,
@@ -489,6 +491,7 @@ impl Daemon {
             met_unknown: false,
             executables: Executables::default(),
             sweeper,
+            owed: BTreeSet::new(),
             connections_closed: 0,
             tally,
             log,
@@ -515,7 +518,7 @@ impl Daemon {
         daemon.close_books()?;
         let adopted = daemon.revision.tables.revision;
         if swept.is_none() {
-            sweep(&daemon.sweeper, Cause::Start, &daemon.revision, &daemon.enforcement);
+            daemon.sweep(Cause::Start);
         }
         if let Some(on_disk) = on_disk {
             daemon.catch_up(on_disk);
@@ -524,7 +527,7 @@ impl Daemon {
         if let Some(swept) = swept.filter(|_| daemon.revision.tables.revision == adopted) {
             // If the earlier daemon ended before it had closed what this policy denies, that is not older than the enforcer.
             let cause = if swept.revision == adopted { Cause::Start } else { Cause::Reload };
-            sweep(&daemon.sweeper, cause, &daemon.revision, &daemon.enforcement);
+            daemon.sweep(cause);
         }
         // A namespace that came between the first survey and the hooks told nobody.
         daemon.survey();
@@ -710,6 +713,10 @@ impl Daemon {
                 Input::Tick => {
                     self.forget_strangers();
                     self.survey();
+                    // A policy that waits for its confirmation has nothing closed.
+                    if self.unconfirmed.is_none() {
+                        self.order_what_is_owed();
+                    }
                     self.read_tree();
                     self.make_room_for_verdicts();
                     self.find_bound();
@@ -1118,7 +1125,7 @@ impl Daemon {
             if is_expected {
                 self.sweeper.expect(self.revision.tables.revision);
                 // What was under way has stopped meanwhile.
-                sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+                self.sweep(Cause::Reload);
             }
         }
         installed?;
@@ -1133,9 +1140,31 @@ impl Daemon {
     }
 
     /// Does what follows from the policy that has come into force, and is not waited for.
-    fn follow_up(&self) {
+    fn follow_up(&mut self) {
         warn_of_ephemeral(&self.revision.policy);
-        sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+        self.sweep(Cause::Reload);
+    }
+
+    /// Has live connections judged by the policy in force.
+    fn sweep(&mut self, cause: Cause) {
+        self.owed.insert(cause);
+        self.order_what_is_owed();
+    }
+
+    /// Orders what was to be judged; what cannot be ordered is tried again at the next tick, since connections that the policy
+    /// denies stay open until then.
+    fn order_what_is_owed(&mut self) {
+        while let Some(cause) = self.owed.first().copied() {
+            let owners = failpoint::read_owners().map_err(anyhow::Error::from);
+            let ordered = owners
+                .and_then(|()| Ok(self.enforcement.owners()?))
+                .and_then(|owners| Ok(self.sweeper.order(cause, self.revision.clone(), owners)?));
+            if let Err(err) = ordered {
+                error!("judge live connections: {err:#}\nhint: it is tried again within {TICK:?}");
+                return;
+            }
+            self.owed.remove(&cause);
+        }
     }
 
     /// Does what the control socket asks for. Whoever asked may have gone meanwhile.
@@ -1236,7 +1265,7 @@ impl Daemon {
         info!(revision, "policy confirmed");
         self.tally.add(1);
         self.record_change("confirmed", Prompt::Control, by, None);
-        sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+        self.sweep(Cause::Reload);
         Ok(revision)
     }
 
@@ -1381,7 +1410,7 @@ impl Daemon {
         let is_other = before.is_some() && was != self.enforcement.cgroup(id).map(|cgroup| cgroup.owner);
         // A policy that waits for its confirmation has nothing closed.
         if (is_other || self.older.remove(&id)) && self.unconfirmed.is_none() {
-            sweep(&self.sweeper, Cause::Container, &self.revision, &self.enforcement);
+            self.sweep(Cause::Container);
         }
         Ok(())
     }
@@ -1856,17 +1885,6 @@ fn note_sockets(enforcement: &mut Enforcement, bound: Vec<Bound>) {
         if let Err(err) = enforcement.note_socket(&bound.socket, note) {
             warn!("note the owner of a socket: {err}");
         }
-    }
-}
-
-/// Has live connections judged by the policy in force.
-fn sweep(sweeper: &Sweeper, cause: Cause, revision: &Arc<Revision>, enforcement: &Enforcement) {
-    let ordered = enforcement
-        .owners()
-        .map_err(anyhow::Error::from)
-        .and_then(|owners| Ok(sweeper.order(cause, revision.clone(), owners)?));
-    if let Err(err) = ordered {
-        error!("judge live connections: {err:#}");
     }
 }
 
