@@ -86,6 +86,9 @@ const REPORTS: usize = 16;
 /// How long a change of the network that nobody told of stays unseen.
 const TICK: Duration = Duration::from_secs(10);
 
+/// How long the programs do not tell again, at the least, of a network namespace that a survey did not take in.
+const STRANGERS_AGAIN: Duration = Duration::from_secs(1);
+
 /// Requests of the control socket that may wait for the loop.
 const REQUESTS_WAITING: usize = 16;
 
@@ -313,6 +316,8 @@ struct Daemon {
     cgroups_repaired: u64,
     /// Whether something has changed since the survey that is under way began.
     survey_again: bool,
+    /// When the programs were last let tell again of namespaces that are still unknown.
+    strangers_forgotten: Instant,
     /// Whether a caller has met a socket of which the programs do not know whose it is.
     met_unknown: bool,
     /// Executables of the processes in the events that are being written.
@@ -488,6 +493,7 @@ impl Daemon {
             reports,
             cgroups_repaired: 0,
             survey_again: false,
+            strangers_forgotten: Instant::now(),
             met_unknown: false,
             executables: Executables::default(),
             sweeper,
@@ -711,7 +717,6 @@ impl Daemon {
                     }
                 },
                 Input::Tick => {
-                    self.forget_strangers();
                     self.survey();
                     // A policy that waits for its confirmation has nothing closed.
                     if self.unconfirmed.is_none() {
@@ -783,15 +788,6 @@ impl Daemon {
             let views = surveyor.views();
             Input::Surveyed(Box::new(Surveyed { surveyor, views, strangers }))
         });
-    }
-
-    /// Lets the programs tell again of namespaces that could not be taken in.
-    fn forget_strangers(&mut self) {
-        let forgotten =
-            self.enforcement.strangers().and_then(|strangers| self.enforcement.forget_strangers(&strangers));
-        if let Err(err) = forgotten {
-            error!("survey network namespaces: {err}");
-        }
     }
 
     /// Has something done beside this loop, which takes the report of it like any other input.
@@ -933,10 +929,14 @@ impl Daemon {
         self.surveyor = Some(surveyed.surveyor);
         let taken = surveyed.views.map_err(anyhow::Error::from).and_then(|views| {
             self.enforcement.set_views(&views)?;
-            // Of one that cannot be taken in the programs would tell at each call: it is looked for again at the next tick.
+            // Of one that cannot be taken in the programs would tell at each call, and have another survey made at once.
+            let is_time = self.strangers_forgotten.elapsed() >= STRANGERS_AGAIN;
+            if is_time {
+                self.strangers_forgotten = Instant::now();
+            }
             let strangers = surveyed.strangers.iter().copied();
-            let settled: Vec<u64> = strangers.filter(|cookie| views.knows(*cookie)).collect();
-            Ok(self.enforcement.forget_strangers(&settled)?)
+            let forgotten: Vec<u64> = strangers.filter(|cookie| is_time || views.knows(*cookie)).collect();
+            Ok(self.enforcement.forget_strangers(&forgotten)?)
         });
         if let Err(err) = taken {
             error!("survey network namespaces: {err:#}");
