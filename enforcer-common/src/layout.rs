@@ -466,6 +466,11 @@ impl LocalKey {
     pub const fn new(netns: u64, address: Address) -> Self {
         Self { netns, address }
     }
+
+    /// The namespace that sees it.
+    pub const fn netns(&self) -> u64 {
+        self.netns
+    }
 }
 
 /// In `LOCALS`: which network namespace of this host an address belongs to.
@@ -530,6 +535,11 @@ impl DeviceKey {
     pub const fn new(netns: u64, index: u32) -> Self {
         Self { netns, index, _pad: 0 }
     }
+
+    /// The namespace that it is in.
+    pub const fn netns(&self) -> u64 {
+        self.netns
+    }
 }
 
 /// In `DEVICES`: what lies behind a device.
@@ -564,6 +574,11 @@ impl NeighbourKey {
     #[inline(always)]
     pub const fn new(netns: u64, address: Address) -> Self {
         Self { netns: netns.to_ne_bytes(), address: address.bytes() }
+    }
+
+    /// The namespace that sees it.
+    pub const fn netns(&self) -> u64 {
+        u64::from_ne_bytes(self.netns)
     }
 }
 

@@ -38,6 +38,7 @@ use crate::containers::{Container, Containers};
 use crate::control::api::Records;
 use crate::control::server::Socket;
 use crate::control::{Applied, LogState, Proposal, Refusal, Request, Snapshot};
+use crate::descriptors;
 use crate::ephemeral::Ephemeral;
 use crate::existing::{self, Bound};
 use crate::failpoint;
@@ -88,6 +89,9 @@ const TICK: Duration = Duration::from_secs(10);
 /// How long the tree is not looked at again because word of a cgroup was lost: whoever makes cgroups could have it read all the time.
 const NAMES_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long the programs do not tell again, at the least, of a network namespace that a survey did not take in.
+const STRANGERS_AGAIN: Duration = Duration::from_secs(1);
+
 /// Requests of the control socket that may wait for the loop.
 const REQUESTS_WAITING: usize = 16;
 
@@ -135,6 +139,10 @@ pub struct Settings {
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     // Before there is any other thread: each has what the one had that made it.
     give_up_all_but(privileges::STARTING)?;
+    if let Err(err) = descriptors::raise_limit() {
+        // What does not fit is unknown, and the survey says so.
+        warn!("raise the limit of open files: {err}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // So that those that wait for the next tick are not woken to end before it.
@@ -317,11 +325,15 @@ struct Daemon {
     cgroups_repaired: u64,
     /// Whether something has changed since the survey that is under way began.
     survey_again: bool,
+    /// When the programs were last let tell again of namespaces that are still unknown.
+    strangers_forgotten: Instant,
     /// Whether a caller has met a socket of which the programs do not know whose it is.
     met_unknown: bool,
     /// Executables of the processes in the events that are being written.
     executables: Executables,
     sweeper: Sweeper,
+    /// Why live connections are still to be judged, in the order in which they are: that could not be ordered.
+    owed: BTreeSet<Cause>,
     connections_closed: u64,
     /// Counts the records of what this daemon itself does.
     tally: Tally,
@@ -501,9 +513,11 @@ impl Daemon {
             reports,
             cgroups_repaired: 0,
             survey_again: false,
+            strangers_forgotten: Instant::now(),
             met_unknown: false,
             executables: Executables::default(),
             sweeper,
+            owed: BTreeSet::new(),
             connections_closed: 0,
             tally,
             log,
@@ -533,7 +547,7 @@ impl Daemon {
         daemon.close_books()?;
         let adopted = daemon.revision.tables.revision;
         if swept.is_none() {
-            sweep(&daemon.sweeper, Cause::Start, &daemon.revision, &daemon.enforcement);
+            daemon.sweep(Cause::Start);
         }
         if let Some(on_disk) = on_disk {
             daemon.catch_up(on_disk);
@@ -542,7 +556,7 @@ impl Daemon {
         if let Some(swept) = swept.filter(|_| daemon.revision.tables.revision == adopted) {
             // If the earlier daemon ended before it had closed what this policy denies, that is not older than the enforcer.
             let cause = if swept.revision == adopted { Cause::Start } else { Cause::Reload };
-            sweep(&daemon.sweeper, cause, &daemon.revision, &daemon.enforcement);
+            daemon.sweep(cause);
         }
         // A namespace that came between the first survey and the hooks told nobody.
         daemon.survey();
@@ -742,6 +756,10 @@ impl Daemon {
                 },
                 Input::Tick => {
                     self.survey();
+                    // A policy that waits for its confirmation has nothing closed.
+                    if self.unconfirmed.is_none() {
+                        self.order_what_is_owed();
+                    }
                     self.read_tree();
                     self.update_cgroups(Watch::renew);
                     self.make_room_for_verdicts();
@@ -1014,7 +1032,14 @@ impl Daemon {
         self.surveyor = Some(surveyed.surveyor);
         let taken = surveyed.views.map_err(anyhow::Error::from).and_then(|views| {
             self.enforcement.set_views(&views)?;
-            Ok(self.enforcement.forget_strangers(&surveyed.strangers)?)
+            // Of one that cannot be taken in the programs would tell at each call, and have another survey made at once.
+            let is_time = self.strangers_forgotten.elapsed() >= STRANGERS_AGAIN;
+            if is_time {
+                self.strangers_forgotten = Instant::now();
+            }
+            let strangers = surveyed.strangers.iter().copied();
+            let forgotten: Vec<u64> = strangers.filter(|cookie| is_time || views.knows(*cookie)).collect();
+            Ok(self.enforcement.forget_strangers(&forgotten)?)
         });
         if let Err(err) = taken {
             error!("survey network namespaces: {err:#}");
@@ -1203,7 +1228,7 @@ impl Daemon {
             if is_expected {
                 self.sweeper.expect(self.revision.tables.revision);
                 // What was under way has stopped meanwhile.
-                sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+                self.sweep(Cause::Reload);
             }
         }
         installed?;
@@ -1223,9 +1248,31 @@ impl Daemon {
     }
 
     /// Does what follows from the policy that has come into force, and is not waited for.
-    fn follow_up(&self) {
+    fn follow_up(&mut self) {
         warn_of_ephemeral(&self.revision.policy);
-        sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+        self.sweep(Cause::Reload);
+    }
+
+    /// Has live connections judged by the policy in force.
+    fn sweep(&mut self, cause: Cause) {
+        self.owed.insert(cause);
+        self.order_what_is_owed();
+    }
+
+    /// Orders what was to be judged; what cannot be ordered is tried again at the next tick, since connections that the policy
+    /// denies stay open until then.
+    fn order_what_is_owed(&mut self) {
+        while let Some(cause) = self.owed.first().copied() {
+            let owners = failpoint::read_owners().map_err(anyhow::Error::from);
+            let ordered = owners
+                .and_then(|()| Ok(self.enforcement.owners()?))
+                .and_then(|owners| Ok(self.sweeper.order(cause, self.revision.clone(), owners)?));
+            if let Err(err) = ordered {
+                error!("judge live connections: {err:#}\nhint: it is tried again within {TICK:?}");
+                return;
+            }
+            self.owed.remove(&cause);
+        }
     }
 
     /// Does what the control socket asks for. Whoever asked may have gone meanwhile.
@@ -1337,7 +1384,7 @@ impl Daemon {
         info!(revision, "policy confirmed");
         self.tally.add(1);
         self.record_change("confirmed", Prompt::Control, by, None);
-        sweep(&self.sweeper, Cause::Reload, &self.revision, &self.enforcement);
+        self.sweep(Cause::Reload);
         Ok(revision)
     }
 
@@ -1481,7 +1528,7 @@ impl Daemon {
         let is_other = before.is_some() && was != self.enforcement.cgroup(id).map(|cgroup| cgroup.owner);
         // A policy that waits for its confirmation has nothing closed.
         if (is_other || self.older.remove(&id)) && self.unconfirmed.is_none() {
-            sweep(&self.sweeper, Cause::Container, &self.revision, &self.enforcement);
+            self.sweep(Cause::Container);
         }
         Ok(())
     }
@@ -1945,17 +1992,6 @@ fn note_sockets(enforcement: &mut Enforcement, bound: Vec<Bound>) {
         if let Err(err) = enforcement.note_socket(&bound.socket, note) {
             warn!("note the owner of a socket: {err}");
         }
-    }
-}
-
-/// Has live connections judged by the policy in force.
-fn sweep(sweeper: &Sweeper, cause: Cause, revision: &Arc<Revision>, enforcement: &Enforcement) {
-    let ordered = enforcement
-        .owners()
-        .map_err(anyhow::Error::from)
-        .and_then(|owners| Ok(sweeper.order(cause, revision.clone(), owners)?));
-    if let Err(err) = ordered {
-        error!("judge live connections: {err:#}");
     }
 }
 

@@ -30,6 +30,10 @@ pub const HELD: &str = "ENFORCER_HOLD_PARSER";
 /// answered, and go on.
 pub const LINGERING: &str = "ENFORCER_LINGERING_PARSER";
 
+/// The variable that names a file which, if it is there, has this process fail to read the owners of cgroups by which live
+/// connections are judged, as it would for want of descriptors.
+pub const OWNERLESS: &str = "ENFORCER_OWNERLESS";
+
 /// Every place, in the order in which a start, a reload and an end pass them.
 pub const ALL: &[&str] = &[
     "locked",
@@ -127,6 +131,16 @@ pub fn negated() -> u32 {
         return number;
     }
     0
+}
+
+/// Reads nothing, and fails while a test wants it.
+///
+/// # Errors
+///
+/// As the kernel has them where a process holds as many descriptors as it may.
+pub fn read_owners() -> std::io::Result<()> {
+    let is_wanted = || std::env::var_os(OWNERLESS).is_some_and(|file| std::path::Path::new(&file).exists());
+    if cfg!(debug_assertions) && is_wanted() { Err(nix::errno::Errno::EMFILE.into()) } else { Ok(()) }
 }
 
 /// Whether the owners of sockets that no program has seen being bound are to stay unknown.

@@ -11,6 +11,7 @@ pub mod connections;
 pub mod containers;
 pub mod control;
 pub mod daemon;
+pub mod descriptors;
 pub mod detach;
 pub mod ephemeral;
 pub mod existing;

@@ -7,10 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use enforcer_common::Address;
 use enforcer_common::layout::{Device, DeviceKey, LocalKey, NeighbourKey, Place};
+use enforcer_common::limits;
 
 pub mod news;
 pub mod route;
 pub mod survey;
+
+/// The loopback device is the first of every namespace (`LOOPBACK_IFINDEX` of include/net/net_namespace.h).
+const LOOPBACK: u32 = 1;
 
 /// One network namespace, as a survey found it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -25,6 +29,13 @@ pub struct Namespace {
     pub ids: BTreeMap<u64, u32>,
     /// The address from which it reaches another one's, by that.
     pub sources: HashMap<Address, Address>,
+}
+
+impl Namespace {
+    /// Its addresses that mean something elsewhere.
+    fn foreign(&self) -> impl Iterator<Item = &Local> {
+        self.addresses.iter().filter(|local| !local.address.is_loopback_or_unspecified())
+    }
 }
 
 /// A network device.
@@ -66,6 +77,36 @@ pub struct Views {
     pub neighbours: BTreeSet<(u32, NeighbourKey)>,
 }
 
+/// How much more the programs' tables can take, of what namespaces see.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// In `LOCALS`.
+    pub locals: usize,
+    /// In `DEVICES`.
+    pub devices: usize,
+    /// In `NEIGHBOURS`.
+    pub neighbours: usize,
+}
+
+impl Room {
+    /// That of empty tables. Half of `NEIGHBOURS`, to which what is new is added before what is old is removed.
+    pub const ALL: Self = Self {
+        locals: limits::MAX_LOCALS as usize,
+        devices: limits::MAX_DEVICES as usize,
+        neighbours: limits::MAX_NEIGHBOURS as usize / 2,
+    };
+
+    /// What is left when a namespace has taken its part that sees so many addresses of others; none if there is not enough.
+    fn without(self, viewer: &Namespace, seen: usize) -> Option<Self> {
+        let own = viewer.addresses.len();
+        Some(Self {
+            locals: self.locals.checked_sub(own.checked_add(seen)?)?,
+            devices: self.devices.checked_sub(viewer.devices.len())?,
+            neighbours: self.neighbours.checked_sub(own)?,
+        })
+    }
+}
+
 impl Views {
     /// What each namespace sees.
     ///
@@ -74,10 +115,26 @@ impl Views {
     /// this process's own: a tunnel in it leads to other hosts, as of a VPN. In another one a program of this host may be
     /// at its other end that passes on whatever it gets here (pasta, slirp4netns), so that no address of this host tells
     /// there who is calling; of such a namespace in turn nobody sees anything.
-    pub fn of(namespaces: &[Namespace]) -> Self {
+    ///
+    /// A device is left out, so that what comes over it is unknown, where a cable of its segment ends in what was not found:
+    /// there is somebody of this host of whom no more is known. Where the segment also leads out of the host, that one is a
+    /// neighbour on the wire like any other.
+    ///
+    /// A namespace for whose view there is no `room` is left out whole, and so unknown to the programs. Earlier ones come first.
+    /// How many were left out is returned too.
+    pub fn of(namespaces: &[Namespace], mut room: Room) -> (Self, usize) {
         let graph = Graph::of(namespaces);
+        let foreign: Vec<usize> = namespaces.iter().map(|namespace| namespace.foreign().count()).collect();
         let mut views = Self::default();
+        let mut left_out = 0;
         for (number, viewer) in namespaces.iter().enumerate() {
+            // Before any is added: where hundreds of namespaces have hundreds of addresses each, it is the sum that is too much.
+            let seen = foreign.iter().enumerate().filter(|(other, _)| graph.sees(number, *other));
+            let Some(left) = room.without(viewer, seen.map(|(_, count)| *count).sum()) else {
+                left_out += 1;
+                continue;
+            };
+            room = left;
             for local in &viewer.addresses {
                 views.locals.insert(LocalKey::new(viewer.cookie, local.address), Place::HERE);
             }
@@ -85,20 +142,27 @@ impl Views {
                 views.add_addresses(viewer, other);
             }
             for link in &viewer.devices {
-                let is_inside = graph.is_inside(number, link.index);
-                let device = if is_inside { Device::INSIDE } else { Device::OUTSIDE };
-                views.devices.insert(DeviceKey::new(viewer.cookie, link.index), device);
-                if is_inside {
+                let behind = graph.behind(number, link.index);
+                if let Some(device) = behind {
+                    views.devices.insert(DeviceKey::new(viewer.cookie, link.index), device);
+                }
+                if behind != Some(Device::OUTSIDE) {
                     views.add_neighbours(viewer, link.index);
                 }
             }
         }
-        views
+        (views, left_out)
+    }
+
+    /// Whether a namespace was taken in.
+    pub fn knows(&self, cookie: u64) -> bool {
+        // As the programs ask: every namespace has a loopback device, which leads to nobody else.
+        self.devices.contains_key(&DeviceKey::new(cookie, LOOPBACK))
     }
 
     /// The addresses of one namespace as another sees them.
     fn add_addresses(&mut self, viewer: &Namespace, other: &Namespace) {
-        for local in other.addresses.iter().filter(|local| !local.address.is_loopback_or_unspecified()) {
+        for local in other.foreign() {
             let place = viewer.ids.get(&other.cookie).map(|id| {
                 let unspecified =
                     if local.address.is_v4() { Address::V4_UNSPECIFIED } else { Address::V6_UNSPECIFIED };
@@ -117,7 +181,7 @@ impl Views {
         }
     }
 
-    /// The subnets behind a device that leads to this host alone. Link-local ones are told by the device instead.
+    /// The subnets behind a device that does not lead out of this host. Link-local ones are told by the device instead.
     fn add_neighbours(&mut self, viewer: &Namespace, device: u32) {
         let subnets = viewer.addresses.iter().filter(|local| {
             local.device == device
@@ -148,6 +212,8 @@ struct Graph {
     segments: Vec<usize>,
     /// Segments from which a device leads elsewhere.
     outside: BTreeSet<usize>,
+    /// Segments with a cable whose other end was not found.
+    unfollowed: BTreeSet<usize>,
     /// Of `namespaces`, those into which a program of this host may speak by a tunnel.
     spoken_to: BTreeSet<usize>,
 }
@@ -165,7 +231,7 @@ impl Graph {
         }
         let mut joined = Union::new(namespaces.len());
         let mut segments = Union::new(devices.len());
-        let (mut leading_out, mut spoken_to) = (Vec::new(), Vec::new());
+        let (mut leading_out, mut not_followed, mut spoken_to) = (Vec::new(), Vec::new(), Vec::new());
         for (number, namespace) in namespaces.iter().enumerate() {
             let of_id: HashMap<u32, usize> =
                 namespace.ids.iter().filter_map(|(cookie, id)| Some((*id, *numbers.get(cookie)?))).collect();
@@ -179,13 +245,16 @@ impl Graph {
                     joined.join(number, there);
                 }
                 let peer = there.zip(link.peer).and_then(|at| devices.get(&at).copied());
-                if let Some(peer) = peer.filter(|_| link.is_virtual) {
-                    segments.join(this, peer);
+                let is_cable = link.is_virtual && (link.peer.is_some() || link.peer_netns.is_some());
+                match peer {
+                    Some(peer) if is_cable => segments.join(this, peer),
+                    // Its namespace was not taken in, or it has come there since that was looked at.
+                    None if is_cable => not_followed.push(this),
+                    Some(_) | None => {}
                 }
                 if let Some(bridge) = link.bridge.and_then(|bridge| devices.get(&(number, bridge)).copied()) {
                     segments.join(this, bridge);
                 }
-                // At the other end of a cable that was not followed is somebody of this host, of whom no more is known.
                 if link.is_tunnel && number != 0 {
                     spoken_to.push(number);
                 } else if !link.is_virtual {
@@ -194,10 +263,11 @@ impl Graph {
             }
         }
         let outside = leading_out.into_iter().map(|device| segments.find(device)).collect();
+        let unfollowed = not_followed.into_iter().map(|device| segments.find(device)).collect();
         let spoken_to = spoken_to.into_iter().map(|number| joined.find(number)).collect();
         let namespaces = (0..namespaces.len()).map(|number| joined.find(number)).collect();
         let segments = (0..devices.len()).map(|device| segments.find(device)).collect();
-        Self { namespaces, devices, segments, outside, spoken_to }
+        Self { namespaces, devices, segments, outside, unfollowed, spoken_to }
     }
 
     /// Whether these are two namespaces that cables join, be it over others.
@@ -212,10 +282,14 @@ impl Graph {
             || (is_spoken_to && viewer != other && self.namespaces.get(other) == self.namespaces.first())
     }
 
-    /// Whether a device leads to namespaces of this host alone.
-    fn is_inside(&self, namespace: usize, device: u32) -> bool {
-        let segment = self.devices.get(&(namespace, device)).and_then(|device| self.segments.get(*device));
-        segment.is_some_and(|segment| !self.outside.contains(segment))
+    /// What lies behind a device; none if that is not known.
+    fn behind(&self, namespace: usize, device: u32) -> Option<Device> {
+        let segment = self.segments.get(*self.devices.get(&(namespace, device))?)?;
+        match (self.outside.contains(segment), self.unfollowed.contains(segment)) {
+            (true, _) => Some(Device::OUTSIDE),
+            (false, true) => None,
+            (false, false) => Some(Device::INSIDE),
+        }
     }
 }
 
@@ -245,7 +319,7 @@ impl Union {
 
 #[cfg(test)]
 mod tests {
-    use super::{Link, Local, Namespace, Views};
+    use super::{Link, Local, Namespace, Room, Views};
     use enforcer_common::Address;
     use enforcer_common::layout::{Device, DeviceKey, LocalKey, NeighbourKey, Place};
 
@@ -302,13 +376,19 @@ mod tests {
         vec![host, container(A, B, 2, 4), container(B, A, 3, 5), island]
     }
 
+    fn seen(namespaces: &[Namespace]) -> Views {
+        let (views, left_out) = Views::of(namespaces, Room::ALL);
+        assert_eq!(left_out, 0);
+        views
+    }
+
     fn place(views: &Views, netns: u64, address: Address) -> Option<Place> {
         views.locals.get(&LocalKey::new(netns, address)).copied()
     }
 
     #[test]
     fn each_namespace_sees_those_that_cables_join_to_it() {
-        let views = Views::of(&example());
+        let views = seen(&example());
         for (viewer, address, expected) in [
             (HOST, v4(1), Some(Place::HERE)),
             (HOST, v4(2), Some(Place::namespace(0, v4(1)))),
@@ -329,7 +409,7 @@ mod tests {
 
     #[test]
     fn neighbours_are_the_subnets_of_devices_that_lead_nowhere_else() {
-        let views = Views::of(&example());
+        let views = seen(&example());
         let subnet = |netns| (64 + 96 + 24, NeighbourKey::new(netns, v4(0)));
         let device = |netns, index| views.devices.get(&DeviceKey::new(netns, index)).copied();
         assert_eq!(
@@ -357,7 +437,7 @@ mod tests {
     fn a_bridge_with_a_network_card_leads_outside_at_every_cable() {
         let mut namespaces = example();
         namespaces[0].devices[1].bridge = Some(3);
-        let views = Views::of(&namespaces);
+        let views = seen(&namespaces);
         for (netns, index) in [(HOST, 2), (HOST, 3), (HOST, 4), (A, 2), (B, 2)] {
             assert_eq!(views.devices[&DeviceKey::new(netns, index)], Device::OUTSIDE, "{index} of {netns}");
         }
@@ -369,7 +449,7 @@ mod tests {
     fn an_address_of_two_namespaces_is_ambiguous_to_the_others() {
         let mut namespaces = example();
         namespaces[2].addresses.push(local(v4(2), 2));
-        let views = Views::of(&namespaces);
+        let views = seen(&namespaces);
         assert_eq!(place(&views, HOST, v4(2)), Some(Place::AMBIGUOUS));
         assert_eq!(place(&views, A, v4(2)), Some(Place::HERE));
         assert_eq!(place(&views, B, v4(2)), Some(Place::HERE));
@@ -379,7 +459,7 @@ mod tests {
     fn a_namespace_without_an_id_is_somebodys_and_not_whose() {
         let mut namespaces = example();
         namespaces[1].ids.remove(&B);
-        let views = Views::of(&namespaces);
+        let views = seen(&namespaces);
         assert_eq!(place(&views, A, v4(3)), Some(Place::AMBIGUOUS));
     }
 
@@ -391,7 +471,7 @@ mod tests {
         namespaces[0].addresses.push(local(Address::from_v4([10, 8, 0, 1]), 7));
         namespaces[3].devices.push(tunnel(2));
         namespaces[3].addresses.push(local(Address::from_v4([10, 0, 2, 100]), 2));
-        let views = Views::of(&namespaces);
+        let views = seen(&namespaces);
         let subnet = |netns, bytes| (64 + 96 + 24, NeighbourKey::new(netns, Address::from_v4(bytes)));
         for (netns, index, bytes, expected) in
             [(HOST, 7, [10, 8, 0, 0], Device::OUTSIDE), (ISLAND, 2, [10, 0, 2, 0], Device::INSIDE)]
@@ -411,10 +491,145 @@ mod tests {
         }
     }
 
+    /// What is published of a device.
+    fn device(views: &Views, netns: u64, index: u32) -> Option<Device> {
+        views.devices.get(&DeviceKey::new(netns, index)).copied()
+    }
+
     #[test]
     fn behind_a_cable_that_was_not_followed_is_an_unknown_of_this_host() {
-        let views = Views::of(&example()[..1]);
-        assert_eq!(views.devices[&DeviceKey::new(HOST, 3)], Device::INSIDE);
+        let mut namespaces = example();
+        // By a route alone, without an address or a bridge.
+        namespaces[0].devices.push(cable(6, 2, 2, None));
+        let views = seen(&namespaces);
+        for (netns, index, expected) in [
+            (HOST, 6, None),
+            (HOST, 1, Some(Device::INSIDE)),
+            (HOST, 2, Some(Device::OUTSIDE)),
+            (HOST, 3, Some(Device::INSIDE)),
+            (A, 2, Some(Device::INSIDE)),
+        ] {
+            assert_eq!(device(&views, netns, index), expected, "{index} of {netns}");
+        }
+    }
+
+    #[test]
+    fn one_such_cable_at_a_bridge_makes_the_bridge_and_all_at_it_unknown() {
+        let mut namespaces = example();
+        let found = seen(&namespaces);
+        namespaces[0].devices.push(cable(6, 2, 2, Some(3)));
+        let views = seen(&namespaces);
+        for (netns, index) in [(HOST, 3), (HOST, 4), (HOST, 6), (A, 2), (B, 2)] {
+            assert_eq!(device(&views, netns, index), None, "{index} of {netns}");
+        }
+        // The programs go on to know the namespaces, and who is at the bridge stays known.
+        assert_eq!(device(&views, A, 1), Some(Device::INSIDE));
+        assert_eq!((views.locals, views.neighbours), (found.locals, found.neighbours));
+    }
+
+    #[test]
+    fn where_nothing_but_the_own_namespace_can_be_entered_nobody_is_behind_its_bridge() {
+        let mut namespaces = example();
+        namespaces.truncate(1);
+        namespaces[0].ids.clear();
+        let views = seen(&namespaces);
+        for (index, expected) in [(1, Some(Device::INSIDE)), (2, Some(Device::OUTSIDE)), (3, None), (4, None)]
+        {
+            assert_eq!(device(&views, HOST, index), expected, "{index}");
+        }
+        assert!(views.neighbours.contains(&(64 + 96 + 24, NeighbourKey::new(HOST, v4(0)))));
         assert_eq!(place(&views, HOST, v4(2)), None);
+    }
+
+    #[test]
+    fn a_cable_whose_other_end_came_later_is_not_followed() {
+        // The namespace is known, the device is not there yet.
+        let mut namespaces = example();
+        namespaces[1].devices.pop();
+        let views = seen(&namespaces);
+        assert_eq!(device(&views, HOST, 4), None);
+        // It has just left the namespace where the first end is.
+        let mut namespaces = example();
+        namespaces[0].devices.push(Link { peer_netns: None, ..cable(6, 7, 0, None) });
+        let views = seen(&namespaces);
+        assert_eq!(device(&views, HOST, 6), None);
+        assert_eq!(device(&views, HOST, 3), Some(Device::INSIDE));
+    }
+
+    #[test]
+    fn a_bridge_that_leads_outside_does_so_with_a_cable_that_was_not_followed_too() {
+        let mut namespaces = example();
+        namespaces[0].devices[1].bridge = Some(3);
+        namespaces[0].devices.push(cable(6, 2, 2, Some(3)));
+        let views = seen(&namespaces);
+        for (netns, index) in [(HOST, 2), (HOST, 3), (A, 2)] {
+            assert_eq!(device(&views, netns, index), Some(Device::OUTSIDE), "{index} of {netns}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_for_which_there_is_no_room_is_unknown_and_the_others_are_not() {
+        let namespaces = example();
+        let all = seen(&namespaces);
+        let of = |views: &Views, netns| {
+            let locals = views.locals.keys().filter(|key| **key == LocalKey::new(netns, v4(1))).count();
+            let devices = (0..9).filter(|index| device(views, netns, *index).is_some()).count();
+            (locals, devices)
+        };
+        // As many as all take, and one less of each: the last one goes without.
+        let enough = Room { locals: 5 + 2 * 5 + 2, devices: 5 + 2 * 2 + 1, neighbours: 3 + 2 * 2 + 2 };
+        assert_eq!(Views::of(&namespaces, enough), (all.clone(), 0));
+        for short in [
+            Room { locals: enough.locals - 1, ..enough },
+            Room { devices: enough.devices - 1, ..enough },
+            Room { neighbours: enough.neighbours - 1, ..enough },
+        ] {
+            let (views, left_out) = Views::of(&namespaces, short);
+            assert_eq!(left_out, 1, "{short:?}");
+            assert_eq!(
+                (of(&views, ISLAND), of(&views, HOST), of(&views, B)),
+                ((0, 0), of(&all, HOST), of(&all, B))
+            );
+            assert_eq!(place(&views, ISLAND, v4(2)), None);
+            assert!(views.knows(HOST) && !views.knows(ISLAND));
+        }
+    }
+
+    #[test]
+    fn where_an_early_one_sees_too_much_those_that_come_later_still_have_room() {
+        let mut namespaces = example();
+        namespaces[2].addresses.extend((10..250).map(|last| local(v4(last), 2)));
+        let (views, left_out) = Views::of(&namespaces, Room { locals: 20, ..Room::ALL });
+        assert_eq!(left_out, 3);
+        for (netns, expected) in [(HOST, None), (A, None), (B, None), (ISLAND, Some(Device::INSIDE))] {
+            assert_eq!(device(&views, netns, 1), expected, "{netns}");
+        }
+        assert_eq!(place(&views, HOST, v4(2)), None);
+    }
+
+    #[test]
+    fn many_namespaces_with_many_addresses_are_counted_and_not_made() {
+        let mut namespaces = example();
+        let many: Vec<_> = (0..500_u16)
+            .map(|number| {
+                let [high, low] = number.to_be_bytes();
+                local(Address::from_v4([10, 9, high, low]), 2)
+            })
+            .collect();
+        // All at one of the containers: 80 million entries, if each were to see all others' addresses.
+        namespaces[1].devices.extend((100..500).map(|index| cable(index, 2, index, None)));
+        for index in 100..500 {
+            namespaces[1].ids.insert(u64::from(index) + 1000, index);
+            namespaces.push(Namespace {
+                cookie: u64::from(index) + 1000,
+                devices: vec![lo(), cable(2, index, 0, None)],
+                addresses: many.clone(),
+                ids: [(A, 0)].into(),
+                ..Namespace::default()
+            });
+        }
+        let (views, left_out) = Views::of(&namespaces, Room { locals: 10_000, ..Room::ALL });
+        assert_eq!(left_out, namespaces.len() - 1);
+        assert_eq!(device(&views, ISLAND, 1), Some(Device::INSIDE));
     }
 }

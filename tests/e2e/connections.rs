@@ -162,6 +162,37 @@ fn a_reload_closes_what_it_forbids_at_both_ends_and_nothing_else() -> anyhow::Re
 }
 
 #[test]
+fn what_could_not_be_judged_at_a_reload_is_judged_later() -> anyhow::Result<()> {
+    let mut three = Three::new("owed")?;
+    let ownerless = three.sandbox.directory().join("ownerless");
+    let mut command = three.sandbox.daemon_command(&format!("{SERVICES}{BOTH}"))?;
+    command.env(failpoint::OWNERLESS, &ownerless);
+    let mut daemon = three.sandbox.start_daemon(command)?;
+    three.connect(5)?;
+    fs::write(&ownerless, "")?;
+    let policy = daemon.reload(&three.sandbox, &format!("{SERVICES}{ONE}"))?;
+    ensure!(policy["result"] == "applied", "{policy}");
+    // Nobody could order it, and nothing is closed.
+    let left = tally(&mut three.web, 5)?;
+    assert_eq!((left.alive, left.dead()), (5, 0), "{left:?}");
+    fs::remove_file(&ownerless)?;
+    let left = tally_within(&mut three.web, 5, REVOKED_AT_LAST)?;
+    assert_eq!((left.alive, left.dead()), (0, 5), "{left:?}");
+    let others = tally(&mut three.shop, 0)?;
+    assert_eq!((others.alive, others.dead()), (5, 0), "{others:?}");
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    let closed: Vec<&Value> = finished.connections().collect();
+    ensure!(closed.len() == 5, "{closed:?}");
+    for record in closed {
+        check_record(record, "closed", "reload", 2)?;
+    }
+    let told = "judge live connections: Too many open files";
+    ensure!(finished.words.contains(told), "{}", finished.words);
+    Ok(())
+}
+
+#[test]
 fn what_is_older_than_the_enforcer_is_treated_as_the_policy_says() -> anyhow::Result<()> {
     for (existing, action, dies) in
         [("close", "closed", true), ("keep", "kept", false), ("audit", "would-close", false)]

@@ -1,11 +1,13 @@
 //! Services in network namespaces of their own, as containers have: who calls and who answers is told as on the host.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use enforcer_tests::actor::{Reply, Request, Transport};
-use enforcer_tests::sandbox::{Actor, Container, Sandbox};
+use enforcer_tests::sandbox::{Actor, Container, Killed, Neighbour, Sandbox, without_sys_admin};
 use enforcer_tests::slowness::patience;
 use serde_json::Value;
 
@@ -157,6 +159,158 @@ fn a_namespace_that_was_made_a_moment_ago_is_never_the_world() -> anyhow::Result
             assert_eq!(record["verdict"], verdict, "{record}");
         }
     }
+    Ok(())
+}
+
+/// Callers behind a cable to which nothing but a route leads, and behind a bridge from an address that is not of its subnet.
+fn callers<'a>(sandbox: &'a Sandbox) -> anyhow::Result<[(Container<'a>, SocketAddr, SocketAddr); 2]> {
+    /// An address that the policy's network has too.
+    const STRANGE: &str = "10.30.2.9";
+    let (routed, bridged) = (sandbox.routed_container(2)?, sandbox.container(9)?);
+    sandbox.ip(&format!("route add {STRANGE}/32 dev bridge\n"))?;
+    bridged.ip(&format!(
+        "address add {STRANGE}/32 dev eth0\nroute replace {}/32 dev eth0 src {STRANGE}\n",
+        Container::HOST
+    ))?;
+    let at = |host: Ipv4Addr| (SocketAddr::new(host.into(), 5432), SocketAddr::new(host.into(), 5353));
+    let (behind, host) = (at(Container::BEHIND), at(Container::HOST));
+    Ok([(routed, behind.0, behind.1), (bridged, host.0, host.1)])
+}
+
+#[test]
+fn who_calls_from_a_namespace_that_cannot_be_entered_is_never_the_world_or_a_network() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("shut-netns")?;
+    let neighbour = sandbox.neighbour(&[])?;
+    let callers = callers(&sandbox)?;
+    let mut db = sandbox.actor("db")?;
+    serve_all(&mut db)?;
+    let policy = format!(
+        "{POLICY}  - {{ name: office, from: office, to: db }}\nnetworks:\n  office: {{ cidrs: [10.30.0.0/16] }}\n"
+    );
+    let mut command = without_sys_admin(&sandbox.daemon_command(&policy)?);
+    command.arg("--log-allowed");
+    let daemon = sandbox.start_daemon(command)?;
+    let mut dropped = 0;
+    for (container, tcp, udp) in &callers {
+        let (mut other, mut web) = (container.actor("other")?, container.actor("web")?);
+        for request in [connect(*tcp, Transport::Tcp), connect(*udp, Transport::Udp), send(*udp)] {
+            // Nobody judges what it calls, but its packets do not arrive.
+            let reply = other.ask(&request)?;
+            assert!(!reply.is_ok() && !reply.is_refused(), "{request:?}: {reply:?}");
+            dropped += 1;
+            // A service is judged where it calls too.
+            let reply = web.ask(&request)?;
+            assert!(!reply.is_ok(), "{request:?}: {reply:?}");
+        }
+    }
+    // The world is behind other devices, and comes in.
+    let near = SocketAddr::new(Neighbour::NEAR.into(), 5432);
+    let reply = neighbour.actor()?.ask(&connect(near, Transport::Tcp))?;
+    assert_eq!(reply.text, "hello", "{reply:?}");
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    let of_db = finished.attempts().filter(|record| record["destination"]["service"] == "db");
+    let (mut denied, mut allowed) = (0, 0);
+    for record in of_db.filter(|record| record["hook"] == "ingress") {
+        let source = &record["source"];
+        if source["address"] == Neighbour::FAR.to_string().as_str() {
+            assert_eq!(
+                (&record["verdict"], &source["service"]),
+                (&"allow".into(), &"world".into()),
+                "{record}"
+            );
+            allowed += 1;
+        } else {
+            assert_eq!(
+                (&record["verdict"], &source["service"]),
+                (&"deny".into(), &"unknown".into()),
+                "{record}"
+            );
+            assert_eq!(record["reason"], "source-unknown", "{record}");
+            denied += 1;
+        }
+    }
+    assert_eq!(allowed, 1);
+    // A call over TCP is tried again by the kernel until the caller gives up.
+    assert!(denied >= dropped, "{denied} of {dropped}");
+    Ok(())
+}
+
+#[test]
+fn namespaces_of_a_user_take_neither_all_descriptors_nor_the_place_of_others() -> anyhow::Result<()> {
+    /// More than there are descriptors for two of each.
+    const OF_USER: usize = 80;
+    const DESCRIPTORS: &str = "--nofile=160:160";
+    let sandbox = Sandbox::new("crowded")?;
+    let mut command = sandbox.command("user", "setpriv")?;
+    let script = format!(
+        "for i in $(seq {OF_USER}); do unshare -rn sh -c 'echo up; exec sleep infinity' & done; wait"
+    );
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", &script]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut user = Killed(sandbox.spawn(command)?);
+    let up = BufReader::new(user.0.stdout.take().context("no output")?).lines().take(OF_USER);
+    for line in up {
+        ensure!(line? == "up");
+    }
+    // Later than those, so that it has the higher process id.
+    let one = sandbox.container(2)?;
+    let mut db = sandbox.actor("db")?;
+    serve_all(&mut db)?;
+    let (mut web, mut other) = (one.actor("web")?, one.actor("other")?);
+    let plain = sandbox.daemon_command(POLICY)?;
+    let mut command = Command::new("prlimit");
+    command.args([DESCRIPTORS, "--"]).arg(plain.get_program()).args(plain.get_args()).arg("--log-allowed");
+    let mut daemon = sandbox.start_daemon(command)?;
+    let tcp = SocketAddr::new(Container::HOST.into(), 5432);
+    for _ in 0..2 {
+        let reply = until_answered(&mut web, &connect(tcp, Transport::Tcp))?;
+        assert_eq!(reply.text, "hello", "{reply:?}");
+        let reply = other.ask(&connect(tcp, Transport::Tcp))?;
+        assert!(reply.is_refused(), "{reply:?}");
+        // Which has the namespaces surveyed again.
+        sandbox.ip("address add 10.30.3.1/32 dev lo\naddress del 10.30.3.1/32 dev lo\n")?;
+        let policy = daemon.reload(&sandbox, &format!("{POLICY}# again\n"))?;
+        assert_ne!(policy["result"], "refused", "{policy}");
+    }
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    for record in finished.attempts().filter(|record| record["verdict"] == "allow") {
+        assert_eq!(record["source"]["service"], "web", "{record}");
+    }
+    let told = finished.words.matches("network namespaces are unknown").count();
+    assert_eq!(told, 1, "{}", finished.words);
+    let descriptors = finished.words.matches("Too many open files").count();
+    assert_eq!(descriptors, 0, "{}", finished.words);
+    Ok(())
+}
+
+#[test]
+fn behind_a_route_callers_are_known_where_their_namespace_can_be_entered() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("routed-netns")?;
+    let callers = callers(&sandbox)?;
+    let mut db = sandbox.actor("db")?;
+    serve_all(&mut db)?;
+    let mut actors = Vec::new();
+    for (container, tcp, udp) in &callers {
+        actors.push((container.actor("other")?, container.actor("web")?, *tcp, *udp));
+    }
+    let daemon = sandbox.daemon_with(POLICY, &["--log-allowed"])?;
+    for (other, web, tcp, udp) in &mut actors {
+        for request in [connect(*tcp, Transport::Tcp), connect(*udp, Transport::Udp), send(*udp)] {
+            let reply = web.ask(&request)?;
+            assert_eq!(reply.text, "hello", "{request:?}: {reply:?}");
+            let reply = other.ask(&request)?;
+            assert!(reply.is_refused(), "{request:?}: {reply:?}");
+        }
+    }
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    for record in finished.attempts() {
+        let expected = if record["verdict"] == "deny" { "unmanaged" } else { "web" };
+        assert_eq!(record["source"]["service"], expected, "{record}");
+    }
+    assert_eq!(denials(&finished.records).len(), 2 * 3);
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use enforcer_tests::amount;
 use enforcer_tests::bpftool;
 use enforcer_tests::load::{Expected, Load};
 use enforcer_tests::run::Run;
-use enforcer_tests::sandbox::{Actor, Sandbox, binary};
+use enforcer_tests::sandbox::{Actor, Sandbox, binary, without_sys_admin};
 use enforcer_tests::slowness::patience;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -164,19 +164,6 @@ impl Dice {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
-}
-
-/// The same, by a process that never has CAP_SYS_ADMIN.
-fn without_sys_admin(command: &Command) -> Command {
-    let mut without = Command::new("setpriv");
-    without.args(["--bounding-set=-sys_admin", "--"]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => without.env(name, value),
-            None => without.env_remove(name),
-        };
-    }
-    without
 }
 
 #[test]

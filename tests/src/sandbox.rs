@@ -165,9 +165,10 @@ impl Sandbox {
         let there = neighbour.actor()?;
         let (near, near6) = (Neighbour::NEAR, Neighbour::NEAR6);
         let (far, far6) = (Neighbour::FAR, Neighbour::FAR6);
-        // A device of a kind that leads out of a host, since the end of a cable would be one of this host.
+        // A device of a kind that leads out of a host, since the end of a cable would be one of this host. That end does not
+        // answer for it, so that nothing comes by the cable itself.
         let mut script = format!(
-            "link add cable type veth peer name far netns {}\nlink set cable up\n\
+            "link add cable type veth peer name far netns {}\nlink set cable arp off up\n\
              link add near link cable type macvlan mode bridge\nlink set near up\n\
              address add {near}/30 dev near\naddress add {near6}/64 dev near nodad\n",
             there.pid()
@@ -205,23 +206,31 @@ impl Sandbox {
                 ),
             )?;
         }
-        // A device is given to a namespace by a process in it, which is of no part of the subtree.
-        let holder = spawn_in(&container.netns, {
-            let mut command = Command::new("cat");
-            command.stdin(Stdio::piped()).stdout(Stdio::null());
-            command
-        })?;
-        let holder = Killed(holder);
-        let pid = holder.0.id();
-        ip(
-            &self.netns,
-            &format!(
-                "link add cable{number} type veth peer name eth0 netns {pid}\nlink set cable{number} master bridge up\n"
-            ),
-        )?;
+        container.join(&format!("cable{number}"))?;
+        self.ip(&format!("link set cable{number} master bridge up\n"))?;
         container.ip(&format!(
             "link set eth0 up\naddress add {address}/24 dev eth0\naddress add {address6}/64 dev eth0 nodad\n\
              route add default via {host}\nroute add default via {host6}\n"
+        ))?;
+        Ok(container)
+    }
+
+    /// Makes a network namespace of this host that is reached by a route alone: this end of its cable has no address. It has
+    /// none of IPv6, and knows the sandbox as [`Container::BEHIND`].
+    ///
+    /// # Errors
+    ///
+    /// This process is not root, or `ip` does not do what it is told.
+    pub fn routed_container(&self, number: u8) -> anyhow::Result<Container<'_>> {
+        let address = Ipv4Addr::new(10, 30, 0, number);
+        let container = Container { sandbox: self, netns: network_namespace()?, address };
+        let host = Container::BEHIND;
+        container.join(&format!("route{number}"))?;
+        self.ip(&format!(
+            "address replace {host}/32 dev lo\nlink set route{number} up\nroute add {address}/32 dev route{number}\n"
+        ))?;
+        container.ip(&format!(
+            "link set eth0 up\naddress add {address}/32 dev eth0\nroute add {host}/32 dev eth0\n"
         ))?;
         Ok(container)
     }
@@ -457,6 +466,17 @@ impl Container<'_> {
     pub const HOST: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
     /// Likewise.
     pub const HOST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 30, 0, 0, 0, 0, 0, 1);
+    /// The sandbox's address where no bridge leads to it.
+    pub const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 30, 1, 1);
+
+    /// Lays a cable from the sandbox, where its end is called `name`, to this namespace, where it is `eth0`.
+    fn join(&self, name: &str) -> anyhow::Result<()> {
+        // A device is given to a namespace by a process in it, which is of no part of the subtree.
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let holder = Killed(spawn_in(&self.netns, command)?);
+        self.sandbox.ip(&format!("link add {name} type veth peer name eth0 netns {}\n", holder.0.id()))
+    }
 
     /// Its address.
     pub fn address(&self) -> Ipv4Addr {
@@ -567,6 +587,19 @@ fn ip(netns: &File, script: &str) -> anyhow::Result<()> {
     let words = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "run ip: {}: {words}of:\n{script}", output.status);
     Ok(())
+}
+
+/// A command of the daemon, run by a process that never has CAP_SYS_ADMIN.
+pub fn without_sys_admin(command: &Command) -> Command {
+    let mut without = Command::new("setpriv");
+    without.args(["--bounding-set=-sys_admin", "--"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => without.env(name, value),
+            None => without.env_remove(name),
+        };
+    }
+    without
 }
 
 /// Kills what is left in a subtree and removes it.

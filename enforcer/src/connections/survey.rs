@@ -1,6 +1,6 @@
 //! Goes through the network namespaces of this host and reads their sockets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -36,14 +36,17 @@ impl Survey {
                 survey.snapshot.unreadable.push(format!("read sockets of {}: {err}", path.display()));
             }
         }
-        let beyond = found.beyond.iter().map(|path| {
-            format!(
-                "read sockets of {}: more than {} network namespaces",
-                path.display(),
-                netns::MAX_NAMESPACES
-            )
-        });
-        survey.snapshot.unreadable.extend(beyond.chain(found.failed.iter().map(io::Error::to_string)));
+        let unreadable = &mut survey.snapshot.unreadable;
+        let most = netns::Found::most();
+        unreadable.extend(
+            found.beyond.iter().map(|path| {
+                format!("read sockets of {}: more than {most} network namespaces", path.display())
+            }),
+        );
+        // Once for each cause, since a thousand processes may be in such a namespace.
+        let causes: BTreeSet<String> = found.unopened.iter().map(|(_, err)| err.to_string()).collect();
+        unreadable.extend(causes.iter().map(|cause| format!("open network namespaces: {cause}")));
+        unreadable.extend(found.failed.iter().map(io::Error::to_string));
         survey
     }
 

@@ -39,8 +39,8 @@ const BATCH: usize = 256;
 /// Batches that wait to be written; then the sweep waits.
 const MAX_WAITING: usize = 64;
 
-/// Why connections are judged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Why connections are judged, in the order in which they are if more than one is due.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Cause {
     /// The enforcer has started.
     Start,

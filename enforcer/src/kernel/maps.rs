@@ -16,8 +16,8 @@ use enforcer_common::claims::DEAD;
 use enforcer_common::counter::{Counter, Outcome};
 use enforcer_common::kept::{KeptVerdict, NO_GENERATION};
 use enforcer_common::layout::{
-    Active, Cgroup, Classes, DeviceKey, EdgeKey, EdgeValue, Keyed, KeyedCgroup, KeyedDevice, KeyedPlace,
-    LocalKey, NeighbourKey, Owner, PortKey, ProtocolKey, SocketNote,
+    Active, Cgroup, Classes, Device, DeviceKey, EdgeKey, EdgeValue, Keyed, KeyedCgroup, KeyedDevice,
+    KeyedPlace, LocalKey, NeighbourKey, Owner, PortKey, ProtocolKey, SocketNote,
 };
 use enforcer_common::limits::{MAX_CGROUPS, MAX_VERDICTS, VERDICT_PLACE_BYTES};
 use enforcer_common::{Identity, Reason, names};
@@ -693,28 +693,15 @@ impl Maps {
     }
 
     /// Says what the network namespaces see of each other. A device is the last thing that is added and the first that
-    /// is removed: through one that is not there comes nobody who could be taken for another host.
+    /// is removed: through one that is not there comes nobody who could be taken for another host. So where an address cannot be
+    /// added, the devices of who is to see it are not there either, but for those that lead out of this host.
     pub(super) fn set_views(&mut self, next: &Views) -> Result<(), MapError> {
+        self.remove_devices(|key, _| !next.devices.contains_key(key))?;
+        let (blind, written) = self.set_places(next);
+        let is_blind = |key: &DeviceKey, device| device == Device::INSIDE && blind.contains(&key.netns());
+        self.remove_devices(is_blind)?;
         let now = &mut self.views;
-        for key in
-            now.devices.keys().copied().filter(|key| !next.devices.contains_key(key)).collect::<Vec<_>>()
-        {
-            unless_missing(names::DEVICES, self.devices.remove(&key))?;
-            now.devices.remove(&key);
-        }
-        for (bits, key) in &next.neighbours {
-            if !now.neighbours.contains(&(*bits, *key)) {
-                write(names::NEIGHBOURS, self.neighbours.insert(&Key::new(*bits, *key), 1, 0))?;
-                now.neighbours.insert((*bits, *key));
-            }
-        }
-        for (key, place) in &next.locals {
-            if now.locals.get(key) != Some(place) {
-                write(names::LOCALS, self.locals.insert(key, Keyed::new(key, *place), 0))?;
-                now.locals.insert(*key, *place);
-            }
-        }
-        for (key, device) in &next.devices {
+        for (key, device) in next.devices.iter().filter(|(key, device)| !is_blind(key, **device)) {
             if now.devices.get(key) != Some(device) {
                 write(names::DEVICES, self.devices.insert(key, Keyed::new(key, *device), 0))?;
                 now.devices.insert(*key, *device);
@@ -724,12 +711,62 @@ impl Maps {
             unless_missing(names::NEIGHBOURS, self.neighbours.remove(&Key::new(bits, key)))?;
             now.neighbours.remove(&(bits, key));
         }
-        for key in now.locals.keys().copied().filter(|key| !next.locals.contains_key(key)).collect::<Vec<_>>()
-        {
-            unless_missing(names::LOCALS, self.locals.remove(&key))?;
-            now.locals.remove(&key);
+        written
+    }
+
+    fn remove_devices(&mut self, goes: impl Fn(&DeviceKey, Device) -> bool) -> Result<(), MapError> {
+        let gone: Vec<_> = self
+            .views
+            .devices
+            .iter()
+            .filter(|(key, device)| goes(key, **device))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            unless_missing(names::DEVICES, self.devices.remove(&key))?;
+            self.views.devices.remove(&key);
         }
         Ok(())
+    }
+
+    /// Adds neighbours, and replaces addresses, of which those that are no longer there go first to make room. Returns the
+    /// namespaces that do not see all they should, and the last cause of it.
+    fn set_places(&mut self, next: &Views) -> (BTreeSet<u64>, Result<(), MapError>) {
+        let now = &mut self.views;
+        let mut failed = None;
+        let mut blind = BTreeSet::new();
+        for (bits, key) in &next.neighbours {
+            if now.neighbours.contains(&(*bits, *key)) {
+                continue;
+            }
+            match write(names::NEIGHBOURS, self.neighbours.insert(&Key::new(*bits, *key), 1, 0)) {
+                Ok(()) => drop(now.neighbours.insert((*bits, *key))),
+                Err(err) => {
+                    blind.insert(key.netns());
+                    failed = Some(err);
+                }
+            }
+        }
+        for key in now.locals.keys().copied().filter(|key| !next.locals.contains_key(key)).collect::<Vec<_>>()
+        {
+            match unless_missing(names::LOCALS, self.locals.remove(&key)) {
+                Ok(()) => drop(now.locals.remove(&key)),
+                // What is known of an address that is nobody's admits nobody.
+                Err(err) => failed = Some(err),
+            }
+        }
+        for (key, place) in &next.locals {
+            if now.locals.get(key) != Some(place) {
+                match write(names::LOCALS, self.locals.insert(key, Keyed::new(key, *place), 0)) {
+                    Ok(()) => drop(now.locals.insert(*key, *place)),
+                    Err(err) => {
+                        blind.insert(key.netns());
+                        failed = Some(err);
+                    }
+                }
+            }
+        }
+        (blind, failed.map_or(Ok(()), Err))
     }
 
     /// The network namespaces of which the programs have told since [`forget_strangers`](Self::forget_strangers).

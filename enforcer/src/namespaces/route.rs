@@ -1,6 +1,6 @@
 //! What the kernel's routing tables and devices are asked for, in the network namespace of the calling thread.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -21,7 +21,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
-use super::{Link, Local};
+use super::{LOOPBACK, Link, Local};
 
 /// How long the kernel may take to answer; it answers at once, or the socket is broken.
 const PATIENCE_SECONDS: i64 = 5;
@@ -46,36 +46,39 @@ impl Route {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Every device.
+    /// Every device, if there are no more than `most`.
     ///
     /// # Errors
     ///
-    /// What the kernel answers with.
-    pub fn links(&mut self) -> io::Result<Vec<Link>> {
+    /// What the kernel answers with, or that there are more; the conversation cannot go on then.
+    pub fn links(&mut self, most: usize) -> io::Result<Vec<Link>> {
         let mut links = Vec::new();
+        let mut bridges = HashSet::new();
         self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |answer| {
-            if let RouteNetlinkMessage::NewLink(link) = answer {
-                links.push(link);
+            let RouteNetlinkMessage::NewLink(link) = answer else { return Ok(()) };
+            if kind(&link) == Some(&InfoKind::Bridge) {
+                bridges.insert(link.header.index);
             }
+            push(&mut links, most, "devices", read_link(&link))
         })?;
-        let bridges: Vec<u32> = links
-            .iter()
-            .filter(|link| kind(link) == Some(&InfoKind::Bridge))
-            .map(|link| link.header.index)
-            .collect();
-        Ok(links.iter().map(|link| read_link(link, &bridges)).collect())
+        for link in &mut links {
+            link.bridge = link.bridge.filter(|above| bridges.contains(above));
+        }
+        Ok(links)
     }
 
-    /// Every address.
+    /// Every address, if there are no more than `most`.
     ///
     /// # Errors
     ///
-    /// What the kernel answers with.
-    pub fn addresses(&mut self) -> io::Result<Vec<Local>> {
+    /// What the kernel answers with, or that there are more; the conversation cannot go on then.
+    pub fn addresses(&mut self, most: usize) -> io::Result<Vec<Local>> {
         let mut addresses = Vec::new();
         self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |answer| {
-            if let RouteNetlinkMessage::NewAddress(address) = answer {
-                addresses.extend(read_address(&address));
+            let RouteNetlinkMessage::NewAddress(address) = answer else { return Ok(()) };
+            match read_address(&address) {
+                Some(address) => push(&mut addresses, most, "addresses", address),
+                None => Ok(()),
             }
         })?;
         Ok(addresses)
@@ -145,7 +148,7 @@ impl Route {
     fn dump(
         &mut self,
         request: RouteNetlinkMessage,
-        mut take: impl FnMut(RouteNetlinkMessage),
+        mut take: impl FnMut(RouteNetlinkMessage) -> io::Result<()>,
     ) -> io::Result<()> {
         self.send(request, NLM_F_DUMP)?;
         loop {
@@ -153,7 +156,7 @@ impl Route {
                 match message.payload {
                     NetlinkPayload::Done(_) => return Ok(()),
                     NetlinkPayload::Error(err) if err.code.is_some() => return Err(err.to_io()),
-                    NetlinkPayload::InnerMessage(answer) => take(answer),
+                    NetlinkPayload::InnerMessage(answer) => take(answer)?,
                     _ => {}
                 }
             }
@@ -229,11 +232,22 @@ fn kind(link: &LinkMessage) -> Option<&InfoKind> {
     })
 }
 
-fn read_link(link: &LinkMessage, bridges: &[u32]) -> Link {
-    /// The loopback device is the first of every namespace (`LOOPBACK_IFINDEX`), and has no kind.
-    const LOOPBACK: u32 = 1;
+/// Adds one of so many things of a kind.
+fn push<T>(list: &mut Vec<T>, most: usize, kind: &str, one: T) -> io::Result<()> {
+    if list.len() >= most {
+        return Err(io::Error::other(format!("more than {most} {kind}")));
+    }
+    list.push(one);
+    Ok(())
+}
+
+/// Whatever it belongs to counts as a bridge, until all devices are known.
+fn read_link(link: &LinkMessage) -> Link {
+    /// No namespace has this id, since they are positive ints in the kernel.
+    const NO_ID: u32 = u32::MAX;
     let index = link.header.index;
     let kind = kind(link);
+    // That one has no kind.
     let is_virtual = index == LOOPBACK
         || matches!(kind, Some(InfoKind::Veth | InfoKind::Netkit | InfoKind::Bridge | InfoKind::Dummy));
     let is_tunnel = matches!(kind, Some(InfoKind::Tun));
@@ -241,8 +255,9 @@ fn read_link(link: &LinkMessage, bridges: &[u32]) -> Link {
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::Link(peer) => read.peer = Some(*peer),
-            LinkAttribute::LinkNetNsId(id) => read.peer_netns = u32::try_from(*id).ok(),
-            LinkAttribute::Controller(above) => read.bridge = Some(*above).filter(|it| bridges.contains(it)),
+            // -1 stands for none: the other end's namespace is one that goes, and not this one.
+            LinkAttribute::LinkNetNsId(id) => read.peer_netns = Some(u32::try_from(*id).unwrap_or(NO_ID)),
+            LinkAttribute::Controller(above) => read.bridge = Some(*above),
             _ => {}
         }
     }
