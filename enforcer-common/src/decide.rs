@@ -445,7 +445,7 @@ fn refusing_mode(from: Owner, to: Owner) -> Mode {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tables, decide, decide_bind, decide_create, decide_unreadable};
+    use super::{Tables, decide, decide_bind, decide_create, decide_led, decide_source, decide_unreadable};
     use crate::layout::{EdgeKey, EdgeValue, Owner, PortKey, PortRange, ProtocolKey};
     use crate::{Address, Asked, Facts, Identity, Mode, Party, Port, Protocol, Reason, RuleId, Verdict};
 
@@ -768,6 +768,42 @@ mod tests {
                 (reason, admits),
                 "{creator:?} {protocol:?} {raw}"
             );
+        }
+    }
+
+    #[test]
+    fn whose_name_a_datagram_is_sent_in() {
+        for (sender, named, reason, admits) in [
+            (WEB, WEB, Reason::NotManaged, true),
+            (UNMANAGED, UNMANAGED, Reason::NotManaged, true),
+            (UNMANAGED, FORGOTTEN, Reason::NotManaged, true),
+            (WEB, DB, Reason::SourceUnknown, false),
+            (UNMANAGED, DB, Reason::SourceUnknown, false),
+            (FORGOTTEN, DB, Reason::SourceUnknown, false),
+            // A service may not pass for nobody's, whom a rule may let call.
+            (WEB, UNMANAGED, Reason::SourceUnknown, false),
+            (WEB, FORGOTTEN, Reason::SourceUnknown, false),
+            (WEB, OLD, Reason::SourceUnknown, false),
+            (OLD, OLDER, Reason::SourceUnknown, true),
+            (UNMANAGED, OLD, Reason::SourceUnknown, true),
+            (PENDING, WEB, Reason::SourceUnknown, false),
+        ] {
+            let decision = decide_source(&sender, &named, &Example);
+            assert_eq!((decision.reason, decision.admits()), (reason, admits), "{sender:?} {named:?}");
+        }
+    }
+
+    #[test]
+    fn a_packet_that_goes_another_way() {
+        for (sender, reason, admits) in [
+            (WEB, Reason::DestinationUnknown, false),
+            (PENDING, Reason::DestinationUnknown, false),
+            (OLD, Reason::DestinationUnknown, true),
+            (UNMANAGED, Reason::NotManaged, true),
+            (FORGOTTEN, Reason::NotManaged, true),
+        ] {
+            let decision = decide_led(&sender, &Example);
+            assert_eq!((decision.reason, decision.admits()), (reason, admits), "{sender:?}");
         }
     }
 

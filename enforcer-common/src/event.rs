@@ -393,7 +393,7 @@ mod tests {
     fn numbers_without_meaning_are_refused() {
         for (offset, raw, error) in [
             (84, 0, InvalidEvent::Hook(0)),
-            (84, 11, InvalidEvent::Hook(11)),
+            (84, 12, InvalidEvent::Hook(12)),
             (86, 0, InvalidEvent::Verdict(0)),
             (88, 18, InvalidEvent::Reason(18)),
             (89, 64, InvalidEvent::Flags(64)),

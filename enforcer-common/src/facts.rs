@@ -423,7 +423,7 @@ mod tests {
             assert_eq!(Hook::from_raw(hook as u8), Some(hook));
         }
         assert_eq!(Hook::from_raw(0), None);
-        assert_eq!(Hook::from_raw(11), None);
+        assert_eq!(Hook::from_raw(12), None);
     }
 
     #[test]

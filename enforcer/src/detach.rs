@@ -1,12 +1,14 @@
 //! `enforcer detach`: the one way off for enforcement that outlives the daemon.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::failpoint;
 use crate::kernel::{Pins, Removed};
+use crate::output::printable;
 use crate::state;
 
 /// What was removed.
@@ -23,9 +25,11 @@ pub struct Answer {
     /// Records of what daemons themselves did that went with them, and that no record tells of.
     pub records_untold: u64,
     /// What is in the directory of pins and not of enforcer: it is still there.
-    pub left_alone: Vec<PathBuf>,
+    pub left_alone: Vec<String>,
     /// Whether a state was there and is removed.
     pub state: bool,
+    /// Where it was looked.
+    pub pin_dir: String,
 }
 
 /// Detaches the programs that are pinned in `pin_dir`, removes every other pin of ours in it, and then the state.
@@ -36,7 +40,9 @@ pub struct Answer {
 /// goes on from there.
 pub fn run(pin_dir: &Path, state_dir: &Path) -> anyhow::Result<Answer> {
     // Its lock is taken first, as a start does, so that the two never wait for each other.
-    let state = state_dir.exists().then(|| state::Directory::open(state_dir)).transpose()?;
+    let is_there =
+        state_dir.try_exists().with_context(|| format!("look for state {}", state_dir.display()))?;
+    let state = is_there.then(|| state::Directory::open(state_dir)).transpose()?;
     let removed: Removed = Pins::detach(pin_dir)?.unwrap_or_default();
     let had_state = state.is_some();
     if let Some(state) = state {
@@ -49,8 +55,9 @@ pub fn run(pin_dir: &Path, state_dir: &Path) -> anyhow::Result<Answer> {
         pins: removed.pins,
         events_untold: removed.untold,
         records_untold: removed.untold_records,
-        left_alone: removed.foreign,
+        left_alone: removed.foreign.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
         state: had_state,
+        pin_dir: pin_dir.to_string_lossy().into_owned(),
     })
 }
 
@@ -59,7 +66,7 @@ impl fmt::Display for Answer {
         if self.detached {
             write!(f, "detached {} programs: nothing is enforced any longer", self.programs.len())?;
         } else {
-            f.write_str("nothing was attached")?;
+            write!(f, "nothing was attached by {}", printable(&self.pin_dir))?;
         }
         if self.events_untold > 0 {
             write!(f, "\nlost {} events that no record tells of", self.events_untold)?;
@@ -68,7 +75,7 @@ impl fmt::Display for Answer {
             write!(f, "\nlost {} records of what the daemon did", self.records_untold)?;
         }
         for path in &self.left_alone {
-            write!(f, "\nleft alone {}: not of enforcer", path.display())?;
+            write!(f, "\nleft alone {}: not of enforcer", printable(path))?;
         }
         Ok(())
     }
@@ -88,6 +95,7 @@ mod tests {
             records_untold: 2,
             left_alone: vec!["/sys/fs/bpf/enforcer/theirs".into()],
             state: true,
+            pin_dir: "/sys/fs/bpf/enforcer".to_owned(),
         };
         assert_eq!(
             answer.to_string(),
@@ -99,6 +107,6 @@ mod tests {
         answer.detached = false;
         answer.left_alone.clear();
         (answer.events_untold, answer.records_untold) = (0, 0);
-        assert_eq!(answer.to_string(), "nothing was attached");
+        assert_eq!(answer.to_string(), "nothing was attached by /sys/fs/bpf/enforcer");
     }
 }

@@ -390,7 +390,8 @@ fn detach_removes_what_is_ours_and_nothing_else() -> anyhow::Result<()> {
     // Once more it finds nothing, and says so.
     fs::remove_file(&theirs)?;
     let output = scene.detach(&[])?;
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "nothing was attached\n");
+    let words = format!("nothing was attached by {}\n", pins.display());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), words);
     assert!(!pins.exists());
     Ok(())
 }

@@ -69,7 +69,7 @@ pub fn judge<T: Tables>(snapshot: &Snapshot, tables: &T) -> Judgement {
     let mut judgement = Judgement::default();
     let mut seen = vec![false; snapshot.sockets.len()];
     for (number, socket) in snapshot.sockets.iter().enumerate() {
-        if socket.state == State::Waiting || seen[number] {
+        if socket.state == State::Waiting || is_nobodys(socket) || seen[number] {
             continue;
         }
         let far = index.other_end(number, tables);
@@ -79,7 +79,12 @@ pub fn judge<T: Tables>(snapshot: &Snapshot, tables: &T) -> Judgement {
         {
             seen[*only] = true;
         }
-        if matches!(far, Far::Missing) {
+        let is_alone = match &far {
+            Far::Missing => true,
+            Far::Sockets(others) => others.iter().all(|other| is_nobodys(&snapshot.sockets[*other])),
+            Far::Elsewhere { .. } => false,
+        };
+        if is_alone {
             judgement.alone += 1;
             continue;
         }
@@ -92,6 +97,12 @@ pub fn judge<T: Tables>(snapshot: &Snapshot, tables: &T) -> Judgement {
         }
     }
     judgement
+}
+
+/// Whether a socket is what the kernel remembers of one that was closed whole, until the other end is closed too: it has no cgroup,
+/// takes nothing, and says nothing of who had it.
+fn is_nobodys(socket: &Socket) -> bool {
+    socket.state == State::Closing && socket.cgroup.is_none()
 }
 
 /// What is better for the connection comes first.
@@ -469,6 +480,20 @@ mod tests {
             assert_eq!(may_change, answerer == 99);
         }
         assert_eq!(judged(pair(1, 1, 5432, here), &[]), Judgement::default());
+    }
+
+    #[test]
+    fn what_a_caller_that_has_closed_leaves_behind_is_nobodys() {
+        let [caller, answerer] = pair(WEB, DB, 5433, None).try_into().expect("two");
+        let half = |cgroup| {
+            let caller = Socket { state: State::Closing, cgroup, ..caller.clone() };
+            let answerer = Socket { state: State::Closing, ..answerer.clone() };
+            judged(vec![caller.clone(), answerer.clone()], &[(1, HOME)])
+        };
+        assert_eq!((half(None).connections.len(), half(None).alone), (0, 1));
+        // One that has said that it sends nothing more can still be told.
+        let (permitted, _, sockets) = only(&half(Some(WEB)));
+        assert_eq!((permitted, sockets), (false, 2));
     }
 
     #[test]

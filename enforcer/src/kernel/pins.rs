@@ -454,7 +454,8 @@ impl Pins {
     ///
     /// A daemon holds it, or something cannot be removed.
     pub fn detach(directory: &Path) -> Result<Option<Removed>, PinError> {
-        if !directory.exists() {
+        // What may not be looked at is not taken for what is not there.
+        if !directory.try_exists().map_err(|err| PinError::io("look for pins in", directory, &err))? {
             return Ok(None);
         }
         if !is_bpf(directory)? {
