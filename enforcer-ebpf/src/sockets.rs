@@ -152,7 +152,14 @@ fn is_nowhere(bound: Address) -> bool {
 /// `netns` is the namespace of the receiving socket, 0 if it is not known, and `slot` that of the tables in force.
 #[inline(always)]
 pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, slot: u32) -> Party {
-    match find_caller(packet.skb.0, netns, slot) {
+    let is_from_here = packet.skb.is_from_loopback() || packet.skb.is_looped_back();
+    // TCP's sender is found by both ends of the flow, which whoever forges one does not have.
+    let worth = if is_from_here || headers.protocol == Protocol::TCP {
+        SENDER
+    } else {
+        foreign_source(packet.skb.0, netns)
+    };
+    match if worth == SENDER { find_caller(packet.skb.0, netns, slot) } else { worth } {
         UNKNOWN => Party::UNKNOWN,
         ADDRESS => Party::address(headers.source),
         RECEIVER => party(packet.socket),
@@ -204,18 +211,9 @@ extern "C" fn find_caller(skb: *mut __sk_buff, netns: u64, slot: u32) -> u64 {
     // SAFETY: a live element of this CPU, whose every byte was set when the headers were read.
     let headers = unsafe { *headers };
     // The packet must tell whether it is from this namespace, and not its source: that may be another host's.
-    let here = skb.is_from_loopback() || skb.is_looped_back();
+    let is_from_here = skb.is_from_loopback() || skb.is_looped_back();
+    let here = is_from_here || headers.source.is_loopback_or_unspecified();
     let place = if here { Some(Place::HERE) } else { maps::place(netns, &headers.source) };
-    // TCP's sender is found by both ends of the flow, which whoever forges one does not have.
-    if headers.protocol != Protocol::TCP && !here {
-        match foreign(skb, &headers, place, netns) {
-            Foreign::Sender => {}
-            Foreign::Address => return ADDRESS,
-            Foreign::Nobody => return UNKNOWN,
-        }
-    }
-    let here = here || headers.source.is_loopback_or_unspecified();
-    let place = if here { Some(Place::HERE) } else { place };
     let Some(place) = place else {
         // What follows is asked only where the answer matters: an address and an unknown peer are no services.
         let is_outside = !is_for_a_service(skb, slot) || is_outside(skb, &headers.source, netns);
@@ -234,36 +232,38 @@ extern "C" fn find_caller(skb: *mut __sk_buff, netns: u64, slot: u32) -> u64 {
     }
 }
 
-/// What the source of a packet is worth that came over a device.
-enum Foreign {
-    /// It tells who sent it.
-    Sender,
-    /// It is an address, and may be another host's.
-    Address,
-    /// It tells nothing.
-    Nobody,
-}
+/// What [`foreign_source`] returns if the source tells who sent a packet.
+const SENDER: u64 = RECEIVER;
 
 /// What the source of a datagram is worth that came over a device, where the kernel lets anybody have said it: of this host's own
-/// addresses it stops IPv4's alone, and none of nobody's (`ip_route_input_slow`; IPv6 has no such check).
-#[inline(always)]
-fn foreign(skb: Skb, headers: &Headers, place: Option<Place>, netns: u64) -> Foreign {
-    let source = headers.source;
-    let is_from_outside =
-        || !maps::tells_namespaces() || maps::device(netns, skb.device()) == Some(Device::OUTSIDE);
+/// addresses it stops IPv4's alone, and none of nobody's (`ip_route_input_slow`; IPv6 has no such check). Returns [`UNKNOWN`] if it tells
+/// nothing, [`ADDRESS`] if it may be another host's, and [`SENDER`].
+///
+/// A global function, so that the verifier walks it by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn foreign_source(skb: *mut __sk_buff, netns: u64) -> u64 {
+    let skb = Skb(skb);
+    let Some(headers) = maps::headers() else { return UNKNOWN };
+    // SAFETY: a live element of this CPU, whose every byte was set when the headers were read.
+    let Headers { source, .. } = unsafe { *headers };
+    let tells = maps::tells_namespaces();
+    let is_outside = !tells || maps::device(netns, skb.device()) == Some(Device::OUTSIDE);
     if source.is_loopback_or_unspecified() {
         // So speaks whoever has no address yet, and asks for one.
-        let asks = source == Address::V4_UNSPECIFIED && is_from_outside();
-        return if asks { Foreign::Address } else { Foreign::Nobody };
+        return if is_outside && source == Address::V4_UNSPECIFIED { ADDRESS } else { UNKNOWN };
     }
-    match place {
-        // Another host's own address, where namespaces cannot be told and each sees those of the host.
-        Some(place) if place.is_here() && !maps::tells_namespaces() => Foreign::Address,
-        Some(place) if place.is_here() && !source.is_v4() => Foreign::Nobody,
-        // To many anybody in a namespace of this host can send in the name of any address.
-        _ if skb.is_to_many() && !is_from_outside() => Foreign::Nobody,
-        _ => Foreign::Sender,
+    if maps::place(netns, &source).is_some_and(|place| place.is_here()) {
+        if !tells {
+            // Another host's own address: where namespaces cannot be told each sees those of the host.
+            return ADDRESS;
+        }
+        if !source.is_v4() {
+            return UNKNOWN;
+        }
     }
+    // To many, anybody in a namespace of this host can send in the name of any address.
+    if skb.is_to_many() && !is_outside { UNKNOWN } else { SENDER }
 }
 
 /// Whether the socket that is to receive a packet is a service's.

@@ -1045,7 +1045,7 @@ fn who_takes_over_starts_also_while_the_audit_log_takes_nothing_and_every_event_
     let output = scene.sandbox.output(full(&scene)?)?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("write audit log: No space left"), "{said}");
+    assert!(said.contains("write audit log /dev/full: No space left"), "{said}");
     assert_eq!(scene.attached()?, [""; 0]);
 
     assert!(scene.start()?.end(Signal::SIGTERM)?);

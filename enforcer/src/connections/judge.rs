@@ -488,7 +488,7 @@ mod tests {
         let half = |cgroup| {
             let caller = Socket { state: State::Closing, cgroup, ..caller.clone() };
             let answerer = Socket { state: State::Closing, ..answerer.clone() };
-            judged(vec![caller.clone(), answerer.clone()], &[(1, HOME)])
+            judged(vec![caller, answerer], &[(1, HOME)])
         };
         assert_eq!((half(None).connections.len(), half(None).alone), (0, 1));
         // One that has said that it sends nothing more can still be told.
