@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -424,9 +424,22 @@ impl Drop for SmallDisk {
     }
 }
 
-#[test]
-fn deny_new_that_comes_into_force_while_the_disk_is_full_holds_at_once() -> anyhow::Result<()> {
-    let sandbox = Sandbox::new("strict-later")?;
+/// A daemon whose log is on a small disk, and who calls beside it.
+struct Full<'a> {
+    sandbox: &'a Sandbox,
+    /// A file that can take what room the disk has.
+    filler: &'a Path,
+    web: &'a mut Actor,
+    other: &'a mut Actor,
+}
+
+/// Has something done while such a daemon enforces this policy and `db` waits at the port that `web` may call. Returns the log.
+fn with_small_disk(
+    name: &str,
+    policy: &str,
+    act: impl FnOnce(Full<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<String> {
+    let sandbox = Sandbox::new(name)?;
     for name in CGROUPS {
         sandbox.make_cgroup(name)?;
     }
@@ -435,13 +448,25 @@ fn deny_new_that_comes_into_force_while_the_disk_is_full_holds_at_once() -> anyh
     assert!(db.ask(&Request::Serve { at: local(5433), transport: Transport::Tcp })?.is_ok());
     let disk = SmallDisk::mount(sandbox.directory().join("disk"), "size=8m")?;
     let (file, filler) = (disk.0.join("audit.jsonl"), disk.0.join("filler"));
-    let mut command = sandbox.daemon_command(POLICY)?;
+    let mut command = sandbox.daemon_command(policy)?;
     command.arg("--audit").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let child = sandbox.spawn(command)?;
     let pid = Pid::from_raw(i32::try_from(child.id())?);
-    let mut act = || {
-        wait_for_line(&file, "start")?;
-        assert!(fs::write(&filler, vec![0; 16 << 20]).is_err());
+    let acted = wait_for_line(&file, "start")
+        .and_then(|()| act(Full { sandbox: &sandbox, filler: &filler, web: &mut web, other: &mut other }));
+    kill(pid, Signal::SIGTERM)?;
+    let output = child.wait_with_output()?;
+    acted?;
+    assert!(output.status.success(), "{output:?}");
+    let text = fs::read_to_string(&file)?;
+    drop(disk);
+    Ok(text)
+}
+
+#[test]
+fn deny_new_that_comes_into_force_while_the_disk_is_full_holds_at_once() -> anyhow::Result<()> {
+    let text = with_small_disk("strict-later", POLICY, |Full { sandbox, filler, web, other }| {
+        assert!(fs::write(filler, vec![0; 16 << 20]).is_err());
         let start = Instant::now();
         while sandbox.ask_daemon(&["status"])?["degraded"] == json!([]) {
             assert!(other.ask(&Request::Bind { at: local(5432), transport: Transport::Tcp })?.is_refused());
@@ -453,47 +478,26 @@ fn deny_new_that_comes_into_force_while_the_disk_is_full_holds_at_once() -> anyh
         sandbox.ask_daemon(&["reload"])?;
         let reply = web.ask(&connect(local(5433)))?;
         assert!(reply.is_refused(), "{reply:?}");
-        fs::remove_file(&filler)?;
-        await_call(&sandbox, &mut web, |reply| reply.text == "hello")?;
-        anyhow::Ok(())
-    };
-    let acted = act();
-    kill(pid, Signal::SIGTERM)?;
-    let output = child.wait_with_output()?;
-    acted?;
-    assert!(output.status.success(), "{output:?}");
-    let text = fs::read_to_string(&file)?;
+        fs::remove_file(filler)?;
+        await_call(sandbox, web, |reply| reply.text == "hello")?;
+        Ok(())
+    })?;
     let refused = text.lines().filter(|line| line.contains(r#""reason":"audit-lost""#)).count();
     assert!(refused >= 1, "{text}");
-    drop(disk);
     Ok(())
 }
 
 #[test]
 fn with_deny_new_nothing_new_is_permitted_while_the_disk_is_full() -> anyhow::Result<()> {
-    let sandbox = Sandbox::new("strict-disk")?;
-    for name in CGROUPS {
-        sandbox.make_cgroup(name)?;
-    }
-    let (mut web, mut db) = (sandbox.actor("web")?, sandbox.actor("db")?);
-    let mut other = sandbox.actor("other")?;
-    assert!(db.ask(&Request::Serve { at: local(5433), transport: Transport::Tcp })?.is_ok());
-    let disk = SmallDisk::mount(sandbox.directory().join("disk"), "size=8m")?;
-    let (file, filler) = (disk.0.join("audit.jsonl"), disk.0.join("filler"));
-    let mut command = sandbox.daemon_command(&strict())?;
-    command.arg("--audit").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let child = sandbox.spawn(command)?;
-    let pid = Pid::from_raw(i32::try_from(child.id())?);
-    let mut act = || {
-        wait_for_line(&file, "start")?;
+    let text = with_small_disk("strict-disk", &strict(), |Full { sandbox, filler, web, other }| {
         assert_eq!(web.ask(&connect(local(5433)))?.text, "hello");
         // Until there is room for nothing more.
-        assert!(fs::write(&filler, vec![0; 16 << 20]).is_err());
+        assert!(fs::write(filler, vec![0; 16 << 20]).is_err());
         // Some of a page may be left; each of these is a line.
         for _ in 0..16 {
             assert!(other.ask(&Request::Bind { at: local(5432), transport: Transport::Tcp })?.is_refused());
         }
-        await_call(&sandbox, &mut web, Reply::is_refused)?;
+        await_call(sandbox, web, Reply::is_refused)?;
         let status = sandbox.ask_daemon(&["status"])?;
         let codes: BTreeSet<&str> = status["degraded"]
             .as_array()
@@ -502,18 +506,12 @@ fn with_deny_new_nothing_new_is_permitted_while_the_disk_is_full() -> anyhow::Re
             .filter_map(|what| what["code"].as_str())
             .collect();
         assert!(codes.contains("audit-log") && codes.contains("refusing-new"), "{status}");
-        fs::remove_file(&filler)?;
-        await_call(&sandbox, &mut web, |reply| reply.text == "hello")?;
+        fs::remove_file(filler)?;
+        await_call(sandbox, web, |reply| reply.text == "hello")?;
         let status = sandbox.ask_daemon(&["status"])?;
         assert_eq!(status["degraded"], json!([]), "{status}");
-        anyhow::Ok(())
-    };
-    let acted = act();
-    kill(pid, Signal::SIGTERM)?;
-    let output = child.wait_with_output()?;
-    acted?;
-    assert!(output.status.success(), "{output:?}");
-    let text = fs::read_to_string(&file)?;
+        Ok(())
+    })?;
     let records: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let refused = records.iter().filter(|record| record["reason"] == "audit-lost");
     let refused: Vec<&Value> = refused.collect();
@@ -529,7 +527,6 @@ fn with_deny_new_nothing_new_is_permitted_while_the_disk_is_full() -> anyhow::Re
     assert_eq!((&stop["kind"], &stop["events_lost"]), (&"stop".into(), &0.into()), "{stop}");
     let attempts = records.iter().filter(|record| record["kind"] == "attempt").count();
     assert_eq!(stop["events_written"], u64::try_from(attempts)?, "{stop}");
-    drop(disk);
     Ok(())
 }
 
@@ -568,12 +565,12 @@ fn a_file_that_was_moved_away_is_opened_again_with_a_reload() -> anyhow::Result<
 }
 
 /// Waits until a file has a record of this kind.
-fn wait_for_line(file: &std::path::Path, kind: &str) -> anyhow::Result<()> {
+fn wait_for_line(file: &Path, kind: &str) -> anyhow::Result<()> {
     wait_for_lines(file, kind, 1)
 }
 
 /// Waits until a log has so many records of a kind.
-fn wait_for_lines(file: &std::path::Path, kind: &str, number: usize) -> anyhow::Result<()> {
+fn wait_for_lines(file: &Path, kind: &str, number: usize) -> anyhow::Result<()> {
     let (wanted, start) = (format!(r#""kind":"{kind}""#), Instant::now());
     loop {
         let text = match fs::read_to_string(file) {
