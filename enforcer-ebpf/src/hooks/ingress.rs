@@ -43,10 +43,10 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers, sender: Option
     if let Some(mut tables) = KernelTables::chosen() {
         active = tables.active();
         let answerer = sockets::party(packet.socket);
-        // A TCP connection over loopback needs no word of the socket, unless it is to be told whether the caller was judged.
-        let is_noted =
-            headers.protocol != Protocol::TCP || !packet.skb.is_from_loopback() || active.is_recording();
-        let note = if is_noted { sockets::note(packet.socket.cast()) } else { SocketNote::BLANK };
+        // What came over loopback needs no word of the socket at first, unless it is to be told whether the caller was judged.
+        let is_plain = sender.is_some() || headers.protocol == Protocol::TCP && packet.skb.is_from_loopback();
+        let is_noted = !is_plain || active.is_recording();
+        let mut note = if is_noted { sockets::note(packet.socket.cast()) } else { SocketNote::BLANK };
         let caller = match sender {
             Some(sender) => sender,
             None => sockets::caller(packet, headers, note.netns, tables.slot()),
@@ -56,8 +56,16 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers, sender: Option
         }
         let key = tables.key(caller.cgroup_id(), &answerer, headers.protocol, headers.destination_port);
         let are_cgroups = task::is_exact(&caller) && task::is_exact(&answerer);
-        let asked = asked(packet, headers, note.asked);
-        let kept = if are_cgroups { tables.kept(&key, asked) } else { None };
+        let mut asked = if is_noted { self::asked(packet, headers, note.asked) } else { Asked::ANYONE };
+        let mut kept = if are_cgroups { tables.kept(&key, asked) } else { None };
+        // What is permitted to those who answer nobody is found so too, and only what is not may depend on whom the socket has asked.
+        if kept.is_none() && !is_noted {
+            if headers.protocol == Protocol::UDP {
+                note = sockets::note(packet.socket.cast());
+            }
+            asked = self::asked(packet, headers, note.asked);
+            kept = if are_cgroups { tables.kept(&key, asked) } else { None };
+        }
         let made = if kept.is_some() {
             kept
         } else {
