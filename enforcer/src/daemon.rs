@@ -765,6 +765,9 @@ impl Daemon {
                     self.make_room_for_verdicts();
                     self.find_bound();
                     self.ask_again(|lookups, id, _| lookups.is_stale(id));
+                    if self.revision.tables.pending.is_some() && self.lookups.has_come() {
+                        self.ask_about_containers();
+                    }
                     if let Some(map) = self.damaged {
                         self.put_right(map);
                     }

@@ -392,7 +392,18 @@ fn elsewhere(kind: Kind) -> anyhow::Result<()> {
     let mut refused = finished.attempts().filter(|attempt| attempt["verdict"] == "deny");
     // A moment of the container's before the engine has told, and the look-alike.
     ensure!(refused.all(|attempt| attempt["source"]["service"] == "unmanaged"), "somebody else was refused");
-    finished.check_totals()
+    finished.check_totals()?;
+
+    // A daemon that comes before the engine listens asks when it does.
+    let hidden = engine.socket().with_extension("away");
+    fs::rename(engine.socket(), &hidden)?;
+    let mut daemon = sandbox.daemon_with(&policy(kind), &["--log-allowed", &engine.argument()])?;
+    await_attempt(&mut daemon, &cgroup, "deny", "no-rule")?;
+    fs::rename(&hidden, engine.socket())?;
+    let known = daemon.wait_for(|record| is_known(record, &id))?;
+    ensure!(known["service"] == "web", "{known}");
+    await_attempt(&mut daemon, &cgroup, "allow", "rule")?;
+    daemon.stop()?.check_totals()
 }
 
 #[test]

@@ -123,6 +123,8 @@ pub struct Lookups {
     asked: HashMap<u64, Instant>,
     /// Those who hear of renames, by their places.
     followers: HashMap<usize, AbortHandle>,
+    /// At which places somebody listened when it was last looked.
+    there: Vec<bool>,
     words: mpsc::Sender<Word>,
 }
 
@@ -151,12 +153,22 @@ impl Lookups {
         let places = sockets.into_iter().map(|(runtime, socket)| Place::new(runtime, socket)).collect();
         let ways = Arc::new(Ways { places, has_told_too_much: AtomicBool::new(false) });
         let (open, asked, followers) = (HashMap::new(), HashMap::new(), HashMap::new());
-        (Self { ways, open, asked, followers, words }, received)
+        (Self { ways, open, asked, followers, there: Vec::new(), words }, received)
     }
 
-    /// Asks until there is an answer, or nobody is interested any longer. A question that is open is not asked twice.
+    /// Whether somebody listens where nobody did when this was last asked: there may be questions that were given up for it.
+    pub fn has_come(&mut self) -> bool {
+        let there: Vec<bool> = self.ways.places.iter().map(Place::is_there).collect();
+        let was_there = |number: usize| self.there.get(number).copied().unwrap_or(false);
+        let has_come = there.iter().enumerate().any(|(number, is_there)| *is_there && !was_there(number));
+        self.there = there;
+        has_come
+    }
+
+    /// Asks until there is an answer, or nobody is interested any longer. A question that is open is not asked twice; one that was
+    /// given up is.
     pub fn ask(&mut self, question: Question) {
-        if self.open.contains_key(&question.cgroup) {
+        if self.open.get(&question.cgroup).is_some_and(|task| !task.is_finished()) {
             return;
         }
         let (ways, words) = (self.ways.clone(), self.words.clone());
@@ -275,6 +287,10 @@ impl Place {
         matches!(self.runtime, Runtime::Docker | Runtime::Podman)
     }
 
+    fn is_there(&self) -> bool {
+        self.socket.exists()
+    }
+
     fn is_down(&self) -> bool {
         self.is_down.load(Ordering::Relaxed)
     }
@@ -372,9 +388,8 @@ impl Ways {
             self.places.iter().filter(move |place| place.runtime == runtime)
         };
         let mut places: Vec<&Place> = question.runtimes.iter().flat_map(of).collect();
-        let is_there = |place: &&Place| place.socket.exists();
-        if places.iter().any(is_there) {
-            places.retain(is_there);
+        if places.iter().any(|place| place.is_there()) {
+            places.retain(|place| place.is_there());
         } else if question.is_candidate {
             return Attempt::NobodyThere;
         } else {
