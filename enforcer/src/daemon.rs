@@ -46,7 +46,7 @@ use crate::identities::Identities;
 use crate::install::{cgroup_of, install};
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::watch::{Deed, Tampering};
-use crate::kernel::{self, Enforcement, LoadError, MapError, Options, Tally};
+use crate::kernel::{self, Enforcement, LoadError, MapError, Options, Pins, Tally};
 use crate::namespaces::Views;
 use crate::namespaces::news::News;
 use crate::namespaces::survey::Surveyor;
@@ -181,15 +181,23 @@ fn give_up_all_but(wanted: CapabilitySet) -> anyhow::Result<()> {
     )
 }
 
-/// Whether the host cannot enforce, and the policy says that the daemon is to run all the same.
+/// Whether the host cannot enforce, nothing of an earlier daemon does, and the policy says that the daemon is to run all the same.
 fn may_run_open(settings: &Settings, err: &anyhow::Error) -> bool {
-    let host = err.is::<LoadError>() || err.is::<Unsupported>();
-    if !host {
+    let is_of_the_kernel = err.downcast_ref().is_some_and(LoadError::is_of_the_kernel);
+    let is_of_the_host = err.downcast_ref().is_some_and(Unsupported::is_of_the_host);
+    if !is_of_the_kernel && !is_of_the_host {
         return false;
     }
     let (_, read) = settings.parser.load(std::slice::from_ref(&settings.policy), None, notify::alive);
     let policy = read.ok().and_then(|loaded| loaded.policy);
-    policy.is_some_and(|policy| policy.on_unsupported == OnUnsupported::Open)
+    if policy.is_none_or(|policy| policy.on_unsupported != OnUnsupported::Open) {
+        return false;
+    }
+    let is_enforced = settings.staying.as_ref().is_some_and(|staying| Pins::may_be_in_use(&staying.pin_dir));
+    if is_enforced {
+        warn!("`on_unsupported: open` changes nothing: what an earlier daemon has attached goes on to judge");
+    }
+    !is_enforced
 }
 
 /// Says everywhere that nothing is enforced, since the policy prefers that to not running.

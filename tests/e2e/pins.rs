@@ -19,7 +19,7 @@ use enforcer_tests::amount;
 use enforcer_tests::bpftool;
 use enforcer_tests::load::{Expected, Load};
 use enforcer_tests::run::Run;
-use enforcer_tests::sandbox::{Actor, Sandbox, binary, without_sys_admin};
+use enforcer_tests::sandbox::{Actor, Sandbox, binary, without, without_sys_admin};
 use enforcer_tests::slowness::patience;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -351,6 +351,33 @@ fn a_second_daemon_and_a_detach_are_refused_while_one_runs() -> anyhow::Result<(
     assert_eq!(scene.attached()?, hooks());
     assert_eq!(scene.in_force()?, "even");
     assert!(run.end(Signal::SIGTERM)?);
+    Ok(())
+}
+
+#[test]
+fn where_an_earlier_daemon_enforces_none_stands_open() -> anyhow::Result<()> {
+    let mut scene = Scene::new("not-open", EVEN)?;
+    let open = policy(EVEN).replace("services:", "defaults: { on_unsupported: open }\nservices:");
+    scene.sandbox.write_policy(&open)?;
+    let run = scene.start()?;
+    assert!(!run.end(Signal::SIGKILL)?);
+    let output = scene.sandbox.output(without("-bpf,-sys_admin", &scene.command()?))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for words in ["what an earlier daemon has attached goes on to judge", "CAP_BPF"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(scene.attached()?, hooks());
+    assert_eq!(scene.in_force()?, "even");
+    assert!(scene.records()?.iter().all(|record| record["kind"] != "unprotected"));
+
+    assert!(scene.detach(&[])?.status.success());
+    let command = without("-bpf,-sys_admin", &scene.command()?);
+    let mut run = Run::spawn(&scene.sandbox, command)?;
+    run.read_until("nothing is enforced")?;
+    assert_eq!(scene.in_force()?, "none");
+    assert!(run.end(Signal::SIGTERM)?);
+    assert_eq!(scene.last("unprotected")?["kind"], "unprotected");
     Ok(())
 }
 

@@ -591,8 +591,17 @@ fn ip(netns: &File, script: &str) -> anyhow::Result<()> {
 
 /// A command of the daemon, run by a process that never has CAP_SYS_ADMIN.
 pub fn without_sys_admin(command: &Command) -> Command {
+    without("-sys_admin", command)
+}
+
+/// The same, run by a process that never has these capabilities, as `setpriv` takes them.
+pub fn without(capabilities: &str, command: &Command) -> Command {
     let mut without = Command::new("setpriv");
-    without.args(["--bounding-set=-sys_admin", "--"]).arg(command.get_program()).args(command.get_args());
+    without
+        .arg("--bounding-set")
+        .args([capabilities, "--"])
+        .arg(command.get_program())
+        .args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => without.env(name, value),

@@ -69,6 +69,19 @@ pub enum Unsupported {
     },
 }
 
+impl Unsupported {
+    /// Whether the host lacks it, rather than what was asked for is wrong or could not be looked at.
+    pub fn is_of_the_host(&self) -> bool {
+        match self {
+            Self::Kernel { .. }
+            | Self::Privilege { .. }
+            | Self::NoCgroup2 { .. }
+            | Self::SocketClasses { .. } => true,
+            Self::NotACgroup { .. } | Self::Proc { .. } => false,
+        }
+    }
+}
+
 /// Checks kernel version and privilege.
 ///
 /// # Errors

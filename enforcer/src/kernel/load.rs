@@ -95,6 +95,17 @@ pub enum LoadError {
     Pin(#[from] PinError),
 }
 
+impl LoadError {
+    /// Whether the kernel does not take what enforcement is made of, rather than have no memory or room for it at present.
+    pub fn is_of_the_kernel(&self) -> bool {
+        match self {
+            Self::Unsupported(lacking) => lacking.is_of_the_host(),
+            Self::Program { .. } | Self::Attach { .. } => true,
+            Self::Object(_) | Self::Cgroup { .. } | Self::Map(_) | Self::Pin(_) => false,
+        }
+    }
+}
+
 /// What is pinned, and so stays when the value is dropped.
 pub(super) struct Pinned {
     pub(super) pins: Pins,

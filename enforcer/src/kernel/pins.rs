@@ -180,6 +180,14 @@ impl Pins {
         Ok(pins)
     }
 
+    /// Whether programs of an earlier daemon may be attached by what is in a directory, also if that cannot be looked at.
+    pub fn may_be_in_use(directory: &Path) -> bool {
+        match fs::read_dir(directory.join(LINKS)) {
+            Ok(mut links) => links.next().is_some(),
+            Err(err) => err.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
     fn lock(directory: &Path) -> Result<Self, PinError> {
         mount(directory)?;
         make_directory(directory)?;
