@@ -34,6 +34,11 @@ impl Protocol {
         ("icmpv6", Self::ICMPV6, false),
     ];
 
+    /// Whether the programs find the socket of this host that a packet of this protocol is from, and the one that is to get it.
+    pub const fn tells_ends(self) -> bool {
+        matches!(self, Self::TCP | Self::UDP | Self::ICMP | Self::ICMPV6)
+    }
+
     /// The word for the protocol, if it has one.
     pub fn name(self) -> Option<&'static str> {
         Self::NAMED.into_iter().find_map(|(name, protocol, _)| (protocol == self).then_some(name))

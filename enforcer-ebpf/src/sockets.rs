@@ -285,12 +285,30 @@ fn is_outside(skb: Skb, source: &Address, netns: u64) -> bool {
     if source.is_link_local() { device == Device::OUTSIDE } else { !maps::is_neighbour(netns, source) }
 }
 
-/// Whether an address is one of the namespace's own whose socket sends. A socket without a note is older than the enforcer, or
-/// nobody's: of such a one only loopback is.
+/// Where on this host an address is, as the namespace has it whose socket sends; `None` if it is another host's. A socket without a note
+/// is older than the enforcer, or nobody's: for such a one only loopback is here.
 #[inline(always)]
-pub(crate) fn is_own(packet: &Packet, address: &Address) -> bool {
-    let place = || maps::place(note(packet.socket.cast()).netns, address);
-    address.is_loopback_or_unspecified() || place().is_some_and(|place| place.is_here())
+pub(crate) fn place(packet: &Packet, address: &Address) -> Option<Place> {
+    if address.is_loopback_or_unspecified() {
+        return Some(Place::HERE);
+    }
+    maps::place(note(packet.socket.cast()).netns, address)
+}
+
+/// Whether a UDP header is one that the kernel has put around what a socket sends, as IPsec does behind a NAT: it is no socket's of UDP, or
+/// not of its port. A port can be changed meanwhile, so that is believed only where nobody of this host is to get it.
+#[inline(always)]
+pub(crate) fn is_wrapped(packet: &Packet, headers: &Headers) -> bool {
+    if !sock::sends(packet.socket, Protocol::UDP) {
+        return true;
+    }
+    let port = sock::port(packet.socket);
+    let netns = note(packet.socket.cast()).netns;
+    let is_outside = !headers.destination.is_loopback_or_unspecified()
+        && !headers.destination.is_of_many()
+        && is_settled(netns)
+        && maps::place(netns, &headers.destination).is_none();
+    is_outside && port != Port::new(0) && port != headers.source_port
 }
 
 /// Whether the host has taken in a network namespace, its devices and the addresses that it sees.

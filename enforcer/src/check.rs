@@ -8,6 +8,7 @@ use enforcer_common::counter::Outcome;
 use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
 use enforcer_common::{
     Address, Asked, Decision, Facts, Identity, Mode, Party, Port, Protocol, Reason, Verdict, decide,
+    decide_create,
 };
 use serde::Serialize;
 use thiserror::Error;
@@ -234,17 +235,16 @@ pub fn check(
         asked: Asked::NOBODY,
         reply_port: Port::new(0),
     };
+    let is_told = query.protocol.tells_ends() || !is_of_this_host(policy, &query.from, &query.to);
     let decisions: Vec<Decision> = callers
         .iter()
         .flat_map(|caller| answerers.iter().map(|answerer| (*caller, *answerer)))
-        .map(|(caller, answerer)| decide(&facts, &Pair { tables, caller, answerer }))
+        .map(|(caller, answerer)| {
+            let pair = Pair { tables, caller, answerer };
+            if is_told { decide(&facts, &pair) } else { decide_untold(&facts, &pair) }
+        })
         .collect();
-    let severity = |decision: &&Decision| match Outcome::of(decision) {
-        Outcome::Denied => 0,
-        Outcome::WouldDeny => 1,
-        Outcome::Allowed => 2,
-    };
-    let Some(decision) = decisions.iter().min_by_key(severity).copied() else {
+    let Some(decision) = decisions.iter().copied().min_by_key(severity) else {
         // Neither list is empty: see `owners`.
         return Err(UnknownEnd::EmptyNetwork(query.from.to_string()));
     };
@@ -257,7 +257,10 @@ pub fn check(
     let note = (!allowed.is_empty()).then(|| {
         format!("it is allowed for addresses that are in all of {}", allowed.join(", or in all of "))
     });
-    let (from, to) = (name(decision.from), name(decision.to));
+    let (mut from, mut to) = (name(decision.from), name(decision.to));
+    if !is_told && let ([caller], [answerer]) = (&callers[..], &answerers[..]) {
+        (from, to) = (name(caller.identity()), name(answerer.identity()));
+    }
     let rule =
         decision.rule().and_then(|rule| tables.rules.get(usize::try_from(rule.0).ok()?)).map(RuleName::from);
     Ok(Answer {
@@ -401,6 +404,35 @@ impl enforcer_common::Tables for Pair<'_> {
     }
 }
 
+/// What is decided between processes of this host over a protocol that does not tell who they are: when the caller makes its socket, by its
+/// own hook when it sends, and by the answerer's.
+fn decide_untold(facts: &Facts, pair: &Pair<'_>) -> Decision {
+    let create = decide_create(&facts.caller, facts.protocol, false, pair);
+    let send = decide(&Facts { answerer: Party::UNKNOWN, ..*facts }, pair);
+    let receive = decide(&Facts { caller: Party::UNKNOWN, ..*facts }, pair);
+    [create, send, receive].into_iter().min_by_key(severity).unwrap_or(receive)
+}
+
+/// Less for what is worse.
+fn severity(decision: &Decision) -> u8 {
+    match Outcome::of(decision) {
+        Outcome::Denied => 0,
+        Outcome::WouldDeny => 1,
+        Outcome::Allowed => 2,
+    }
+}
+
+/// Whether both ends are processes of this host.
+fn is_of_this_host(policy: &Policy, from: &End, to: &End) -> bool {
+    let is_network =
+        |name: &str| name == "world" || policy.networks.iter().any(|network| network.name == name);
+    [from, to].into_iter().all(|end| match end {
+        End::Name(name) => !is_network(name),
+        End::Cgroup(_) => true,
+        End::Address(_) => false,
+    })
+}
+
 /// Everybody that `end` may be, at least one: a network named as a whole is every set that contains it.
 fn owners(policy: &Policy, tables: &Tables, end: &End) -> Result<Vec<Owner>, UnknownEnd> {
     let peer = |identity| Owner::new(identity, Mode::Enforce);
@@ -480,6 +512,9 @@ fn explain(reason: Reason, from: &str, to: &str, query: &Query) -> String {
         Reason::LeftToIngress => "the answerer is told by the ingress hook, which decides".to_owned(),
         Reason::NoRule => format!("no rule lets `{from}` reach `{to}`"),
         Reason::PortNotListed => format!("rules let `{from}` reach `{to}`, but not at {listed}"),
+        Reason::SourceUnknown | Reason::DestinationUnknown if !query.protocol.tells_ends() => {
+            format!("who is at the other end of {} cannot be told on one host", protocol(query.protocol))
+        }
         Reason::SourceUnknown => "the caller cannot be identified".to_owned(),
         Reason::DestinationUnknown => "the answerer cannot be identified".to_owned(),
         Reason::AuditLost => {
@@ -491,7 +526,9 @@ fn explain(reason: Reason, from: &str, to: &str, query: &Query) -> String {
         }
         Reason::PortReserved => format!("the port is reserved by `{to}`"),
         Reason::RawSocket => format!("`{from}` is a declared service, and may not open raw sockets"),
-        Reason::ProtocolNotListed => format!("no rule of `{from}` names the protocol"),
+        Reason::ProtocolNotListed => {
+            format!("no rule of `{from}` names {}", protocol(query.protocol))
+        }
         Reason::Unparsable => "the packet cannot be read far enough to decide about it".to_owned(),
         Reason::TableMissing => "a table that the decision needs is missing or damaged".to_owned(),
     }
@@ -604,6 +641,7 @@ mod tests {
                 rule(13, "desk", Peer::Network(1), Peer::Service(2), vec![port(Protocol::TCP, 22)]),
                 rule(14, "hook", Peer::Service(2), Peer::Network(2), vec![port(Protocol::TCP, 443)]),
                 rule(15, "ping", Peer::World, Peer::Service(2), vec![PortRange::Protocol(Protocol::ICMP)]),
+                rule(16, "stream", Peer::Service(0), Peer::Network(2), vec![port(Protocol::UDPLITE, 9)]),
             ]
             .into(),
             ..Policy::default()
@@ -662,10 +700,57 @@ mod tests {
             ),
             (
                 "web",
-                "web:1/sctp",
+                "web:1",
                 0,
-                "allowed: web -> web:1/sctp\n\
+                "allowed: web -> web:1/tcp\n\
                  reason: same-service: a service may always reach itself, and both ends are `web`",
+            ),
+            // Over what does not tell who is there nobody of this host reaches a service, nor a service anybody.
+            (
+                "web",
+                "web:1/sctp",
+                1,
+                "denied: web -> web:1/sctp\n\
+                 reason: protocol-not-listed: no rule of `web` names sctp\n\
+                 mode: enforce: the attempt is refused",
+            ),
+            (
+                "db",
+                "/web:9/udplite",
+                1,
+                "denied: db -> /web (web):9/udplite\n\
+                 reason: source-unknown: who is at the other end of udplite cannot be told on one host\n\
+                 mode: enforce: the attempt is refused",
+            ),
+            (
+                "db",
+                "unmanaged:9/udplite",
+                1,
+                "would be denied: db -> unmanaged:9/udplite\n\
+                 reason: destination-unknown: who is at the other end of udplite cannot be told on one host\n\
+                 mode: audit: the attempt passes and is recorded",
+            ),
+            (
+                "unmanaged",
+                "web:9/dccp",
+                1,
+                "denied: unmanaged -> web:9/dccp\n\
+                 reason: source-unknown: who is at the other end of dccp cannot be told on one host\n\
+                 mode: enforce: the attempt is refused",
+            ),
+            (
+                "unmanaged",
+                "/elsewhere:9/dccp",
+                0,
+                "allowed: unmanaged -> /elsewhere (unmanaged):9/dccp\n\
+                 reason: not-managed: neither end is a declared service",
+            ),
+            (
+                "db",
+                "partner:9/udplite",
+                0,
+                "allowed: db -> partner:9/udplite\nrule: stream (shop.yaml:16:5)\n\
+                 reason: rule: a rule lets `db` reach `partner` at 9/udplite",
             ),
             (
                 "web",

@@ -38,7 +38,7 @@ LATE = 7070
 NOTICES = 7300
 
 NEAR, NEAR6, FAR, FAR6 = "100.64.0.1", "fd00:7::1", "100.64.0.2", "fd00:7::2"
-# What the prober may ask for an echo, and a network that may call the vault.
+# What the prober may call, and a network that may call the vault.
 BEYOND, BEYOND6, PARTNER6 = "198.51.100.9", "fd00:7::3", "fd00:99::7"
 NEAR_DEVICE, FAR_DEVICE = "02:00:00:00:00:01", "02:00:00:00:00:02"
 LINK_LOCAL, TUN = "fe80::7", "tun0"

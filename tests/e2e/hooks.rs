@@ -337,8 +337,13 @@ impl Stage<'_> {
         const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
         const LOOPBACK: u32 = 1;
         let open = |actor: &mut Actor, at: SocketAddr| {
-            let request =
-                datagrams::Request::Open { name: "own".to_owned(), at: Some(at), to: None, shared: false };
+            let request = datagrams::Request::Open {
+                name: "own".to_owned(),
+                at: Some(at),
+                to: None,
+                shared: false,
+                lite: false,
+            };
             let reply = actor.ask(&Request::Datagram(request))?;
             anyhow::ensure!(reply.is_ok(), "open {at}: {reply:?}");
             Ok(())

@@ -54,7 +54,14 @@ trait Datagrams {
     }
 
     fn try_open(&mut self, at: Option<SocketAddr>, to: Option<SocketAddr>) -> anyhow::Result<Reply> {
-        self.request(Request::Open { name: String::from("socket"), at, to, shared: false })
+        self.request(Request::Open { name: String::from("socket"), at, to, shared: false, lite: false })
+    }
+
+    fn open_lite(&mut self, at: Option<SocketAddr>, to: Option<SocketAddr>) -> anyhow::Result<()> {
+        let name = String::from("socket");
+        let reply = self.request(Request::Open { name, at, to, shared: false, lite: true })?;
+        ensure!(reply.is_ok(), "open {at:?} {to:?}: {reply:?}");
+        Ok(())
     }
 
     fn say(&mut self, word: &str, to: Option<SocketAddr>, from: Option<IpAddr>) -> anyhow::Result<Reply> {
@@ -463,7 +470,8 @@ allow:
         let own = if group.is_ipv4() { IpAddr::from(OWN[0]) } else { OWN6[0].into() };
         let join = |actor: &mut Actor, at: SocketAddr| -> anyhow::Result<()> {
             let name = String::from("socket");
-            let shared = Request::Open { name: name.clone(), at: Some(at), to: None, shared: true };
+            let shared =
+                Request::Open { name: name.clone(), at: Some(at), to: None, shared: true, lite: false };
             let opened = actor.request(shared)?;
             ensure!(opened.is_ok(), "open {at}: {opened:?}");
             let joined = actor.request(Request::Join { name, group, device })?;
@@ -532,4 +540,61 @@ fn denial(daemon: &mut Daemon, from: &str, to: &str) -> anyhow::Result<Value> {
             && record["source"]["service"] == from
             && record["destination"]["service"] == to
     })
+}
+
+#[test]
+fn udp_lite_leads_where_a_rule_leads_and_nowhere_on_its_own_host() -> anyhow::Result<()> {
+    let sandbox = with_addresses("udp-lite")?;
+    sandbox.ip("route add 198.51.100.0/24 dev own\nroute add 203.0.113.0/24 dev own\n")?;
+    let daemon = sandbox.daemon_with(
+        "version: 1
+services:
+  web: { match: [{ cgroup: ROOT/web }] }
+networks:
+  partner: { cidrs: [198.51.100.0/24] }
+  office: { cidrs: [203.0.113.0/24] }
+allow:
+  - { name: push, from: web, to: [partner, unmanaged], ports: [5353/udplite] }
+  - { name: pull, from: office, to: web, ports: [5500/udplite] }
+",
+        &["--log-allowed"],
+    )?;
+    let at = |address: [u8; 4], port| SocketAddr::from((address, port));
+    let mut other = sandbox.actor("other")?;
+    other.open_lite(Some(at([0, 0, 0, 0], PORT)), None)?;
+    let mut web = sandbox.actor("web")?;
+    let mut asked = 0;
+    for (to, from, refused) in [
+        (at([198, 51, 100, 7], PORT), 0, None),
+        (at([198, 51, 100, 7], 5354), 0, Some("port-not-listed")),
+        (at([203, 0, 113, 7], PORT), 0, Some("no-rule")),
+        // Whom it may answer.
+        (at([203, 0, 113, 7], 9), 5500, None),
+        (at([203, 0, 113, 7], 9), 5501, Some("no-rule")),
+        // Nobody on this host is found.
+        (at([127, 0, 0, 1], PORT), 0, Some("destination-unknown")),
+        (SocketAddr::new(OWN[0].into(), PORT), 0, Some("destination-unknown")),
+    ] {
+        web.open_lite(Some(at([0, 0, 0, 0], from)), Some(to))?;
+        let reply = web.say("word", None, None)?;
+        assert_eq!(reply.errno, refused.map(|_| libc::EPERM), "{to} from {from}");
+        asked += 1;
+    }
+    assert_eq!(other.hear(UNEXPECTED)?, None);
+    let mut third = sandbox.actor("third")?;
+    third.open_lite(None, Some(at([127, 0, 0, 1], PORT)))?;
+    assert!(third.say("hello", None, None)?.is_ok());
+    let heard = other.hear(EXPECTED)?.context("what is no service's is not heard")?;
+    assert_eq!(heard.word, "hello");
+
+    let finished = daemon.stop()?;
+    let told: Vec<(&Value, &Value)> =
+        finished.attempts().map(|told| (&told["reason"], &told["protocol"])).collect();
+    assert_eq!(told.len(), asked - 1, "an answer is no attempt: {told:?}");
+    assert!(
+        finished.attempts().all(|told| told["hook"] == "egress" && told["protocol"] == "udplite"),
+        "{told:?}"
+    );
+    assert_eq!(finished.stop["denied"], 5, "{}", finished.stop);
+    finished.check_totals()
 }

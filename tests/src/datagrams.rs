@@ -1,4 +1,4 @@
-//! UDP sockets that an actor keeps under names, and does with what servers and their clients do.
+//! Sockets of UDP and UDP-Lite that an actor keeps under names, and does with what servers and their clients do.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -8,13 +8,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::cmsg_space;
-use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
+use nix::libc::{IPPROTO_UDPLITE, in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
 };
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use crate::slowness::patience;
 
@@ -31,6 +31,8 @@ pub enum Request {
         to: Option<SocketAddr>,
         /// Whether other sockets may have the same port (`SO_REUSEPORT`), which then share what comes.
         shared: bool,
+        /// Whether it is UDP-Lite's.
+        lite: bool,
     },
     /// Join a multicast group on a network device, through which it also sends to groups.
     Join {
@@ -86,10 +88,10 @@ static OPEN: Mutex<BTreeMap<String, Socket>> = Mutex::new(BTreeMap::new());
 /// What the call failed with.
 pub fn perform(request: &Request) -> io::Result<String> {
     match request {
-        Request::Open { name, at, to, shared } => {
+        Request::Open { name, at, to, shared, lite } => {
             // The port may be the one of the socket that had the name before.
             close(name);
-            let socket = open(*at, *to, *shared)?;
+            let socket = open((*at, *to), *shared, *lite)?;
             let bound = socket.local_addr()?.as_socket().map(|bound| bound.to_string()).unwrap_or_default();
             sockets().insert(name.clone(), socket);
             Ok(bound)
@@ -129,9 +131,10 @@ fn with<T>(name: &str, act: impl FnOnce(&Socket) -> io::Result<T>) -> io::Result
     act(sockets.get(name).ok_or(io::ErrorKind::NotFound)?)
 }
 
-fn open(at: Option<SocketAddr>, to: Option<SocketAddr>, shared: bool) -> io::Result<Socket> {
+fn open((at, to): (Option<SocketAddr>, Option<SocketAddr>), shared: bool, lite: bool) -> io::Result<Socket> {
     let family = at.or(to).ok_or(io::ErrorKind::InvalidInput)?;
-    let socket = Socket::new(Domain::for_address(family), Type::DGRAM, None)?;
+    let protocol = lite.then(|| Protocol::from(IPPROTO_UDPLITE));
+    let socket = Socket::new(Domain::for_address(family), Type::DGRAM, protocol)?;
     socket.set_broadcast(true)?;
     socket.set_reuse_port(shared)?;
     match family {

@@ -170,9 +170,12 @@ impl Packet {
     /// IPv4 header without options, over loopback. They are read with less than all others are.
     #[inline(always)]
     pub(crate) fn plain_headers(&self) -> Option<Headers> {
-        if !self.skb.is_from_loopback() {
-            return None;
-        }
+        if self.skb.is_from_loopback() { self.short_headers() } else { None }
+    }
+
+    /// The same of a packet that comes over any device, or leaves by it.
+    #[inline(always)]
+    pub(crate) fn short_headers(&self) -> Option<Headers> {
         let start = read!(self.skb.0, data) as usize;
         let end = read!(self.skb.0, data_end) as usize;
         if start + 28 > end {
@@ -231,7 +234,7 @@ impl Packet {
             is_led = end & LED != 0;
         }
         let mut ports = [[0_u8; 2]; 2];
-        if protocol == Protocol::UDP && !copy(skb, offset, &mut ports) {
+        if has_ports(protocol) && !copy(skb, offset, &mut ports) {
             return None;
         }
         let (source_port, destination_port) = (Port(ports[0]), Port(ports[1]));
@@ -378,6 +381,12 @@ fn opens(flags: u8) -> u8 {
     u8::from(flags & TCP_SYN != 0 && flags & TCP_ACK == 0)
 }
 
+/// Whether a transport header begins with two ports.
+#[inline(always)]
+const fn has_ports(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | Protocol::DCCP)
+}
+
 /// Reads the ports, where the protocol has them, from the transport header at `offset`; returns false if it ends before.
 #[inline(always)]
 fn transport(
@@ -388,11 +397,7 @@ fn transport(
     destination: Address,
     place: *mut Headers,
 ) -> bool {
-    let has_ports = matches!(
-        protocol,
-        Protocol::TCP | Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | Protocol::DCCP
-    );
-    if !has_ports {
+    if !has_ports(protocol) {
         let ports = Ports { source: Port::new(0), destination: Port::new(0), opens: 0 };
         return keep(place, protocol, source, destination, ports);
     }

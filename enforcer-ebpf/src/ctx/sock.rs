@@ -11,6 +11,7 @@ use crate::ctx::sock_addr::wire_protocol;
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
+const SOCK_RAW: u32 = 3;
 const SOCK_SEQPACKET: u32 = 5;
 const SOCK_DCCP: u32 = 6;
 
@@ -88,12 +89,19 @@ pub(crate) fn is_listening(socket: *mut bpf_sock) -> bool {
     read!(socket, state) == TCP_LISTEN
 }
 
-/// Whether the socket of a packet, not null, is one of a type that takes datagrams without headers of their own.
+/// Whether the socket of a packet, not null, is one of this protocol that writes no headers of its own.
 #[inline(always)]
-pub(crate) fn takes_datagrams(socket: *mut bpf_sock) -> bool {
+pub(crate) fn sends(socket: *mut bpf_sock, protocol: Protocol) -> bool {
     // SAFETY: the helper (5.1) takes the socket of a packet, and returns it again or null.
     let whole = unsafe { bpf_sk_fullsock(socket) };
-    !whole.is_null() && read!(whole, type_) == SOCK_DGRAM
+    !whole.is_null() && read!(whole, type_) != SOCK_RAW && wire_protocol(read!(whole, protocol)) == protocol
+}
+
+/// The port of the socket of a packet, not null.
+#[inline(always)]
+pub(crate) fn port(socket: *mut bpf_sock) -> Port {
+    // In host byte order.
+    Port::new((read!(socket, src_port) & 0xffff) as u16)
 }
 
 /// Whether a socket, held and not null, is connected.

@@ -3,7 +3,9 @@
 
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use enforcer_common::{Asked, Decision, Facts, Hook, Party, Protocol, decide, decide_led, decide_source};
+use enforcer_common::{
+    Asked, Decision, Facts, Hook, Party, Protocol, Reason, decide, decide_led, decide_source,
+};
 
 use super::{PASS, answer};
 use crate::ctx::packet::{Headers, Packet};
@@ -20,20 +22,26 @@ fn egress(ctx: SkBuffContext) -> i32 {
         return PASS;
     }
     let own = sockets::cgroup_of(packet.socket);
-    let Some((headers, is_led)) = packet.leaving() else { return judge(own, &packet, None) };
-    if is_led {
-        return judge(own, &packet, None);
-    }
+    let headers = match packet.short_headers() {
+        Some(headers) => headers,
+        None => match packet.leaving() {
+            Some((headers, false)) => headers,
+            Some((_, true)) | None => return judge(own, &packet, None),
+        },
+    };
     match headers.protocol {
         Protocol::UDP => {
             let named = sockets::named_sender(packet.skb, &headers);
-            if named == 0 || named == own { PASS } else { judge(own, &packet, Some((&headers, named))) }
+            if named == 0 || named == own || sockets::is_wrapped(&packet, &headers) {
+                PASS
+            } else {
+                judge(own, &packet, Some((&headers, named)))
+            }
         }
-        // A ping socket names its destination to no hook but when it is connected. The kernel's own sockets of these protocols belong
-        // to whoever made their network namespace, and are raw ones.
-        Protocol::ICMP | Protocol::ICMPV6 if sock::takes_datagrams(packet.socket) => {
-            judge(own, &packet, Some((&headers, 0)))
-        }
+        Protocol::TCP => PASS,
+        // These sockets name their destination to no hook but some of them when they are connected. The kernel's own sockets of these
+        // protocols belong to whoever made their network namespace, and are raw ones.
+        protocol if sock::sends(packet.socket, protocol) => judge(own, &packet, Some((&headers, 0))),
         _ => PASS,
     }
 }
@@ -56,19 +64,26 @@ fn judge(own: u64, packet: &Packet, plain: Option<(&Headers, u64)>) -> i32 {
             None => decide_led(&sender, &tables),
             Some((_, named)) if named != 0 => decide_source(&sender, &Party::cgroup(named), &tables),
             Some((headers, _)) => {
-                if sockets::is_own(packet, &headers.destination) {
-                    return PASS;
-                }
-                permitted = tables.active().is_recording() && !packet.is_connected();
+                let is_echo = matches!(headers.protocol, Protocol::ICMP | Protocol::ICMPV6);
+                let answerer = match sockets::place(packet, &headers.destination) {
+                    // The kernel itself answers.
+                    Some(place) if is_echo && place.is_here() => return PASS,
+                    // Whoever it is does not know the sender either.
+                    Some(_) if !is_echo => Party::UNKNOWN,
+                    _ => Party::address(headers.destination),
+                };
                 let facts = Facts {
                     caller: sender,
-                    answerer: Party::address(headers.destination),
+                    answerer,
                     protocol: headers.protocol,
                     port: headers.destination_port,
-                    asked: Asked::NOBODY,
+                    asked: if is_echo { Asked::NOBODY } else { Asked::ANYONE },
                     reply_port: headers.source_port,
                 };
-                decide(&facts, &tables)
+                let decision = decide(&facts, &tables);
+                let is_call = decision.reason == Reason::RuleAllows;
+                permitted = is_call && tables.active().is_recording() && !(is_echo && packet.is_connected());
+                decision
             }
         };
         if !decision.concerns_a_service() {

@@ -629,13 +629,14 @@ impl<'t> Compiler<'t, '_> {
         if let (Ports::Listed(listed), Some(ports)) = (&ports, ports_at)
             && let Some(protocol) = never_told(&from, &to, listed)
         {
-            let message =
-                format!("{protocol} from a process of this host to a service is refused, rule or not");
+            let message = format!(
+                "{protocol} between processes of this host is refused where a service is one, rule or not"
+            );
             let problem = Problem::new("never-permitted", message);
             self.warn(
                 ports,
                 problem
-                    .hint("its sender cannot be told; use tcp or udp, or name `world` if it is another host"),
+                    .hint("who is at the other end cannot be told; use tcp or udp, or name `world` if it is another host"),
             );
         }
         let is_service = |peer: &Peer| matches!(peer, Peer::Service(_));
@@ -1105,22 +1106,16 @@ fn plain_rule(file: &Arc<Path>, line: &Line<'_>, known: &HashMap<&str, Peer>) ->
     Some(Rule { name: name.into(), from, to, ports: Ports::Listed(ports), location })
 }
 
-/// The protocol of a rule that can permit nothing by it, since the programs find the sender of a packet from this host only
-/// where it is of TCP, UDP or ICMP, and a service takes nothing from whom they do not find.
+/// The protocol of a rule that can permit nothing by it, since the programs tell who is at both ends within this host only where it is of
+/// TCP, UDP or ICMP.
 fn never_told(from: &[Peer], to: &[Peer], ports: &[PortRange]) -> Option<&'static str> {
-    let unfound = ports.iter().find_map(|range| {
+    let untold = ports.iter().find_map(|range| {
         let (PortRange::Protocol(protocol) | PortRange::Ports { protocol, .. }) = range;
-        match *protocol {
-            Protocol::SCTP => Some("sctp"),
-            Protocol::DCCP => Some("dccp"),
-            Protocol::UDPLITE => Some("udplite"),
-            _ => None,
-        }
+        if protocol.tells_ends() { None } else { protocol.name() }
     })?;
     let is_here = |peer: &Peer| matches!(peer, Peer::Service(_) | Peer::Unmanaged);
-    let is_service = |peer: &Peer| matches!(peer, Peer::Service(_));
     let is_certain = !from.is_empty() && !to.is_empty();
-    (is_certain && from.iter().all(is_here) && to.iter().all(is_service)).then_some(unfound)
+    (is_certain && from.iter().chain(to).all(is_here)).then_some(untold)
 }
 
 /// Ports that a service reserves: of protocols whose `bind` the kernel shows to programs.

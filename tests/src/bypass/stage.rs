@@ -19,7 +19,7 @@ use crate::sandbox::{Daemon, Finished, Killed, PYTHON, Sandbox, binary};
 use crate::slowness::patience;
 
 /// Who may call whom. `thief` may not call `vault`, but somebody who may; `bell` may call nobody, and does;
-/// `prober` may ask some addresses for an echo, and nobody for more.
+/// `prober` may call some addresses by what no hook of a call sees, and nobody else.
 const POLICY: &str = "version: 1
 services:
   thief: { match: [{ cgroup: ROOT/thief }, { cgroup: ROOT/pool/thief }] }
@@ -45,7 +45,7 @@ allow:
   - { name: ask, from: [thief, clerk, teller, vault], to: proxy, ports: [7100-7199/tcp, 7100-7199/udp] }
   - { name: announce, from: [thief, clerk], to: groups, ports: [7001/udp] }
   - { name: crossing, from: vault, to: clerk, ports: [7310/tcp] }
-  - { name: probe, from: prober, to: probed, ports: [icmp, icmpv6] }
+  - { name: probe, from: prober, to: probed, ports: [icmp, icmpv6, udplite] }
   - { name: partnership, from: partners, to: vault, ports: [7001/udp] }
   - { name: notice, from: vault, to: [thief, clerk, teller], ports: [7300/tcp, 7300/udp] }
 ";
