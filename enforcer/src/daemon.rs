@@ -1693,7 +1693,7 @@ impl Daemon {
 
     /// Writes a record of the events that were lost since the last one.
     fn tell_losses(&mut self) -> anyhow::Result<()> {
-        let in_ring = self.enforcement.counts()?.get(Counter::EVENTS_LOST);
+        let in_ring = self.enforcement.count(Counter::EVENTS_LOST)?;
         if in_ring > self.lost_in_ring {
             let lost = Lost { cause: "ring-full", count: in_ring - self.lost_in_ring };
             warn!(count = lost.count, "events lost: the ring buffer was full");

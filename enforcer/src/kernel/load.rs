@@ -14,6 +14,7 @@ use aya::programs::{
 };
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use enforcer_common::counter::Counter;
 use enforcer_common::event::{InvalidEvent, Message};
 use enforcer_common::layout::{Cgroup, Owner, SocketNote, TaskFields};
 use enforcer_common::{Hook, names};
@@ -529,6 +530,15 @@ impl Enforcement {
     /// The map is gone.
     pub fn counts(&self) -> Result<Counts, MapError> {
         self.maps.counts()
+    }
+
+    /// One of these alone.
+    ///
+    /// # Errors
+    ///
+    /// The map is gone.
+    pub fn count(&self, counter: Counter) -> Result<u64, MapError> {
+        self.maps.count(counter)
     }
 
     /// The owners of cgroups in the policy in force.

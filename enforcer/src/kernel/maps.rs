@@ -811,7 +811,7 @@ impl Maps {
     }
 
     /// Reads one.
-    fn count(&self, counter: Counter) -> Result<u64, MapError> {
+    pub(super) fn count(&self, counter: Counter) -> Result<u64, MapError> {
         let per_cpu: PerCpuValues<u64> = self
             .counters
             .get(&counter.0, 0)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya_obj::generated::bpf_attach_type;
@@ -59,6 +60,16 @@ pub(super) struct Held {
     pub(super) links: BTreeMap<&'static str, OwnedFd>,
     /// Programs of others that were told of.
     strangers: BTreeSet<(&'static str, u32)>,
+    /// The files that were found to be the pins of these. A file of a BPF file system stands for one object as long as it is there.
+    known: BTreeMap<PathBuf, Inode>,
+}
+
+/// What tells a file from every other one that has stood in its place.
+type Inode = (u64, u64, i64, i64);
+
+fn inode(path: &Path) -> io::Result<Inode> {
+    let file = std::fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino(), file.ctime(), file.ctime_nsec()))
 }
 
 impl Held {
@@ -76,8 +87,13 @@ impl Enforcement {
     /// Looks whether everything is where it was put, and puts back what is not. Nothing is looked at where nothing is pinned.
     pub fn look(&mut self) -> Vec<Tampering> {
         let mut found = Vec::new();
+        if self.pinned.is_none() {
+            return found;
+        }
         let opened = File::open(&self.options.cgroup_root);
+        let attached = opened.as_ref().map(|cgroup| self.attached_to(cgroup.as_fd())).unwrap_or_default();
         let Some(pinned) = &mut self.pinned else { return found };
+        let Held { maps, links, known, .. } = &mut pinned.held;
         match pinned.pins.restore() {
             Ok(false) => {}
             restored => found.push(Tampering {
@@ -87,15 +103,16 @@ impl Enforcement {
             }),
         }
         let mut pins = Finding::default();
-        for (path, map) in &pinned.held.maps {
-            pins.add(&path.display(), repin(path, map.as_fd(), "map_id"));
+        for (path, map) in &*maps {
+            pins.add(&path.display(), repin(path, map.as_fd(), "map_id", known));
         }
         let mut detached = Finding::default();
-        for (name, link) in &mut pinned.held.links {
-            let is_attached =
-                description(link.as_fd()).map(|info| leftovers::field(&info, "cgroup_id") != Some(0));
+        for (name, link) in links {
             let hook = Hook::ALL.into_iter().find(|hook| hook.name() == *name);
-            if let (Ok(false), Some(hook)) = (is_attached, hook) {
+            if let Some(hook) = hook
+                && !attached.iter().any(|program| program.hook == hook && program.is_ours)
+                && description(link.as_fd()).is_ok_and(|info| leftovers::field(&info, "cgroup_id") == Some(0))
+            {
                 let again = opened
                     .as_ref()
                     .map_err(ToString::to_string)
@@ -104,19 +121,19 @@ impl Enforcement {
                 detached.add(name, again.map(|fresh| *link = fresh).map(|()| true));
                 continue;
             }
-            pins.add(name, repin(&pinned.pins.link_path(name), link.as_fd(), "link_id"));
+            pins.add(name, repin(&pinned.pins.link_path(name), link.as_fd(), "link_id", known));
         }
         found.extend(detached.into_tampering(Deed::LinkDetached));
         found.extend(pins.into_tampering(Deed::PinRemoved));
-        if let Ok(cgroup) = &opened {
-            found.extend(self.look_for_strangers(cgroup.as_fd()));
+        if opened.is_ok() {
+            found.extend(self.look_for_strangers(&attached));
         }
         found
     }
 
     /// Programs of others on our hooks that were not told of yet.
-    fn look_for_strangers(&mut self, cgroup: BorrowedFd<'_>) -> Option<Tampering> {
-        let there = self.strangers_on(cgroup);
+    fn look_for_strangers(&mut self, attached: &[Attached]) -> Option<Tampering> {
+        let there = strangers(attached);
         let known = &mut self.pinned.as_mut()?.held.strangers;
         let new = there.difference(known).map(|(hook, id)| format!("{hook}: program {id}"));
         let objects: Vec<String> = new.collect();
@@ -131,22 +148,35 @@ impl Enforcement {
     ///
     /// The cgroup is gone.
     pub fn foreign_programs(&self) -> io::Result<BTreeSet<(&'static str, u32)>> {
-        Ok(self.strangers_on(File::open(&self.options.cgroup_root)?.as_fd()))
+        Ok(strangers(&self.attached_to(File::open(&self.options.cgroup_root)?.as_fd())))
     }
 
-    fn strangers_on(&self, cgroup: BorrowedFd<'_>) -> BTreeSet<(&'static str, u32)> {
-        let mut there = BTreeSet::new();
+    /// Every program on our hooks.
+    fn attached_to(&self, cgroup: BorrowedFd<'_>) -> Vec<Attached> {
+        let mut all = Vec::new();
         for hook in Hook::ALL {
             let own = self
                 .object
                 .program(hook.name())
                 .and_then(|program| program.info().ok())
                 .map(|info| info.id());
-            let attached = sys::attached_programs(cgroup, attach_type(hook)).unwrap_or_default();
-            there.extend(attached.into_iter().filter(|id| Some(*id) != own).map(|id| (hook.name(), id)));
+            let ids = sys::attached_programs(cgroup, attach_type(hook)).unwrap_or_default();
+            all.extend(ids.into_iter().map(|id| Attached { hook, id, is_ours: Some(id) == own }));
         }
-        there
+        all
     }
+}
+
+/// A program that is attached to a hook.
+struct Attached {
+    hook: Hook,
+    id: u32,
+    is_ours: bool,
+}
+
+fn strangers(attached: &[Attached]) -> BTreeSet<(&'static str, u32)> {
+    let others = attached.iter().filter(|program| !program.is_ours);
+    others.map(|program| (program.hook.name(), program.id)).collect()
 }
 
 /// Objects to which the same was done.
@@ -182,13 +212,29 @@ fn put(
     Ok(fresh)
 }
 
-/// Pins `object` at `path` again unless it is pinned there. Returns whether it had to be.
-fn repin(path: &Path, object: BorrowedFd<'_>, id: &str) -> Result<bool, String> {
+/// Pins `object` at `path` again unless it is pinned there, which need not be asked of a file that is `known`. Returns whether it had to
+/// be.
+fn repin(
+    path: &Path,
+    object: BorrowedFd<'_>,
+    id: &str,
+    known: &mut BTreeMap<PathBuf, Inode>,
+) -> Result<bool, String> {
+    let there = inode(path).ok();
+    if there.is_some() && there.as_ref() == known.get(path) {
+        return Ok(false);
+    }
     let number = |fd: BorrowedFd<'_>| {
         description(fd).map(|info| leftovers::field(&info, id)).map_err(|err| chain(&err))
     };
     match sys::open_pin(path) {
-        Ok(found) if number(found.as_fd())? == number(object)? => return Ok(false),
+        Ok(found) if number(found.as_fd())? == number(object)? => {
+            // Unless another has come between.
+            if let Some(there) = there.filter(|there| inode(path).is_ok_and(|now| now == *there)) {
+                known.insert(path.to_path_buf(), there);
+            }
+            return Ok(false);
+        }
         // Whatever it is, it is not what the next daemon must find here.
         Ok(_) => std::fs::remove_file(path).map_err(|err| chain(&err))?,
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
