@@ -548,10 +548,20 @@ impl DeviceKey {
 pub struct Device(u32);
 
 impl Device {
+    /// Nothing that is known: no device has this in the map.
+    pub const UNKNOWN: Self = Self(0);
     /// Other hosts, or who knows who.
     pub const OUTSIDE: Self = Self(1);
     /// Only network namespaces of this host, and what they forward.
     pub const INSIDE: Self = Self(2);
+    /// Other hosts, and no network namespace of this one.
+    pub const OTHERS: Self = Self(3);
+
+    /// Whether other hosts may be there.
+    #[inline(always)]
+    pub const fn leads_out(self) -> bool {
+        self.0 == Self::OUTSIDE.0 || self.0 == Self::OTHERS.0
+    }
 }
 
 /// Key of `NEIGHBOURS` without its length: addresses that only namespaces of this host can have, as seen from one.

@@ -167,10 +167,35 @@ pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, slot: u32) 
     }
 }
 
+/// Whether an address, which is of this `kind`, is one of this host's, as the namespace has it whose socket is called with.
+#[inline(always)]
+pub(crate) fn is_here(ctx: &SockAddrContext, address: &Address, kind: Kind) -> bool {
+    kind.is_everywhere() || maps::place(ctx.netns(), address).is_some()
+}
+
 /// The cgroup of the socket that whoever gets a datagram with these headers takes for its sender; 0 if there is none.
 #[inline(always)]
-pub(crate) fn named_sender(skb: Skb, headers: &Headers) -> u64 {
-    find_sender(skb, Place::HERE_NETNS, headers).map_or(0, |socket| cgroup_of(socket.0))
+pub(crate) fn named_sender(packet: &Packet, headers: &Headers) -> u64 {
+    // Nobody has to have the address that he sends from (`IPV6_FREEBIND`), which may be one of another namespace of this host.
+    let there = place(packet, &headers.source).and_then(|place| place.netns());
+    let netns = there.unwrap_or(Place::HERE_NETNS);
+    find_sender(packet.skb, netns, headers).map_or(0, |socket| cgroup_of(socket.0))
+}
+
+/// Who has bound that socket, of a datagram that one which is bound to `near`, or is told to send from there, is about to send to `far`; 0
+/// if that is not known.
+#[inline(always)]
+pub(crate) fn sender_by_name(ctx: &SockAddrContext, near: (Address, Port), far: (Address, Port)) -> u64 {
+    let v4 = far.0.is_v4();
+    // From a wildcard it leaves from an address that is not told yet: whoever is bound to a wildcard too has it as well.
+    let from = match is_nowhere(near.0) || near.0.is_v4() != v4 {
+        true if v4 => Address::V4_LOOPBACK,
+        true => Address::V6_LOOPBACK,
+        false => near.0,
+    };
+    let context = ctx.sock_addr.cast();
+    let found = Held::find(bpf_sk_lookup_udp, context, Place::HERE_NETNS, far, (from, near.1));
+    found.map_or(0, |socket| note(socket.0.cast()).owner)
 }
 
 /// Who sent the packet with these headers over loopback, which `skb` is: TCP's or UDP's.
@@ -248,17 +273,24 @@ extern "C" fn foreign_source(skb: *mut __sk_buff, netns: u64) -> u64 {
     // SAFETY: a live element of this CPU, whose every byte was set when the headers were read.
     let Headers { source, .. } = unsafe { *headers };
     let tells = maps::tells_namespaces();
-    let is_outside = !tells || maps::device(netns, skb.device()) == Some(Device::OUTSIDE);
+    // A value that may be none would be kept with parts that were never set, which the verifier of old kernels refuses.
+    let device = maps::device(netns, skb.device()).unwrap_or(Device::UNKNOWN);
+    let is_outside = !tells || device.leads_out();
     if source.is_loopback_or_unspecified() {
         // So speaks whoever has no address yet, and asks for one.
         return if is_outside && source == Address::V4_UNSPECIFIED { ADDRESS } else { UNKNOWN };
     }
-    if maps::place(netns, &source).is_some_and(|place| place.is_here()) {
-        if !tells {
-            // Another host's own address: where namespaces cannot be told each sees those of the host.
-            return ADDRESS;
-        }
-        if !source.is_v4() {
+    if let Some(place) = maps::place(netns, &source) {
+        if place.is_here() {
+            if !tells {
+                // Another host's own address: where namespaces cannot be told each sees those of the host.
+                return ADDRESS;
+            }
+            if !source.is_v4() {
+                return UNKNOWN;
+            }
+        } else if device == Device::OTHERS {
+            // That of a namespace which has no end there, however the packet was routed.
             return UNKNOWN;
         }
     }
@@ -282,7 +314,7 @@ fn is_outside(skb: Skb, source: &Address, netns: u64) -> bool {
         return true;
     }
     let Some(device) = maps::device(netns, skb.device()) else { return false };
-    if source.is_link_local() { device == Device::OUTSIDE } else { !maps::is_neighbour(netns, source) }
+    if source.is_link_local() { device.leads_out() } else { !maps::is_neighbour(netns, source) }
 }
 
 /// Where on this host an address is, as the namespace has it whose socket sends; `None` if it is another host's. A socket without a note

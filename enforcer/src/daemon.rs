@@ -1604,6 +1604,10 @@ impl Daemon {
     fn take_cgroup(&mut self, event: &CgroupEvent) {
         if event.made == 0 {
             self.forget_cgroup(event.id);
+            // The program has removed it; a policy that was being put in force may have entered it again.
+            if let Err(err) = self.enforcement.remove_cgroup(event.id) {
+                error!("forget cgroup: {err}");
+            }
             return;
         }
         match self.names.insert_child(event.id, event.parent, OsStr::from_bytes(event.name())) {
@@ -1866,6 +1870,10 @@ impl Daemon {
     /// Detaches what is not to outlive the daemon, then writes what still waited and what it all came to.
     async fn stop(mut self) -> anyhow::Result<()> {
         failpoint::pass("stop-begun");
+        // Nobody is there to confirm it to any longer, nor to take it back.
+        if self.unconfirmed.is_some() {
+            self.roll_back();
+        }
         self.enforcement.detach();
         self.sweeper.end();
         while let Some(report) = self.sweeper.report().await {

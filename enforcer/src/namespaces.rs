@@ -146,7 +146,7 @@ impl Views {
                 if let Some(device) = behind {
                     views.devices.insert(DeviceKey::new(viewer.cookie, link.index), device);
                 }
-                if behind != Some(Device::OUTSIDE) {
+                if !behind.is_some_and(Device::leads_out) {
                     views.add_neighbours(viewer, link.index);
                 }
             }
@@ -214,6 +214,8 @@ struct Graph {
     outside: BTreeSet<usize>,
     /// Segments with a cable whose other end was not found.
     unfollowed: BTreeSet<usize>,
+    /// Segments on which another namespace of this host may be: a device there stands on another one, or another on it.
+    shared: BTreeSet<usize>,
     /// Of `namespaces`, those into which a program of this host may speak by a tunnel.
     spoken_to: BTreeSet<usize>,
 }
@@ -232,6 +234,7 @@ impl Graph {
         let mut joined = Union::new(namespaces.len());
         let mut segments = Union::new(devices.len());
         let (mut leading_out, mut not_followed, mut spoken_to) = (Vec::new(), Vec::new(), Vec::new());
+        let mut stacked = Vec::new();
         for (number, namespace) in namespaces.iter().enumerate() {
             let of_id: HashMap<u32, usize> =
                 namespace.ids.iter().filter_map(|(cookie, id)| Some((*id, *numbers.get(cookie)?))).collect();
@@ -245,7 +248,12 @@ impl Graph {
                     joined.join(number, there);
                 }
                 let peer = there.zip(link.peer).and_then(|at| devices.get(&at).copied());
-                let is_cable = link.is_virtual && (link.peer.is_some() || link.peer_netns.is_some());
+                let is_stacked = link.peer.is_some() || link.peer_netns.is_some();
+                if is_stacked {
+                    stacked.push(this);
+                    stacked.extend(peer);
+                }
+                let is_cable = link.is_virtual && is_stacked;
                 match peer {
                     Some(peer) if is_cable => segments.join(this, peer),
                     // Its namespace was not taken in, or it has come there since that was looked at.
@@ -264,10 +272,11 @@ impl Graph {
         }
         let outside = leading_out.into_iter().map(|device| segments.find(device)).collect();
         let unfollowed = not_followed.into_iter().map(|device| segments.find(device)).collect();
+        let shared = stacked.into_iter().map(|device| segments.find(device)).collect();
         let spoken_to = spoken_to.into_iter().map(|number| joined.find(number)).collect();
         let namespaces = (0..namespaces.len()).map(|number| joined.find(number)).collect();
         let segments = (0..devices.len()).map(|device| segments.find(device)).collect();
-        Self { namespaces, devices, segments, outside, unfollowed, spoken_to }
+        Self { namespaces, devices, segments, outside, unfollowed, shared, spoken_to }
     }
 
     /// Whether these are two namespaces that cables join, be it over others.
@@ -286,7 +295,8 @@ impl Graph {
     fn behind(&self, namespace: usize, device: u32) -> Option<Device> {
         let segment = self.segments.get(*self.devices.get(&(namespace, device))?)?;
         match (self.outside.contains(segment), self.unfollowed.contains(segment)) {
-            (true, _) => Some(Device::OUTSIDE),
+            (true, _) if self.shared.contains(segment) => Some(Device::OUTSIDE),
+            (true, _) => Some(Device::OTHERS),
             (false, true) => None,
             (false, false) => Some(Device::INSIDE),
         }
@@ -424,7 +434,7 @@ mod tests {
         );
         for (netns, index, expected) in [
             (HOST, 1, Some(Device::INSIDE)),
-            (HOST, 2, Some(Device::OUTSIDE)),
+            (HOST, 2, Some(Device::OTHERS)),
             (HOST, 3, Some(Device::INSIDE)),
             (A, 2, Some(Device::INSIDE)),
             (A, 3, None),
@@ -474,7 +484,7 @@ mod tests {
         let views = seen(&namespaces);
         let subnet = |netns, bytes| (64 + 96 + 24, NeighbourKey::new(netns, Address::from_v4(bytes)));
         for (netns, index, bytes, expected) in
-            [(HOST, 7, [10, 8, 0, 0], Device::OUTSIDE), (ISLAND, 2, [10, 0, 2, 0], Device::INSIDE)]
+            [(HOST, 7, [10, 8, 0, 0], Device::OTHERS), (ISLAND, 2, [10, 0, 2, 0], Device::INSIDE)]
         {
             assert_eq!(views.devices[&DeviceKey::new(netns, index)], expected, "{index} of {netns}");
             let is_inside = expected == Device::INSIDE;
@@ -491,6 +501,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn on_a_wire_on_which_another_namespace_stands_somebody_of_this_host_may_be() {
+        let mut namespaces = example();
+        // A macvlan of the card that leads out.
+        namespaces[1].devices.push(Link {
+            index: 5,
+            is_virtual: false,
+            is_tunnel: false,
+            peer: Some(2),
+            peer_netns: Some(0),
+            bridge: None,
+        });
+        let views = seen(&namespaces);
+        assert_eq!(device(&views, HOST, 2), Some(Device::OUTSIDE));
+        assert_eq!(device(&views, A, 5), Some(Device::OUTSIDE));
+    }
+
     /// What is published of a device.
     fn device(views: &Views, netns: u64, index: u32) -> Option<Device> {
         views.devices.get(&DeviceKey::new(netns, index)).copied()
@@ -505,7 +532,7 @@ mod tests {
         for (netns, index, expected) in [
             (HOST, 6, None),
             (HOST, 1, Some(Device::INSIDE)),
-            (HOST, 2, Some(Device::OUTSIDE)),
+            (HOST, 2, Some(Device::OTHERS)),
             (HOST, 3, Some(Device::INSIDE)),
             (A, 2, Some(Device::INSIDE)),
         ] {
@@ -533,7 +560,7 @@ mod tests {
         namespaces.truncate(1);
         namespaces[0].ids.clear();
         let views = seen(&namespaces);
-        for (index, expected) in [(1, Some(Device::INSIDE)), (2, Some(Device::OUTSIDE)), (3, None), (4, None)]
+        for (index, expected) in [(1, Some(Device::INSIDE)), (2, Some(Device::OTHERS)), (3, None), (4, None)]
         {
             assert_eq!(device(&views, HOST, index), expected, "{index}");
         }

@@ -19,6 +19,7 @@ services:
 allow:
   - { name: ledger, from: web, to: db, ports: [5432-5440/tcp, 5432-5440/udp] }
   - { name: notify, from: db, to: world, ports: [udp] }
+  - { name: stream, from: web, to: world, ports: [5432/udplite] }
 ";
 
 /// What an enforcer promises about one situation.
@@ -145,8 +146,24 @@ const SITUATIONS: &[Situation] = &[
     Situation {
         name: "a datagram to a group in the name of a service's socket",
         promise: Promise::Refused,
-        broken_without: &[Hook::Egress],
+        // Two hooks see it: the one what leaves, the other what the kernel makes this host a copy of.
+        broken_without: &[],
         act: |stage| stage.speak_as_another(),
+    },
+    Situation {
+        name: "a service sends over UDP-Lite to its own host",
+        promise: Promise::Refused,
+        broken_without: &[Hook::Egress],
+        act: |stage| {
+            let (mut web, name) = (stage.sandbox.actor("web")?, "lite".to_owned());
+            let to = Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT));
+            let open =
+                datagrams::Request::Open { name: name.clone(), at: None, to, shared: false, lite: true };
+            let opened = web.ask(&Request::Datagram(open))?;
+            anyhow::ensure!(opened.is_ok(), "open: {opened:?}");
+            let say = datagrams::Request::Say { name, word: "hello".to_owned(), to: None, from: None };
+            web.ask(&Request::Datagram(say))
+        },
     },
     Situation {
         name: "somebody else binds a reserved port over IPv4",

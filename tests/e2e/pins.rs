@@ -355,6 +355,23 @@ fn a_second_daemon_and_a_detach_are_refused_while_one_runs() -> anyhow::Result<(
 }
 
 #[test]
+fn a_policy_that_nobody_has_confirmed_goes_with_the_daemon() -> anyhow::Result<()> {
+    let mut scene = Scene::new("unconfirmed", EVEN)?;
+    let run = scene.start()?;
+    let other = scene.sandbox.write_other_policy("other", &policy(ODD))?.display().to_string();
+    let applied = scene.sandbox.ask(&["policy", "apply", &other, "--confirm-timeout", "1h"])?;
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    assert_eq!(scene.in_force()?, "odd");
+    assert!(run.end(Signal::SIGTERM)?);
+    assert_eq!(scene.in_force()?, "even");
+    assert_eq!(scene.last("policy")?["result"], "rolled-back");
+    let run = scene.start()?;
+    assert_eq!(scene.in_force()?, "even");
+    assert!(run.end(Signal::SIGTERM)?);
+    Ok(())
+}
+
+#[test]
 fn where_an_earlier_daemon_enforces_none_stands_open() -> anyhow::Result<()> {
     let mut scene = Scene::new("not-open", EVEN)?;
     let open = policy(EVEN).replace("services:", "defaults: { on_unsupported: open }\nservices:");

@@ -225,6 +225,9 @@ impl Packet {
                 return None;
             }
             [source, destination] = addresses.map(Address::from_words);
+            if source.is_v4() | destination.is_v4() {
+                return None;
+            }
             let [_, _, next, _] = start[1].to_ne_bytes();
             let end = walk_extensions(skb, u32::from(next));
             if end == 0 {
@@ -313,6 +316,9 @@ fn at_hand(skb: *mut __sk_buff, place: *mut Headers) -> bool {
         };
         let source = Address::from_words([word(2), word(3), word(4), word(5)]);
         let destination = Address::from_words([word(6), word(7), word(8), word(9)]);
+        if source.is_v4() | destination.is_v4() {
+            return false;
+        }
         (Protocol(protocol), source, destination, word(10), flags)
     } else {
         return false;
@@ -372,7 +378,9 @@ fn v6(skb: *mut __sk_buff, second: u32, place: *mut Headers) -> bool {
     // The kernel itself takes no packet whose headers are longer than this.
     let offset = ((end >> 8) & 0xffff) as u32;
     let [source, destination] = addresses.map(Address::from_words);
-    offset != 0 && transport(skb, offset, protocol, source, destination, place)
+    // In a packet of IPv6 no IPv4 address is anybody's (RFC 4038, 4.2), and the kernel takes such packets.
+    let is_mapped = source.is_v4() | destination.is_v4();
+    offset != 0 && !is_mapped && transport(skb, offset, protocol, source, destination, place)
 }
 
 /// Whether a TCP segment with these flags asks for a new connection.

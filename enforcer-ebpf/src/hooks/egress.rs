@@ -31,7 +31,7 @@ fn egress(ctx: SkBuffContext) -> i32 {
     };
     match headers.protocol {
         Protocol::UDP => {
-            let named = sockets::named_sender(packet.skb, &headers);
+            let named = sockets::named_sender(&packet, &headers);
             if named == 0 || named == own || sockets::is_wrapped(&packet, &headers) {
                 PASS
             } else {
