@@ -325,7 +325,9 @@ fn degraded(status: &api::Status, snapshot: &Snapshot) -> Vec<api::Degradation> 
         let failed = status.cgroups.failed;
         tell(
             "cgroups-failed",
-            format!("{failed} cgroups could not be entered and are unknown; a reload enters them"),
+            format!(
+                "{failed} cgroups could not be entered and are unknown; a reload enters those that there is room for"
+            ),
         );
     }
     if status.cgroups.notes_failed > 0 {
