@@ -1,5 +1,5 @@
 //! `egress`: a packet leaves a socket. Here it says what it does not say to the hooks of a call: whose address and port it bears as
-//! its source, and where it is sent first.
+//! its source, where it is sent first, and, of protocols for which no such hook is asked, where it is sent at all.
 
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
