@@ -346,7 +346,8 @@ fn a_daemon_goes_on_with_the_file_that_is_its_standard_output() -> anyhow::Resul
         let pid = Pid::from_raw(i32::try_from(child.id())?);
         wait_for_lines(&file, "start", run)?;
         assert!(web.ask(&Request::Bind { at: local(5432), transport: Transport::Tcp })?.is_refused());
-        // One writes what it has done, and the other cannot.
+        // One writes how it has ended, and the other cannot.
+        wait_for_lines(&file, "attempt", run)?;
         kill(pid, if run == 2 { Signal::SIGKILL } else { Signal::SIGTERM })?;
         let output = child.wait_with_output()?;
         assert_eq!(output.status.success(), run != 2, "{output:?}");

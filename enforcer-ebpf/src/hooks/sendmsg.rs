@@ -17,20 +17,31 @@ use crate::sockets::{self, Kind};
 
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    let other = other_sender4(ctx.sock_addr);
-    if other != 0 && refuse4(ctx.sock_addr, other) != 0 {
-        return REFUSE;
+    if !stays_here(&ctx, ctx.v4()) {
+        let other = other_sender4(ctx.sock_addr);
+        if other != 0 && refuse4(ctx.sock_addr, other) != 0 {
+            return REFUSE;
+        }
     }
     answer(judge4(ctx.sock_addr))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    let other = other_sender6(ctx.sock_addr);
-    if other != 0 && refuse6(ctx.sock_addr, other) != 0 {
-        return REFUSE;
+    if !stays_here(&ctx, ctx.v6()) {
+        let other = other_sender6(ctx.sock_addr);
+        if other != 0 && refuse6(ctx.sock_addr, other) != 0 {
+            return REFUSE;
+        }
     }
     answer(judge6(ctx.sock_addr))
+}
+
+/// Whether a datagram goes to an address that every network namespace has for itself, as most do, and is spared what others pay. One to whom
+/// a socket is connected has port 0, which is asked after because its address is unspecified too.
+#[inline(always)]
+fn stays_here(ctx: &SockAddrContext, address: Address) -> bool {
+    address.is_loopback_or_unspecified() && ctx.port() != Port::new(0)
 }
 
 /// What a function has answered, as the verifier wants to see it of a program: as one of two numbers. The compiler knows that it is, and
