@@ -1,7 +1,10 @@
 //! What `/proc` tells: which processes are in which cgroup, and which sockets wait for somebody in which of them.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::io::Read as _;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -111,9 +114,17 @@ impl Scan {
 ///
 /// The process has ended.
 pub fn cgroup(process: &Process, mount: &Cgroup2) -> ProcResult<Option<PathBuf>> {
-    let cgroups = process.cgroups()?;
-    let unified = cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0);
-    Ok(unified.and_then(|cgroup| mount.below(Path::new(&cgroup.pathname))))
+    let mut lines = Vec::new();
+    process.open_relative("cgroup")?.read_to_end(&mut lines)?;
+    Ok(unified(&lines).and_then(|path| mount.below(path)))
+}
+
+/// Of the lines of `/proc/PID/cgroup` the path in the v2 hierarchy, whose number is 0. It holds whatever bytes somebody has named a cgroup
+/// by, but no line feed, which the kernel refuses (`cgroup_mkdir`).
+fn unified(lines: &[u8]) -> Option<&Path> {
+    let mut lines = lines.split(|byte| *byte == b'\n');
+    let path = lines.find_map(|line| line.strip_prefix(b"0::"))?;
+    Some(Path::new(OsStr::from_bytes(path)))
 }
 
 /// Inode number of a process's network namespace.
@@ -158,4 +169,27 @@ pub fn waiting(process: &Process, netns: u64) -> ProcResult<Vec<Waiting>> {
         netns,
     });
     Ok(listening.chain(datagrams).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::Path;
+
+    use super::unified;
+
+    #[test]
+    fn the_path_in_the_v2_hierarchy_is_found_whatever_its_bytes_are() {
+        let path = |bytes| Some(Path::new(OsStr::from_bytes(bytes)));
+        for (lines, found) in [
+            (&b"0::/system.slice/web.service\n"[..], path(&b"/system.slice/web.service"[..])),
+            (b"12:cpu,cpuacct:/a\n1:name=systemd:/b\n0::/c\n", path(b"/c")),
+            (b"0::/\xff\xfe:: \n", path(b"/\xff\xfe:: ")),
+            (b"10::/a\n", None),
+            (b"", None),
+        ] {
+            assert_eq!(unified(lines), found, "{}", lines.escape_ascii());
+        }
+    }
 }

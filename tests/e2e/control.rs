@@ -1,8 +1,10 @@
 //! The control socket of a running daemon: what it tells, what it changes, and whom it does not serve.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -256,6 +258,35 @@ fn names_that_anyone_may_give_are_shown_and_not_obeyed() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_cgroup_is_somebodys_whatever_bytes_its_name_has() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new("bytes")?;
+    let (mut web, mut orders) = (sandbox.actor("web")?, sandbox.actor("orders")?);
+    let cgroup = sandbox.make_cgroup("orders")?.join(OsStr::from_bytes(b"\xff\xfe"));
+    fs::create_dir(&cgroup)?;
+    fs::write(cgroup.join("cgroup.procs"), orders.pid().to_string())?;
+    let at = "127.0.0.1:8080".parse()?;
+    // Before there is a daemon, which is told of it by nobody.
+    assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());
+    let daemon = sandbox.daemon(POLICY)?;
+    let connect = Request::Connect { to: at, transport: Transport::Tcp, mapped: false };
+    assert_eq!(web.ask(&connect)?.text, "hello");
+    let (pid, path) = (orders.pid(), sandbox.path_of("orders/\u{fffd}\u{fffd}"));
+    for of in [pid.to_string(), at.to_string()] {
+        let told = json(&sandbox.ask(&["identity", "get", &of, "-o", "json"])?)?;
+        let answer = &told["answers"][0];
+        assert_eq!((&answer["service"], &answer["cgroup"]), (&json!("orders"), &json!(path)), "{of}: {told}");
+    }
+    let told = json(&sandbox.ask(&["services", "-o", "json"])?)?;
+    let mut cgroups =
+        told["services"].as_array().into_iter().flatten().filter_map(|service| service["cgroups"].as_array());
+    let found = cgroups.any(|of_one| {
+        of_one.iter().any(|cgroup| cgroup["path"] == path && cgroup["processes"][0]["pid"] == pid)
+    });
+    assert!(found, "{told}");
+    daemon.stop()?.check_totals()
+}
+
+#[test]
 fn what_is_outside_and_what_nobody_is_seen_to_have_is_told_to_be_there() -> anyhow::Result<()> {
     // A listener that no process has: it is on its way from one to another.
     const LISTEN: &str = "import socket, sys
@@ -433,6 +464,12 @@ fn hostile_clients_are_refused_and_disturb_nobody() -> anyhow::Result<()> {
     let silent: Vec<UnixStream> =
         (0..40).map(|_| UnixStream::connect(sandbox.control())).collect::<Result<_, _>>()?;
     assert!(raw(&sandbox, b"")?.starts_with("HTTP/1.1 503"));
+    for _ in 0..20 {
+        let output = sandbox.ask(&["status"])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let is_told = said.contains("too many connections") || said.contains("as many clients as it serves");
+        assert!(!output.status.success() && is_told && said.contains("try again"), "{said}");
+    }
     let (mut web, mut orders, at) =
         (sandbox.actor("web")?, sandbox.actor("orders")?, "127.0.0.1:8080".parse()?);
     assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());

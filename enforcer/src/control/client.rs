@@ -1,5 +1,6 @@
 //! The commands' end of the control socket.
 
+use std::error::Error as _;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt as _;
@@ -144,8 +145,22 @@ impl Client {
             .header(hyper::header::HOST, "enforcer")
             .header(hyper::header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
-        sender.send_request(request).await.context("ask the daemon")
+        sender.send_request(request).await.map_err(|err| {
+            let text = "ask the daemon: it has closed the connection without an answer\n\
+                        hint: it is stopping, or has as many clients as it serves at a time; try again";
+            let is_closed =
+                err.is_incomplete_message() || err.is_closed() || err.is_canceled() || is_reset(&err);
+            if is_closed { anyhow!(text) } else { anyhow!(err).context("ask the daemon") }
+        })
     }
+}
+
+/// Whether the other end has closed the connection while there was something for it to read.
+fn is_reset(err: &hyper::Error) -> bool {
+    let cause = err.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| {
+        matches!(cause.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    })
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

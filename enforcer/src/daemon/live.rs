@@ -1,0 +1,83 @@
+//! What becomes of the connections that a policy finds open.
+
+use std::time::SystemTime;
+
+use tracing::{debug, error};
+
+use super::Daemon;
+use super::inputs::TICK;
+use crate::audit::{self, Body};
+use crate::connections::sweep::{Report, Told};
+use crate::connections::{self, Action, Cause};
+use crate::failpoint;
+
+impl Daemon {
+    /// Has live connections judged by the policy in force.
+    pub(super) fn sweep(&mut self, cause: Cause) {
+        self.owed.insert(cause);
+        self.order_what_is_owed();
+    }
+
+    /// Orders what was to be judged; what cannot be ordered is tried again at the next tick, since connections that the policy
+    /// denies stay open until then.
+    pub(super) fn order_what_is_owed(&mut self) {
+        while let Some(cause) = self.owed.first().copied() {
+            let owners = failpoint::read_owners().map_err(anyhow::Error::from);
+            let ordered = owners
+                .and_then(|()| Ok(self.enforcement.owners()?))
+                .and_then(|owners| Ok(self.sweeper.order(cause, self.revision.clone(), owners)?));
+            if let Err(err) = ordered {
+                error!("judge live connections: {err:#}\nhint: it is tried again within {TICK:?}");
+                return;
+            }
+            self.owed.remove(&cause);
+        }
+    }
+
+    /// Writes what was found of live connections.
+    pub(super) fn write_connections(&mut self, report: Report) {
+        match report {
+            Report::Denied(cause, revision, denied) => {
+                for told in denied {
+                    self.connections_closed += u64::from(told.action == Action::Closed);
+                    if let Some(err) = &told.error {
+                        error!("{err}");
+                    }
+                    let record = self.connection(cause, revision, told);
+                    self.write(SystemTime::now(), Body::Connection(Box::new(record)));
+                }
+            }
+            Report::Trouble(err) => error!("judge live connections: {err}"),
+            Report::Done { cause, revision, took, older } => {
+                debug!(cause = cause.name(), revision, ?took, "live connections are judged");
+                if let Some(Err(err)) = self.kept.as_ref().map(|kept| kept.swept(revision, older)) {
+                    error!("{err}");
+                }
+            }
+        }
+    }
+
+    fn connection(&mut self, cause: Cause, revision: u32, told: Told) -> audit::Connection {
+        let Told { connection, action, error } = told;
+        let decision = &connection.decision;
+        let rule = self.rule(revision, decision.rule());
+        let end = |identity, end: &connections::judge::End| {
+            let cgroup = Some(end.party.cgroup_id()).filter(|id| *id != 0);
+            self.end(identity, cgroup, Some((end.at.address, end.at.port)))
+        };
+        audit::Connection {
+            action: action.name(),
+            cause: cause.name(),
+            error,
+            verdict: audit::verdict(decision.verdict),
+            mode: audit::mode(decision.mode),
+            reason: decision.reason.code(),
+            rule,
+            revision,
+            protocol: audit::protocol(connection.protocol),
+            state: connection.state.name(),
+            source: end(decision.from, &connection.caller),
+            destination: end(decision.to, &connection.answerer),
+        }
+    }
+}
