@@ -36,6 +36,18 @@ impl Asked {
         self.0 & Self::bit(end) != 0
     }
 
+    /// The set as it is kept.
+    #[inline(always)]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Undoes [`bits`](Self::bits).
+    #[inline(always)]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     #[inline(always)]
     const fn bit(end: Identity) -> u64 {
         // The numbers of services, of networks and of the reserved peers all begin at a multiple of 32.

@@ -5,6 +5,7 @@
 
 use crate::decision::{Decision, Mode, Reason, RuleId, Verdict};
 use crate::facts::{Address, Facts, Known, Party, Port, Protocol};
+use crate::flow::Flow;
 use crate::identity::Identity;
 use crate::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
 use crate::limits::MAX_CHUNKS;
@@ -26,6 +27,14 @@ pub trait Tables {
         Self: Sized,
     {
         coverage(pair, protocol, port, self)
+    }
+    /// What is decided of a flow whose ends are identified. The programs compile it as such a function too.
+    #[inline(always)]
+    fn decide_flow(&self, flow: &Flow) -> Decision
+    where
+        Self: Sized,
+    {
+        decide_flow(flow, self)
     }
     /// The only service that may bind a port, if it is reserved.
     fn reserved(&self, key: &PortKey) -> Option<Owner>;
@@ -178,9 +187,23 @@ impl Check {
 /// every flow of one is denied.
 #[inline(always)]
 pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
-    let from = identify(&facts.caller, tables);
-    let to = identify(&facts.answerer, tables);
-    match facts.answerer.known() {
+    let flow = Flow {
+        from: identify(&facts.caller, tables),
+        to: identify(&facts.answerer, tables),
+        known: facts.answerer.known(),
+        asked: facts.asked,
+        protocol: facts.protocol,
+        port: facts.port,
+        reply_port: facts.reply_port,
+    };
+    tables.decide_flow(&flow)
+}
+
+/// The same, once both ends are identified.
+#[inline(always)]
+pub fn decide_flow<T: Tables>(flow: &Flow, tables: &T) -> Decision {
+    let Flow { from, to, .. } = *flow;
+    match flow.known {
         Known::LeftToIngress => {
             if tables.holds(Check::IsLeftToIngress, true) {
                 return allow(from, to, Reason::LeftToIngress);
@@ -212,13 +235,13 @@ pub fn decide<T: Tables>(facts: &Facts, tables: &T) -> Decision {
         return permit(from, to, Reason::SameService, tables);
     }
     let there = EdgeKey::new(from.identity(), to.identity());
-    let coverage = tables.coverage(there, facts.protocol, facts.port);
+    let coverage = tables.coverage(there, flow.protocol, flow.port);
     if tables.holds(Check::IsCovered, coverage.kind == Covered::ByRule) {
         return permit(from, to, Reason::RuleAllows, tables).by(coverage.rule);
     }
-    if tables.holds(Check::MayBeReply, facts.asked.includes(from.identity())) {
+    if tables.holds(Check::MayBeReply, flow.asked.includes(from.identity())) {
         let back = EdgeKey::new(to.identity(), from.identity());
-        let coverage = tables.coverage(back, facts.protocol, facts.reply_port);
+        let coverage = tables.coverage(back, flow.protocol, flow.reply_port);
         if tables.holds(Check::IsReplyCovered, coverage.kind == Covered::ByRule) {
             return allow(from, to, Reason::Reply).by(coverage.rule);
         }

@@ -165,6 +165,31 @@ impl Decision {
         if self.has_rule { Some(self.rule) } else { None }
     }
 
+    /// How it was decided in one register, without the ends.
+    #[inline(always)]
+    pub const fn pack(&self) -> u64 {
+        let [a, b, c, d] = self.rule.0.to_le_bytes();
+        let how = [self.verdict as u8, self.mode as u8, self.reason as u8, self.has_rule as u8];
+        let [verdict, mode, reason, has_rule] = how;
+        u64::from_le_bytes([a, b, c, d, verdict, mode, reason, has_rule])
+    }
+
+    /// Undoes [`pack`](Self::pack). What no decision is packed as denies.
+    #[inline(always)]
+    pub const fn unpack(packed: u64, from: Identity, to: Identity) -> Self {
+        let [a, b, c, d, verdict, mode, reason, has_rule] = packed.to_le_bytes();
+        let verdict = match Verdict::from_raw(verdict) {
+            Some(verdict) => verdict,
+            None => Verdict::Deny,
+        };
+        let reason = match Reason::from_raw(reason) {
+            Some(reason) => reason,
+            None => Reason::TableMissing,
+        };
+        let rule = RuleId(u32::from_le_bytes([a, b, c, d]));
+        Self { verdict, mode: Mode::from_raw(mode), reason, has_rule: has_rule != 0, rule, from, to }
+    }
+
     /// Whether the attempt goes through: it is allowed, or its denial is only recorded.
     #[inline(always)]
     pub const fn admits(&self) -> bool {
@@ -185,7 +210,28 @@ impl Decision {
 
 #[cfg(test)]
 mod tests {
-    use super::{Mode, Reason, Verdict};
+    use super::{Decision, Mode, Reason, RuleId, Verdict};
+    use crate::Identity;
+
+    #[test]
+    fn a_decision_comes_out_as_it_was_packed() {
+        let (from, to) = (Identity::WORLD, Identity::UNMANAGED);
+        for reason in Reason::ALL {
+            for (verdict, mode) in [(Verdict::Allow, Mode::Enforce), (Verdict::Deny, Mode::Audit)] {
+                let bare = Decision::new(verdict, mode, *reason, from, to);
+                for decision in [bare, bare.by(RuleId(0)), bare.by(RuleId(u32::MAX))] {
+                    assert_eq!(Decision::unpack(decision.pack(), from, to), decision);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_decision_is_packed_as_refuses() {
+        for packed in [0, u64::MAX] {
+            assert!(!Decision::unpack(packed, Identity::WORLD, Identity::WORLD).admits());
+        }
+    }
 
     #[test]
     fn wire_numbers_round_trip() {

@@ -188,6 +188,7 @@ impl Ord for Address {
 
 /// How a hook knows one end of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Known {
     /// A task or socket of the cgroup with this id.
     Cgroup,
@@ -201,6 +202,21 @@ pub enum Known {
     Nobody,
     /// An end that should be local and was not found.
     Unknown,
+}
+
+impl Known {
+    /// What stands for a number; a number that stands for nothing is of an end that is not known.
+    #[inline(always)]
+    pub const fn from_raw(raw: u8) -> Self {
+        match raw {
+            0 => Self::Cgroup,
+            1 => Self::Below,
+            2 => Self::Address,
+            3 => Self::LeftToIngress,
+            4 => Self::Nobody,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 /// One end of an attempt, as far as a hook can tell it.

@@ -19,6 +19,7 @@ pub mod decide;
 pub mod decision;
 pub mod event;
 pub mod facts;
+pub mod flow;
 pub mod identity;
 pub mod kept;
 pub mod layout;
@@ -27,8 +28,10 @@ pub mod names;
 
 pub use asked::Asked;
 pub use decide::{
-    Check, Tables, decide, decide_bind, decide_create, decide_led, decide_source, decide_unreadable,
+    Check, Tables, decide, decide_bind, decide_create, decide_flow, decide_led, decide_source,
+    decide_unreadable,
 };
 pub use decision::{Decision, Mode, Reason, RuleId, Verdict};
 pub use facts::{Address, Direction, Facts, Hook, Known, Party, Port, Protocol};
+pub use flow::Flow;
 pub use identity::Identity;

@@ -24,7 +24,7 @@ use enforcer_common::limits::{
     VERDICT_PLACE_BYTES,
 };
 use enforcer_common::{
-    Address, Asked, Decision, Facts, Identity, Mode, Party, Port, Protocol, Tables, decide,
+    Address, Asked, Decision, Facts, Flow, Identity, Mode, Party, Port, Protocol, Tables, decide, decide_flow,
 };
 
 use crate::ctx::packet::Headers;
@@ -434,6 +434,14 @@ extern "C" fn port_coverage(slot: u32, from: u32, to: u32, protocol: u32, port: 
     coverage(pair, Protocol((protocol & 0xff) as u8), port, &tables).pack()
 }
 
+/// [`decide_flow`] as a global function for the same reason: the flow is what its words are packed of.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flow_decision(active: u32, ends: u64, asked: u64, rest: u64) -> u64 {
+    let tables = KernelTables { active: Active(active), found: (0, 0) };
+    decide_flow(&Flow::unpack([ends, asked, rest]), &tables).pack()
+}
+
 /// What a slot knows of a cgroup.
 #[inline(always)]
 fn cgroup_in(slot: u32, id: u64) -> Option<Cgroup> {
@@ -489,6 +497,13 @@ impl Tables for KernelTables {
         let (from, to) = (pair.from().raw(), pair.to().raw());
         let packed = port_coverage(self.slot(), from, to, u32::from(protocol.0), u32::from(port.number()));
         Coverage::unpack(packed)
+    }
+
+    #[inline(always)]
+    fn decide_flow(&self, flow: &Flow) -> Decision {
+        let [ends, asked, rest] = flow.pack();
+        let packed = flow_decision(self.active.0, ends, asked, rest);
+        Decision::unpack(packed, flow.from.identity(), flow.to.identity())
     }
 
     #[inline(always)]

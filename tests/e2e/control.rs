@@ -260,10 +260,9 @@ fn names_that_anyone_may_give_are_shown_and_not_obeyed() -> anyhow::Result<()> {
 #[test]
 fn a_cgroup_is_somebodys_whatever_bytes_its_name_has() -> anyhow::Result<()> {
     let sandbox = Sandbox::new("bytes")?;
-    let (mut web, mut orders) = (sandbox.actor("web")?, sandbox.actor("orders")?);
     let cgroup = sandbox.make_cgroup("orders")?.join(OsStr::from_bytes(b"\xff\xfe"));
     fs::create_dir(&cgroup)?;
-    fs::write(cgroup.join("cgroup.procs"), orders.pid().to_string())?;
+    let (mut web, mut orders) = (sandbox.actor("web")?, sandbox.actor_at(&cgroup)?);
     let at = "127.0.0.1:8080".parse()?;
     // Before there is a daemon, which is told of it by nobody.
     assert!(orders.ask(&Request::Serve { at, transport: Transport::Tcp })?.is_ok());

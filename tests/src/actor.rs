@@ -5,6 +5,7 @@
 //! `enforcer-actor CGROUP connect ADDRESS` connects as the first thing it does there, and ends. As
 //! `enforcer-actor unit …` it is what a unit of a [`machine`](crate::machine) runs, see [`mod@unit`].
 
+use std::ffi::OsString;
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
@@ -12,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -209,11 +210,16 @@ impl Reply {
 /// # Errors
 ///
 /// The cgroup cannot be joined, or the conversation is broken.
-pub fn run(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
+pub fn run(mut arguments: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
     let cgroup = arguments.next().context("usage: enforcer-actor CGROUP [exec PROGRAM [ARGUMENT...]]")?;
+    let mut arguments = arguments
+        .map(|argument| argument.into_string().map_err(|other| anyhow!("argument {other:?}: not UTF-8")))
+        .collect::<anyhow::Result<Vec<String>>>()?
+        .into_iter();
     if cgroup == "unit" {
         return unit::run(arguments);
     }
+    // Whoever makes a cgroup may name it by any bytes.
     join(std::path::Path::new(&cgroup))?;
     match arguments.next().as_deref() {
         Some("exec") => {

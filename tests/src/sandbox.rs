@@ -139,6 +139,15 @@ impl Sandbox {
         actor_in(&self.netns, &self.make_cgroup(name)?)
     }
 
+    /// Starts an actor in a cgroup below the root, by its directory, whose name need be no text.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn actor_at(&self, cgroup: &Path) -> anyhow::Result<Actor> {
+        actor_in(&self.netns, cgroup)
+    }
+
     /// Starts an actor in the cgroup `name` below the root and in the network namespace of a process.
     ///
     /// # Errors

@@ -2,5 +2,5 @@
 #![forbid(unsafe_code)]
 
 fn main() -> anyhow::Result<()> {
-    enforcer_tests::actor::run(std::env::args().skip(1))
+    enforcer_tests::actor::run(std::env::args_os().skip(1))
 }
