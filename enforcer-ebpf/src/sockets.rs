@@ -152,9 +152,8 @@ fn is_nowhere(bound: Address) -> bool {
 /// `netns` is the namespace of the receiving socket, 0 if it is not known, and `slot` that of the tables in force.
 #[inline(always)]
 pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, slot: u32) -> Party {
-    let is_from_here = packet.skb.is_from_loopback() || packet.skb.is_looped_back();
     // TCP's sender is found by both ends of the flow, which whoever forges one does not have.
-    let worth = if is_from_here || headers.protocol == Protocol::TCP {
+    let worth = if packet.skb.is_from_here() || headers.protocol == Protocol::TCP {
         SENDER
     } else {
         foreign_source(packet.skb.0, netns)
@@ -236,8 +235,7 @@ extern "C" fn find_caller(skb: *mut __sk_buff, netns: u64, slot: u32) -> u64 {
     // SAFETY: a live element of this CPU, whose every byte was set when the headers were read.
     let headers = unsafe { *headers };
     // The packet must tell whether it is from this namespace, and not its source: that may be another host's.
-    let is_from_here = skb.is_from_loopback() || skb.is_looped_back();
-    let here = is_from_here || headers.source.is_loopback_or_unspecified();
+    let here = skb.is_from_here() || headers.source.is_loopback_or_unspecified();
     let place = if here { Some(Place::HERE) } else { maps::place(netns, &headers.source) };
     let Some(place) = place else {
         // What follows is asked only where the answer matters: an address and an unknown peer are no services.

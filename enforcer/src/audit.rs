@@ -1,5 +1,6 @@
 //! The audit log: one JSON object per line for every decision that is to be read, and for what happens to the log.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use enforcer_common::{Address, Direction, Mode, Protocol, Verdict};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::broadcast;
 use tracing::debug;
 
@@ -22,24 +23,29 @@ mod writer;
 
 /// One line of the audit log.
 #[derive(Clone, Debug, Serialize)]
-pub struct Record {
+pub struct Record<'a> {
     /// When it happened: RFC 3339, nanoseconds, UTC.
-    pub time: String,
+    #[serde(serialize_with = "rfc3339")]
+    pub time: SystemTime,
     /// Counts the lines of one run of the daemon from 1; a gap is a line that somebody removed.
     pub sequence: u64,
     /// What happened.
     #[serde(flatten)]
-    pub body: Body,
+    pub body: Body<'a>,
+}
+
+fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_nanos(*time))
 }
 
 /// What a line tells of.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Body {
+pub enum Body<'a> {
     /// The programs are attached and the policy is in force.
     Start(Start),
     /// A process tried to reach another.
-    Attempt(Box<Attempt>),
+    Attempt(&'a Attempt<'a>),
     /// Events for which there was no room in the ring buffer, or lines that could not be written.
     Lost(Lost),
     /// A runtime has told what a container is.
@@ -53,7 +59,7 @@ pub enum Body {
     /// The host cannot enforce, and the policy wants the daemon to run all the same.
     Unprotected(Unprotected),
     /// The policy in force denies a connection that was live already.
-    Connection(Box<Connection>),
+    Connection(&'a Connection<'a>),
     /// The daemon ends.
     Stop(Stop),
 }
@@ -81,7 +87,7 @@ pub struct Start {
 
 /// Written for every denial, and for permitted attempts if asked for.
 #[derive(Clone, Debug, Serialize)]
-pub struct Attempt {
+pub struct Attempt<'a> {
     /// `allow` or `deny`.
     pub verdict: &'static str,
     /// `enforce`, or `audit` where a denial was let through.
@@ -89,7 +95,7 @@ pub struct Attempt {
     /// Why.
     pub reason: &'static str,
     /// The rule that allows it.
-    pub rule: Option<Rule>,
+    pub rule: Option<Rule<'a>>,
     /// Revision of the policy that decided.
     pub revision: u32,
     /// The hook that decided.
@@ -97,18 +103,18 @@ pub struct Attempt {
     /// `egress` at the caller, `ingress` at the answerer, `local` for a socket.
     pub direction: &'static str,
     /// `tcp`, `udp`, …, or the number.
-    pub protocol: String,
+    pub protocol: Cow<'static, str>,
     /// Who calls, creates or binds.
-    pub source: End,
+    pub source: End<'a>,
     /// Who would answer, or who reserves the port.
-    pub destination: End,
+    pub destination: End<'a>,
     /// The process that makes the attempt; unknown where a packet is judged.
-    pub process: Option<Process>,
+    pub process: Option<Process<'a>>,
 }
 
 /// Written for every live connection that is denied when the enforcer starts or a new policy is in force.
 #[derive(Clone, Debug, Serialize)]
-pub struct Connection {
+pub struct Connection<'a> {
     /// `closed`; `kept` and `would-close` where it was let live; `failed` where the kernel did not close it.
     pub action: &'static str,
     /// `start` or `reload`.
@@ -122,37 +128,37 @@ pub struct Connection {
     /// Why.
     pub reason: &'static str,
     /// The rule that allows it: none does.
-    pub rule: Option<Rule>,
+    pub rule: Option<Rule<'a>>,
     /// Revision of the policy that decided.
     pub revision: u32,
     /// `tcp` or `udp`.
-    pub protocol: String,
+    pub protocol: Cow<'static, str>,
     /// How far it had come: `opening`, `answering`, `open`, `closing`.
     pub state: &'static str,
     /// Who opened it, as far as can be told.
-    pub source: End,
+    pub source: End<'a>,
     /// Who answers.
-    pub destination: End,
+    pub destination: End<'a>,
 }
 
 /// A rule by its name and place.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Rule {
+pub struct Rule<'a> {
     /// Its name.
-    pub name: String,
+    pub name: &'a str,
     /// The file it is written in.
-    pub file: String,
+    pub file: Cow<'a, str>,
     /// The line in that file.
     pub line: u32,
 }
 
 /// One end of an attempt.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct End {
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct End<'a> {
     /// Name of the service or networks, or `unmanaged`, `world`, `unknown`.
-    pub service: String,
+    pub service: Cow<'a, str>,
     /// Path of the cgroup from the top of the tree.
-    pub cgroup: Option<String>,
+    pub cgroup: Option<Cow<'a, str>>,
     /// Id of the cgroup.
     pub cgroup_id: Option<u64>,
     /// IP address.
@@ -163,15 +169,15 @@ pub struct End {
 
 /// A process, as the hook saw it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Process {
+pub struct Process<'a> {
     /// Process id in the initial pid namespace.
     pub pid: u32,
     /// Real user id.
     pub uid: u32,
     /// Command name.
-    pub comm: String,
+    pub comm: Cow<'a, str>,
     /// Path of the executable, if the process was still there to ask.
-    pub exe: Option<String>,
+    pub exe: Option<&'a str>,
 }
 
 /// Written as soon as a loss is noticed.
@@ -333,6 +339,9 @@ pub struct Stop {
 /// Bytes that wait before the file is given them unasked.
 const BATCH: usize = 1 << 18;
 
+/// Bytes that hardly any line has more than.
+const LINE: usize = 1024;
+
 /// Bytes that may wait for a file that takes nothing.
 const MOST_WAITING: usize = 1 << 20;
 
@@ -424,7 +433,7 @@ pub struct Tail {
     pub own: Own,
 }
 
-impl Body {
+impl Body<'_> {
     /// Whether it tells of what the daemon itself did or noticed, and so is no event that a program has counted. Such records
     /// are counted [when they are made](crate::kernel::Tally). Those that are left out tell of the log itself.
     pub fn is_own(&self) -> bool {
@@ -619,7 +628,7 @@ impl Log {
     ///
     /// The file takes nothing, and too much waits for it already; or the record is none that JSON can tell. An attempt, or what
     /// the daemon itself did, is counted then.
-    pub fn write(&mut self, time: SystemTime, body: Body) -> io::Result<()> {
+    pub fn write(&mut self, time: SystemTime, body: Body<'_>) -> io::Result<()> {
         let (is_attempt, losses, own) = (matches!(body, Body::Attempt(_)), body.losses(), body.own());
         if self.waiting.size >= BATCH
             && let Err(err) = self.flush()
@@ -629,9 +638,8 @@ impl Log {
             self.own_unwritten += own.written;
             return Err(err);
         }
-        let time = humantime::format_rfc3339_nanos(time).to_string();
         let record = Record { time, sequence: self.sequence + 1, body };
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(LINE);
         if self.is_cut {
             bytes.push(b'\n');
         }
@@ -726,16 +734,16 @@ pub const fn direction(direction: Direction) -> &'static str {
 }
 
 /// The word for a protocol, or its number.
-pub fn protocol(protocol: Protocol) -> String {
+pub fn protocol(protocol: Protocol) -> Cow<'static, str> {
     match protocol {
-        Protocol::ICMP => String::from("icmp"),
-        Protocol::TCP => String::from("tcp"),
-        Protocol::UDP => String::from("udp"),
-        Protocol::DCCP => String::from("dccp"),
-        Protocol::ICMPV6 => String::from("icmpv6"),
-        Protocol::SCTP => String::from("sctp"),
-        Protocol::UDPLITE => String::from("udplite"),
-        Protocol(number) => number.to_string(),
+        Protocol::ICMP => "icmp".into(),
+        Protocol::TCP => "tcp".into(),
+        Protocol::UDP => "udp".into(),
+        Protocol::DCCP => "dccp".into(),
+        Protocol::ICMPV6 => "icmpv6".into(),
+        Protocol::SCTP => "sctp".into(),
+        Protocol::UDPLITE => "udplite".into(),
+        Protocol(number) => number.to_string().into(),
     }
 }
 
@@ -749,6 +757,7 @@ pub fn ip(address: Address) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
     use std::fs::File;
     use std::io::{self, Read as _};
     use std::os::fd::OwnedFd;
@@ -761,8 +770,11 @@ mod tests {
         Attempt, Body, Connection, End, Log, Lost, MOST_WAITING, OWN_LOST, Own, Place, Resume, Tail,
     };
 
-    fn attempt() -> Body {
-        Body::Attempt(Box::new(Attempt {
+    const NOBODY: End<'_> =
+        End { service: Cow::Borrowed(""), cgroup: None, cgroup_id: None, address: None, port: None };
+
+    fn attempt() -> Body<'static> {
+        Body::Attempt(&Attempt {
             verdict: "deny",
             mode: "enforce",
             reason: "no-rule",
@@ -770,11 +782,11 @@ mod tests {
             revision: 1,
             hook: "connect4",
             direction: "egress",
-            protocol: String::from("tcp"),
-            source: End::default(),
-            destination: End::default(),
+            protocol: Cow::Borrowed("tcp"),
+            source: NOBODY,
+            destination: NOBODY,
             process: None,
-        }))
+        })
     }
 
     /// A log whose file takes only so much, and the other end of that file.
@@ -867,8 +879,8 @@ mod tests {
         Ok(())
     }
 
-    fn connection() -> Body {
-        Body::Connection(Box::new(Connection {
+    fn connection() -> Body<'static> {
+        Body::Connection(&Connection {
             action: "closed",
             cause: "reload",
             error: None,
@@ -877,11 +889,11 @@ mod tests {
             reason: "no-rule",
             rule: None,
             revision: 2,
-            protocol: String::from("tcp"),
+            protocol: Cow::Borrowed("tcp"),
             state: "open",
-            source: End::default(),
-            destination: End::default(),
-        }))
+            source: NOBODY,
+            destination: NOBODY,
+        })
     }
 
     fn resume() -> Resume {

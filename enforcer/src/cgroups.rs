@@ -1,5 +1,6 @@
 //! The cgroup tree as the host sees it: which cgroup has which id and path, and word of new ones.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -60,10 +61,10 @@ impl Names {
     }
 
     /// The path of a cgroup as records tell it: of one that is longer than is kept, its beginning.
-    pub fn told(&self, id: u64) -> Option<String> {
+    pub fn told(&self, id: u64) -> Option<Cow<'_, str>> {
         match self.places.get(&id)? {
-            Place::At(path) => Some(path.to_string_lossy().into_owned()),
-            Place::Below(path) => Some(path.join(LEFT_OUT).to_string_lossy().into_owned()),
+            Place::At(path) => Some(path.to_string_lossy()),
+            Place::Below(path) => Some(path.join(LEFT_OUT).to_string_lossy().into_owned().into()),
             Place::Hidden => None,
         }
     }

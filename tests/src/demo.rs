@@ -324,7 +324,7 @@ fn rules(policy: &Policy) -> Vec<String> {
 fn range(ports: &PortRange) -> String {
     use enforcer::audit::protocol as word;
     match ports {
-        PortRange::Protocol(protocol) => word(*protocol),
+        PortRange::Protocol(protocol) => word(*protocol).into_owned(),
         PortRange::Ports { protocol, low, high } if low == high => format!("{low}/{}", word(*protocol)),
         PortRange::Ports { protocol, low, high } => format!("{low}-{high}/{}", word(*protocol)),
     }

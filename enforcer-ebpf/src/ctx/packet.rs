@@ -100,8 +100,14 @@ impl Skb {
     /// Whether the packet is the sender's own copy of a broadcast or multicast, which comes back over the device that
     /// the others left by.
     #[inline(always)]
-    pub(crate) fn is_looped_back(&self) -> bool {
+    fn is_looped_back(&self) -> bool {
         read!(self.0, pkt_type) == PACKET_LOOPBACK
+    }
+
+    /// Whether the packet itself tells that a socket of the receiver's network namespace sent it.
+    #[inline(always)]
+    pub(crate) fn is_from_here(&self) -> bool {
+        self.is_from_loopback() || self.is_looped_back()
     }
 
     /// Whether the packet was sent to more than one.

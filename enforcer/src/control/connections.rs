@@ -103,7 +103,7 @@ impl Live {
         api::Connection {
             from: end(decision.from, &found.caller),
             to: end(decision.to, &found.answerer),
-            protocol: audit::protocol(found.protocol),
+            protocol: audit::protocol(found.protocol).into_owned(),
             state: found.state.name().to_owned(),
             verdict: audit::verdict(decision.verdict).to_owned(),
             mode: audit::mode(decision.mode).to_owned(),

@@ -169,7 +169,7 @@ fn process(task: &Task) -> api::Process {
 
 fn endpoint(waiting: &Waiting) -> api::Endpoint {
     api::Endpoint {
-        protocol: audit::protocol(waiting.protocol),
+        protocol: audit::protocol(waiting.protocol).into_owned(),
         address: waiting.at.ip(),
         port: waiting.at.port(),
         netns: waiting.netns,
@@ -560,7 +560,7 @@ fn matched(revision: &Revision, node: &Node) -> Option<api::Match> {
 /// Ports as policies write them.
 fn ports(range: &PortRange) -> String {
     match *range {
-        PortRange::Protocol(protocol) => audit::protocol(protocol),
+        PortRange::Protocol(protocol) => audit::protocol(protocol).into_owned(),
         PortRange::Ports { protocol, low, high } if low == high => {
             format!("{low}/{}", audit::protocol(protocol))
         }

@@ -12,6 +12,7 @@ use enforcer_common::layout::Cgroup;
 use tracing::{error, warn};
 
 use super::Daemon;
+use super::events::Words;
 use crate::audit::{Body, ContainerKnown};
 use crate::cgroups;
 use crate::connections::Cause;
@@ -121,7 +122,8 @@ impl Daemon {
         let selecting: Vec<&str> =
             self.revision.tables.selecting(&container).map(|service| service.name.as_str()).collect();
         let owner = self.enforcement.cgroup(id).map_or(Identity::UNKNOWN, |cgroup| cgroup.owner.identity());
-        let service = self.name(owner);
+        let words = Words::of(&self.revision, &self.names, &self.rules);
+        let service = words.name(owner).into_owned();
         if owner == Identity::UNKNOWN {
             warn!(
                 id = container.id,

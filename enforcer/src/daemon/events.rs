@@ -1,6 +1,7 @@
 //! What the programs tell, and how it gets into the audit log.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::LazyLock;
 use std::time::SystemTime;
@@ -16,9 +17,11 @@ use tracing::{debug, error, info, warn};
 use super::Daemon;
 use super::policy::parse;
 use crate::audit::{self, Attempt, Body, End, Lost, Process, Rule};
-use crate::cgroups::Watch;
+use crate::cgroups::{Names, Watch};
 use crate::failpoint;
+use crate::identities::Identities;
 use crate::policy::Rules;
+use crate::revision::Revision;
 use crate::staying::Kept;
 
 /// Events that are written between two looks at the other inputs.
@@ -40,12 +43,10 @@ impl Executables {
         self.known.clear();
     }
 
-    /// Path of the executable, if the process is still there to ask. Whoever made it may have put any bytes into it.
-    fn of(&mut self, pid: u32, comm: &[u8]) -> Option<String> {
-        if let Some((known, exe)) = self.known.get(&pid)
-            && known == comm
-        {
-            return exe.clone();
+    /// Asks for the executable of a process that is not known yet, if it is still there to ask.
+    fn learn(&mut self, pid: u32, comm: &[u8]) {
+        if self.known.get(&pid).is_some_and(|(known, _)| known == comm) {
+            return;
         }
         let exe = i32::try_from(pid)
             .ok()
@@ -53,8 +54,75 @@ impl Executables {
             .and_then(|pid| procfs::process::Process::new(pid).ok())
             .and_then(|process| process.exe().ok())
             .map(|exe| exe.to_string_lossy().into_owned());
-        self.known.insert(pid, (comm.to_vec(), exe.clone()));
-        exe
+        self.known.insert(pid, (comm.to_vec(), exe));
+    }
+
+    /// Path of the executable of a process that was [learned](Self::learn). Whoever made it may have put any bytes into it.
+    fn of(&self, pid: u32) -> Option<&str> {
+        self.known.get(&pid)?.1.as_deref()
+    }
+}
+
+/// What numbers in events stand for. What is told by it is no copy, as there may be hundreds of thousands of events in a second.
+pub(super) struct Words<'a> {
+    identities: &'a Identities,
+    names: &'a Names,
+    rules: &'a VecDeque<(u32, Rules)>,
+}
+
+impl<'a> Words<'a> {
+    pub(super) fn of(revision: &'a Revision, names: &'a Names, rules: &'a VecDeque<(u32, Rules)>) -> Self {
+        Self { identities: &revision.identities, names, rules }
+    }
+
+    fn attempt(&self, event: &'a Event, executables: &'a Executables) -> Attempt<'a> {
+        let process = event.process().map(|(pid, uid, comm)| Process {
+            pid,
+            uid,
+            comm: String::from_utf8_lossy(comm),
+            exe: executables.of(pid),
+        });
+        Attempt {
+            verdict: event.verdict().map_or("unknown", audit::verdict),
+            mode: audit::mode(event.mode()),
+            reason: event.reason().map_or("unknown", |reason| reason.code()),
+            rule: self.rule(event.revision, event.rule()),
+            revision: event.revision,
+            hook: event.hook().map_or("unknown", |hook| hook.name()),
+            direction: event.hook().map_or("unknown", |hook| audit::direction(hook.direction())),
+            protocol: audit::protocol(event.protocol()),
+            source: self.end(event.caller(), event.caller_cgroup(), event.caller_endpoint()),
+            destination: self.end(event.answerer(), event.answerer_cgroup(), event.answerer_endpoint()),
+            process,
+        }
+    }
+
+    pub(super) fn end(
+        &self,
+        identity: Identity,
+        cgroup: Option<u64>,
+        endpoint: Option<(Address, Port)>,
+    ) -> End<'a> {
+        End {
+            service: self.name(identity),
+            cgroup: cgroup.and_then(|id| self.names.told(id)),
+            cgroup_id: cgroup,
+            address: endpoint.map(|(address, _)| audit::ip(address)),
+            port: endpoint.map(|(_, port)| port.number()),
+        }
+    }
+
+    pub(super) fn name(&self, identity: Identity) -> Cow<'a, str> {
+        let name = self.identities.name(identity);
+        name.map_or_else(|| format!("identity {}", identity.raw()).into(), Cow::Borrowed)
+    }
+
+    /// A rule of a revision, if that is remembered.
+    pub(super) fn rule(&self, revision: u32, rule: Option<RuleId>) -> Option<Rule<'a>> {
+        let number = usize::try_from(rule?.0).ok()?;
+        let (_, rules) = self.rules.iter().find(|(known, _)| *known == revision)?;
+        let rule = rules.get(number)?;
+        Some(Rule { name: &rule.name, file: rule.location.file.to_string_lossy(), line: rule.location.line })
     }
 }
 
@@ -259,8 +327,17 @@ impl Daemon {
                 }
                 let is_egress = event.hook().is_some_and(|hook| hook.direction() == Direction::Egress);
                 self.met_unknown |= is_egress && event.reason() == Some(Reason::DestinationUnknown);
-                let attempt = self.attempt(event);
-                self.write(clock.wall(event.at), Body::Attempt(Box::new(attempt)));
+                if event.rule().is_some() {
+                    self.remember_rules(event.revision);
+                }
+                if let Some((pid, _, comm)) = event.process() {
+                    self.executables.learn(pid, comm);
+                }
+                let words = Words::of(&self.revision, &self.names, &self.rules);
+                let attempt = words.attempt(event, &self.executables);
+                if let Err(err) = self.log.write(clock.wall(event.at), Body::Attempt(&attempt)) {
+                    self.complain(&err);
+                }
             }
             Err(err) => {
                 error!("{err}");
@@ -300,7 +377,7 @@ impl Daemon {
     }
 
     /// Writes a record; a failure is logged and, for an attempt, counted. Returns whether it was written.
-    pub(super) fn write(&mut self, time: SystemTime, body: Body) -> bool {
+    pub(super) fn write(&mut self, time: SystemTime, body: Body<'_>) -> bool {
         let written = self.log.write(time, body);
         if let Err(err) = &written {
             self.complain(err);
@@ -321,7 +398,7 @@ impl Daemon {
     }
 
     /// Says once that the audit log takes nothing, and not for every record.
-    fn complain(&mut self, err: &std::io::Error) {
+    pub(super) fn complain(&mut self, err: &std::io::Error) {
         if !self.complained {
             self.complained = true;
             error!("write audit log {}: {err}", self.settings.audit.display());
@@ -329,19 +406,13 @@ impl Daemon {
         }
     }
 
-    pub(super) fn rule(&mut self, revision: u32, rule: Option<RuleId>) -> Option<Rule> {
-        let number = usize::try_from(rule?.0).ok()?;
-        if !self.rules.iter().any(|(known, _)| *known == revision) {
-            let rules = self.recall(revision)?;
+    /// Sees to it that the rules of a revision are remembered of which one is about to be named.
+    pub(super) fn remember_rules(&mut self, revision: u32) {
+        if !self.rules.iter().any(|(known, _)| *known == revision)
+            && let Some(rules) = self.recall(revision)
+        {
             self.rules.push_front((revision, rules));
         }
-        let (_, rules) = self.rules.iter().find(|(known, _)| *known == revision)?;
-        let rule = rules.get(number)?;
-        Some(Rule {
-            name: rule.name.to_string(),
-            file: rule.location.file.to_string_lossy().into_owned(),
-            line: rule.location.line,
-        })
     }
 
     /// The rules of a policy that was in force under an earlier daemon, by which something was decided that is told only now;
@@ -354,50 +425,5 @@ impl Daemon {
             None
         });
         Some(policy.map(|policy| policy.rules).unwrap_or_default())
-    }
-
-    fn attempt(&mut self, event: &Event) -> Attempt {
-        let process = event.process().map(|(pid, uid, comm)| Process {
-            pid,
-            uid,
-            comm: String::from_utf8_lossy(comm).into_owned(),
-            exe: self.executables.of(pid, comm),
-        });
-        let rule = self.rule(event.revision, event.rule());
-        Attempt {
-            verdict: event.verdict().map_or("unknown", audit::verdict),
-            mode: audit::mode(event.mode()),
-            reason: event.reason().map_or("unknown", |reason| reason.code()),
-            rule,
-            revision: event.revision,
-            hook: event.hook().map_or("unknown", |hook| hook.name()),
-            direction: event.hook().map_or("unknown", |hook| audit::direction(hook.direction())),
-            protocol: audit::protocol(event.protocol()),
-            source: self.end(event.caller(), event.caller_cgroup(), event.caller_endpoint()),
-            destination: self.end(event.answerer(), event.answerer_cgroup(), event.answerer_endpoint()),
-            process,
-        }
-    }
-
-    pub(super) fn end(
-        &self,
-        identity: Identity,
-        cgroup: Option<u64>,
-        endpoint: Option<(Address, Port)>,
-    ) -> End {
-        End {
-            service: self.name(identity),
-            cgroup: cgroup.and_then(|id| self.names.told(id)),
-            cgroup_id: cgroup,
-            address: endpoint.map(|(address, _)| audit::ip(address)),
-            port: endpoint.map(|(_, port)| port.number()),
-        }
-    }
-
-    pub(super) fn name(&self, identity: Identity) -> String {
-        self.revision
-            .identities
-            .name(identity)
-            .map_or_else(|| format!("identity {}", identity.raw()), str::to_owned)
     }
 }

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use tracing::{debug, error};
 
 use super::Daemon;
+use super::events::Words;
 use super::inputs::TICK;
 use crate::audit::{self, Body};
 use crate::connections::sweep::{Report, Told};
@@ -43,8 +44,14 @@ impl Daemon {
                     if let Some(err) = &told.error {
                         error!("{err}");
                     }
-                    let record = self.connection(cause, revision, told);
-                    self.write(SystemTime::now(), Body::Connection(Box::new(record)));
+                    if told.connection.decision.rule().is_some() {
+                        self.remember_rules(revision);
+                    }
+                    let words = Words::of(&self.revision, &self.names, &self.rules);
+                    let record = connection(&words, cause, revision, &told);
+                    if let Err(err) = self.log.write(SystemTime::now(), Body::Connection(&record)) {
+                        self.complain(&err);
+                    }
                 }
             }
             Report::Trouble(err) => error!("judge live connections: {err}"),
@@ -56,28 +63,28 @@ impl Daemon {
             }
         }
     }
+}
 
-    fn connection(&mut self, cause: Cause, revision: u32, told: Told) -> audit::Connection {
-        let Told { connection, action, error } = told;
-        let decision = &connection.decision;
-        let rule = self.rule(revision, decision.rule());
-        let end = |identity, end: &connections::judge::End| {
-            let cgroup = Some(end.party.cgroup_id()).filter(|id| *id != 0);
-            self.end(identity, cgroup, Some((end.at.address, end.at.port)))
-        };
-        audit::Connection {
-            action: action.name(),
-            cause: cause.name(),
-            error,
-            verdict: audit::verdict(decision.verdict),
-            mode: audit::mode(decision.mode),
-            reason: decision.reason.code(),
-            rule,
-            revision,
-            protocol: audit::protocol(connection.protocol),
-            state: connection.state.name(),
-            source: end(decision.from, &connection.caller),
-            destination: end(decision.to, &connection.answerer),
-        }
+/// The record of a live connection that is denied.
+fn connection<'a>(words: &Words<'a>, cause: Cause, revision: u32, told: &Told) -> audit::Connection<'a> {
+    let Told { connection, action, error } = told;
+    let decision = &connection.decision;
+    let end = |identity, end: &connections::judge::End| {
+        let cgroup = Some(end.party.cgroup_id()).filter(|id| *id != 0);
+        words.end(identity, cgroup, Some((end.at.address, end.at.port)))
+    };
+    audit::Connection {
+        action: action.name(),
+        cause: cause.name(),
+        error: error.clone(),
+        verdict: audit::verdict(decision.verdict),
+        mode: audit::mode(decision.mode),
+        reason: decision.reason.code(),
+        rule: words.rule(revision, decision.rule()),
+        revision,
+        protocol: audit::protocol(connection.protocol),
+        state: connection.state.name(),
+        source: end(decision.from, &connection.caller),
+        destination: end(decision.to, &connection.answerer),
     }
 }
