@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::LazyLock;
 use std::time::SystemTime;
@@ -79,7 +80,7 @@ impl<'a> Words<'a> {
         let process = event.process().map(|(pid, uid, comm)| Process {
             pid,
             uid,
-            comm: String::from_utf8_lossy(comm),
+            comm: audit::text(comm),
             exe: executables.of(pid),
         });
         Attempt {
@@ -122,7 +123,11 @@ impl<'a> Words<'a> {
         let number = usize::try_from(rule?.0).ok()?;
         let (_, rules) = self.rules.iter().find(|(known, _)| *known == revision)?;
         let rule = rules.get(number)?;
-        Some(Rule { name: &rule.name, file: rule.location.file.to_string_lossy(), line: rule.location.line })
+        Some(Rule {
+            name: &rule.name,
+            file: audit::text(rule.location.file.as_os_str().as_bytes()),
+            line: rule.location.line,
+        })
     }
 }
 
