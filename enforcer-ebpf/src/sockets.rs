@@ -102,7 +102,7 @@ pub(crate) fn answerer(
         if !is_settled(ctx.netns()) {
             tell_namespace(ctx.netns());
         }
-        return Answerer { party: Party::address(address), asked: Asked::ANYONE };
+        return Answerer { party: elsewhere(ctx.netns(), address), asked: Asked::ANYONE };
     };
     let Some(netns) = place.netns() else {
         return Answerer { party: Party::UNKNOWN, asked: Asked::ANYONE };
@@ -133,6 +133,14 @@ pub(crate) fn answerer(
         id => Party::cgroup(id),
     };
     Answerer { party, asked: if connected { Asked::ANYONE } else { note.asked } }
+}
+
+/// Who has an address that no namespace of this host is known to have: another host, unless the caller's namespace was not looked at yet,
+/// or only namespaces of this host can have it. Of a socket without a note the namespace is not known, 0.
+#[inline(always)]
+pub(crate) fn elsewhere(netns: u64, address: Address) -> Party {
+    let may_be_here = netns != 0 && (!is_settled(netns) || maps::is_neighbour(netns, &address));
+    if may_be_here && maps::tells_namespaces() { Party::UNKNOWN } else { Party::address(address) }
 }
 
 /// Where a datagram comes from: a socket that is bound to no address, or to one of many, sends from `unbound`, which for an
@@ -322,7 +330,13 @@ pub(crate) fn place(packet: &Packet, address: &Address) -> Option<Place> {
     if address.is_loopback_or_unspecified() {
         return Some(Place::HERE);
     }
-    maps::place(note(packet.socket.cast()).netns, address)
+    maps::place(netns_of(packet), address)
+}
+
+/// The network namespace of the socket that sends a packet; 0 if it has no note.
+#[inline(always)]
+pub(crate) fn netns_of(packet: &Packet) -> u64 {
+    note(packet.socket.cast()).netns
 }
 
 /// Whether a UDP header is one that the kernel has put around what a socket sends, as IPsec does behind a NAT: it is no socket's of UDP, or
@@ -333,11 +347,12 @@ pub(crate) fn is_wrapped(packet: &Packet, headers: &Headers) -> bool {
         return true;
     }
     let port = sock::port(packet.socket);
-    let netns = note(packet.socket.cast()).netns;
+    let netns = netns_of(packet);
     let is_outside = !headers.destination.is_loopback_or_unspecified()
         && !headers.destination.is_of_many()
         && is_settled(netns)
-        && maps::place(netns, &headers.destination).is_none();
+        && maps::place(netns, &headers.destination).is_none()
+        && !maps::is_neighbour(netns, &headers.destination);
     is_outside && port != Port::new(0) && port != headers.source_port
 }
 

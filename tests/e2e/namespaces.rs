@@ -162,6 +162,70 @@ fn a_namespace_that_was_made_a_moment_ago_is_never_the_world() -> anyhow::Result
     Ok(())
 }
 
+#[test]
+fn who_is_called_in_a_namespace_that_was_not_looked_at_is_never_the_world() -> anyhow::Result<()> {
+    let policy = format!("{POLICY}  - {{ name: out, from: web, to: world }}\n");
+    let sandbox = Sandbox::new("dark-netns")?;
+    let neighbour = sandbox.neighbour(&[])?;
+    let at_host = sandbox.container(2)?;
+    let mut web = sandbox.actor("web")?;
+    let daemon = sandbox.daemon_with(&policy, &["--log-allowed"])?;
+    // There is nobody in it who could be found, and nobody opens a socket there.
+    let dark = sandbox.container(3)?;
+    let mut refused = 0;
+    for address in addresses(&dark) {
+        let to = SocketAddr::new(address, 7777);
+        for request in [connect(to, Transport::Tcp), connect(to, Transport::Udp), send(to)] {
+            let reply = web.ask(&request)?;
+            assert!(reply.is_refused(), "{request:?}: {reply:?}");
+            refused += 1;
+        }
+    }
+    // Whoever comes there is who he is, and until that is known nobody.
+    let mut other = dark.actor("other")?;
+    let at = SocketAddr::new(dark.address().into(), 7777);
+    assert!(other.ask(&serve(at, Transport::Tcp))?.is_ok());
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(1) {
+        let reply = web.ask(&connect(at, Transport::Tcp))?;
+        assert!(reply.is_refused(), "{reply:?}");
+        refused += 1;
+    }
+    // A caller in a namespace of that age reaches nobody either, and then who it may.
+    let late = sandbox.container(4)?;
+    let mut within = late.actor("web")?;
+    let host = SocketAddr::new(Container::HOST.into(), 7778);
+    let mut at_bridge = sandbox.actor("other")?;
+    assert!(at_bridge.ask(&serve(host, Transport::Tcp))?.is_ok());
+    let reply = within.ask(&connect(host, Transport::Tcp))?;
+    assert!(reply.is_refused(), "{reply:?}");
+    refused += 1;
+    // The world is elsewhere.
+    let mut far = neighbour.actor()?;
+    let far_at = SocketAddr::new(Neighbour::FAR.into(), 7779);
+    assert!(far.ask(&serve(far_at, Transport::Tcp))?.is_ok());
+    assert_eq!(web.ask(&connect(far_at, Transport::Tcp))?.text, "hello");
+    drop(at_host);
+    let finished = daemon.stop()?;
+    finished.check_totals()?;
+    let of_web = || finished.attempts().filter(|record| record["source"]["service"] == "web");
+    let (mut denied, mut allowed) = (0, 0);
+    for record in of_web() {
+        let is_far = record["destination"]["port"] == 7779;
+        let service = record["destination"]["service"].as_str().unwrap_or_default();
+        if is_far {
+            assert_eq!((service, &record["verdict"]), ("world", &"allow".into()), "{record}");
+            allowed += 1;
+        } else {
+            assert_eq!(record["verdict"], "deny", "{record}");
+            assert!(["unknown", "unmanaged"].contains(&service), "{record}");
+            denied += 1;
+        }
+    }
+    assert_eq!((denied, allowed), (refused, 1));
+    Ok(())
+}
+
 /// Callers behind a cable to which nothing but a route leads, and behind a bridge from an address that is not of its subnet.
 fn callers<'a>(sandbox: &'a Sandbox) -> anyhow::Result<[(Container<'a>, SocketAddr, SocketAddr); 2]> {
     /// An address that the policy's network has too.

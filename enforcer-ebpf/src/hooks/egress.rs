@@ -70,7 +70,8 @@ fn judge(own: u64, packet: &Packet, plain: Option<(&Headers, u64)>) -> i32 {
                     Some(place) if is_echo && place.is_here() => return PASS,
                     // Whoever it is does not know the sender either.
                     Some(_) if !is_echo => Party::UNKNOWN,
-                    _ => Party::address(headers.destination),
+                    Some(_) => Party::address(headers.destination),
+                    None => sockets::elsewhere(sockets::netns_of(packet), headers.destination),
                 };
                 let facts = Facts {
                     caller: sender,
