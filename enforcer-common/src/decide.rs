@@ -331,14 +331,14 @@ pub fn decide_source<T: Tables>(sender: &Party, named: &Party, tables: &T) -> De
     deny(from, to, Reason::SourceUnknown, tables)
 }
 
-/// May `sender` send a packet of which cannot be told where it goes? It refuses unless the sender is known to be in audit mode or to
-/// be no declared service.
+/// May `sender` send a packet of which cannot be told, for this `reason`, where it goes or whose name it bears? It refuses unless the sender
+/// is known to be in audit mode or to be no declared service.
 #[inline(always)]
-pub fn decide_led<T: Tables>(sender: &Party, tables: &T) -> Decision {
+pub fn decide_led<T: Tables>(sender: &Party, reason: Reason, tables: &T) -> Decision {
     let from = identify(sender, tables);
     let to = Owner::new(Identity::UNKNOWN, from.mode());
     if tables.holds(Check::IsSenderJudged, from.identity().is_judged()) {
-        deny(from, to, Reason::DestinationUnknown, tables)
+        deny(from, to, reason, tables)
     } else {
         allow(from, to, Reason::NotManaged)
     }
@@ -825,7 +825,7 @@ mod tests {
             (UNMANAGED, Reason::NotManaged, true),
             (FORGOTTEN, Reason::NotManaged, true),
         ] {
-            let decision = decide_led(&sender, &Example);
+            let decision = decide_led(&sender, Reason::DestinationUnknown, &Example);
             assert_eq!((decision.reason, decision.admits()), (reason, admits), "{sender:?}");
         }
     }

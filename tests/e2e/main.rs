@@ -22,6 +22,7 @@ mod pasta;
 mod pins;
 mod pods;
 mod privileges;
+mod raw;
 mod reload;
 mod runtimes;
 mod servers;

@@ -15,6 +15,9 @@ const SOCK_RAW: u32 = 3;
 const SOCK_SEQPACKET: u32 = 5;
 const SOCK_DCCP: u32 = 6;
 
+/// `IPPROTO_IGMP` of include/uapi/linux/in.h.
+const IGMP: Protocol = Protocol(2);
+
 /// `TCP_ESTABLISHED` and `TCP_LISTEN` of include/net/tcp_states.h.
 const TCP_ESTABLISHED: u32 = 1;
 const TCP_LISTEN: u32 = 10;
@@ -97,7 +100,21 @@ pub(crate) fn sends(socket: *mut bpf_sock, protocol: Protocol) -> bool {
     !whole.is_null() && read!(whole, type_) != SOCK_RAW && wire_protocol(read!(whole, protocol)) == protocol
 }
 
-/// The port of the socket of a packet, not null.
+/// Whether the socket of a packet, not null, is one by which a process writes headers of its own. Those of the protocols in which the
+/// kernel itself answers by such a socket are taken for its.
+#[inline(always)]
+pub(crate) fn writes_headers(socket: *mut bpf_sock) -> bool {
+    // SAFETY: as for `sends`.
+    let whole = unsafe { bpf_sk_fullsock(socket) };
+    !whole.is_null()
+        && read!(whole, type_) == SOCK_RAW
+        && !matches!(
+            wire_protocol(read!(whole, protocol)),
+            Protocol::ICMP | Protocol::ICMPV6 | Protocol::TCP | IGMP
+        )
+}
+
+/// The port of the socket of a packet, not null: of a raw one the number of its protocol.
 #[inline(always)]
 pub(crate) fn port(socket: *mut bpf_sock) -> Port {
     // In host byte order.

@@ -29,22 +29,38 @@ fn egress(ctx: SkBuffContext) -> i32 {
             Some((_, true)) | None => return judge(own, &packet, None),
         },
     };
-    match headers.protocol {
+    let named = match headers.protocol {
         Protocol::UDP => {
-            let named = sockets::named_sender(&packet, &headers);
-            if named == 0 || named == own || sockets::is_wrapped(&packet, &headers) {
-                PASS
+            let port = sock::port(packet.socket);
+            let may_be_raw = port != headers.source_port || port.number() <= LAST_PROTOCOL;
+            if may_be_raw && sock::writes_headers(packet.socket) {
+                WRITTEN
             } else {
-                judge(own, &packet, Some((&headers, named)))
+                let named = sockets::named_sender(&packet, &headers);
+                if named == 0 || named == own || sockets::is_wrapped(&packet, &headers) {
+                    return PASS;
+                }
+                named
             }
         }
-        Protocol::TCP => PASS,
+        Protocol::TCP => return PASS,
         // These sockets name their destination to no hook but some of them when they are connected. The kernel's own sockets of these
         // protocols belong to whoever made their network namespace, and are raw ones.
-        protocol if sock::sends(packet.socket, protocol) => judge(own, &packet, Some((&headers, 0))),
-        _ => PASS,
-    }
+        protocol if sock::sends(packet.socket, protocol) => NOBODY,
+        _ if sock::writes_headers(packet.socket) => WRITTEN,
+        _ => return PASS,
+    };
+    judge(own, &packet, Some((&headers, named)))
 }
+
+/// In the place of the cgroup that is named: where the packet goes is what is judged.
+const NOBODY: u64 = 0;
+
+/// Likewise: the headers are the sender's own, by a socket that is older than what refuses such ones.
+const WRITTEN: u64 = u64::MAX;
+
+/// The highest number of a protocol, which a raw socket has for its port.
+const LAST_PROTOCOL: u16 = 255;
 
 /// A packet of a socket of the cgroup `own`: one that takes a way that cannot be told, one in whose headers the source is that of the
 /// cgroup `named`, or one to an address.
@@ -61,8 +77,9 @@ fn judge(own: u64, packet: &Packet, plain: Option<(&Headers, u64)>) -> i32 {
     }
     if let Some(tables) = KernelTables::in_force() {
         decision = match plain {
-            None => decide_led(&sender, &tables),
-            Some((_, named)) if named != 0 => decide_source(&sender, &Party::cgroup(named), &tables),
+            None => decide_led(&sender, Reason::DestinationUnknown, &tables),
+            Some((_, WRITTEN)) => decide_led(&sender, Reason::RawSocket, &tables),
+            Some((_, named)) if named != NOBODY => decide_source(&sender, &Party::cgroup(named), &tables),
             Some((headers, _)) => {
                 let is_echo = matches!(headers.protocol, Protocol::ICMP | Protocol::ICMPV6);
                 let answerer = match sockets::place(packet, &headers.destination) {
