@@ -579,6 +579,10 @@ impl NeighbourKey {
     pub const NETNS_BITS: u32 = 64;
     /// Bits of a whole key.
     pub const BITS: u32 = 192;
+    /// The value of a subnet.
+    pub const ONE: u32 = 1;
+    /// The value of its broadcast address.
+    pub const MANY: u32 = 2;
 
     /// `address` as seen from the network namespace of cookie `netns`.
     #[inline(always)]

@@ -219,6 +219,13 @@ pub(crate) fn is_neighbour(netns: u64, address: &Address) -> bool {
     NEIGHBOURS.get(&Key::new(NeighbourKey::BITS, NeighbourKey::new(netns, *address))).is_some()
 }
 
+/// The same of one that is called, where the broadcast address of a subnet is not one's alone.
+#[inline(always)]
+pub(crate) fn is_neighbours_own(netns: u64, address: &Address) -> bool {
+    let key = Key::new(NeighbourKey::BITS, NeighbourKey::new(netns, *address));
+    NEIGHBOURS.get(&key).is_some_and(|value| *value == NeighbourKey::ONE)
+}
+
 /// Where the running kernel keeps what a cgroup is known by.
 #[inline(always)]
 pub(crate) fn offsets() -> Offsets {

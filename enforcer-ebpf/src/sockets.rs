@@ -139,7 +139,7 @@ pub(crate) fn answerer(
 /// or only namespaces of this host can have it. Of a socket without a note the namespace is not known, 0.
 #[inline(always)]
 pub(crate) fn elsewhere(netns: u64, address: Address) -> Party {
-    let may_be_here = netns != 0 && (!is_settled(netns) || maps::is_neighbour(netns, &address));
+    let may_be_here = netns != 0 && (!is_settled(netns) || maps::is_neighbours_own(netns, &address));
     if may_be_here && maps::tells_namespaces() { Party::UNKNOWN } else { Party::address(address) }
 }
 

@@ -73,7 +73,7 @@ pub struct Views {
     pub locals: BTreeMap<LocalKey, Place>,
     /// For `DEVICES`.
     pub devices: BTreeMap<DeviceKey, Device>,
-    /// For `NEIGHBOURS`: bits of the key that count, and the key.
+    /// For `NEIGHBOURS`: bits of the key that count, and the key. One of which all count is a broadcast address.
     pub neighbours: BTreeSet<(u32, NeighbourKey)>,
 }
 
@@ -102,7 +102,8 @@ impl Room {
         Some(Self {
             locals: self.locals.checked_sub(own.checked_add(seen)?)?,
             devices: self.devices.checked_sub(viewer.devices.len())?,
-            neighbours: self.neighbours.checked_sub(own)?,
+            // Each with its broadcast address.
+            neighbours: self.neighbours.checked_sub(own.checked_mul(2)?)?,
         })
     }
 }
@@ -189,9 +190,13 @@ impl Views {
                 && !local.address.is_loopback_or_unspecified()
         });
         for subnet in subnets {
-            let bits = NeighbourKey::NETNS_BITS + subnet.prefix;
+            let first = masked(subnet.address, subnet.prefix);
             self.neighbours
-                .insert((bits, NeighbourKey::new(viewer.cookie, masked(subnet.address, subnet.prefix))));
+                .insert((NeighbourKey::NETNS_BITS + subnet.prefix, NeighbourKey::new(viewer.cookie, first)));
+            // Which is nobody's own, and is called by who wants many.
+            if let Some(broadcast) = broadcast(first, subnet.prefix) {
+                self.neighbours.insert((NeighbourKey::BITS, NeighbourKey::new(viewer.cookie, broadcast)));
+            }
         }
     }
 }
@@ -200,6 +205,12 @@ impl Views {
 fn masked(address: Address, prefix: u32) -> Address {
     let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix)).unwrap_or(0);
     Address::new((u128::from_be_bytes(address.bytes()) & mask).to_be_bytes())
+}
+
+/// The broadcast address of a subnet, if it has one.
+fn broadcast(first: Address, prefix: u32) -> Option<Address> {
+    let hosts = u128::MAX.checked_shr(prefix).filter(|hosts| first.is_v4() && *hosts > 1)?;
+    Some(Address::new((u128::from_be_bytes(first.bytes()) | hosts).to_be_bytes()))
 }
 
 /// Which namespaces and devices are joined.
@@ -420,18 +431,16 @@ mod tests {
     #[test]
     fn neighbours_are_the_subnets_of_devices_that_lead_nowhere_else() {
         let views = seen(&example());
-        let subnet = |netns| (64 + 96 + 24, NeighbourKey::new(netns, v4(0)));
         let device = |netns, index| views.devices.get(&DeviceKey::new(netns, index)).copied();
-        assert_eq!(
-            views.neighbours,
-            [subnet(HOST), subnet(A), subnet(B)]
-                .into_iter()
-                .chain([
-                    (64 + 96 + 24, NeighbourKey::new(ISLAND, v4(0))),
-                    (64 + 96 + 24, NeighbourKey::new(ISLAND, Address::from_v4([192, 0, 2, 0]))),
-                ])
-                .collect()
-        );
+        let subnets = [HOST, A, B, ISLAND]
+            .map(|netns| (netns, [172, 17, 0]))
+            .into_iter()
+            .chain([(ISLAND, [192, 0, 2])]);
+        let expected = subnets.flat_map(|(netns, [a, b, c])| {
+            let key = |last| NeighbourKey::new(netns, Address::from_v4([a, b, c, last]));
+            [(64 + 96 + 24, key(0)), (64 + 128, key(255))]
+        });
+        assert_eq!(views.neighbours, expected.collect());
         for (netns, index, expected) in [
             (HOST, 1, Some(Device::INSIDE)),
             (HOST, 2, Some(Device::OTHERS)),
@@ -604,7 +613,7 @@ mod tests {
             (locals, devices)
         };
         // As many as all take, and one less of each: the last one goes without.
-        let enough = Room { locals: 5 + 2 * 5 + 2, devices: 5 + 2 * 2 + 1, neighbours: 3 + 2 * 2 + 2 };
+        let enough = Room { locals: 5 + 2 * 5 + 2, devices: 5 + 2 * 2 + 1, neighbours: 2 * (3 + 2 * 2 + 2) };
         assert_eq!(Views::of(&namespaces, enough), (all.clone(), 0));
         for short in [
             Room { locals: enough.locals - 1, ..enough },

@@ -39,7 +39,7 @@ NOTICES = 7300
 
 NEAR, NEAR6, FAR, FAR6 = "100.64.0.1", "fd00:7::1", "100.64.0.2", "fd00:7::2"
 # What the prober may call, and a network that may call the vault.
-BEYOND, BEYOND6, PARTNER6 = "198.51.100.9", "fd00:7::3", "fd00:99::7"
+BEYOND, BEYOND6, PARTNER6 = "198.51.100.9", "fd00:77::3", "fd00:99::7"
 NEAR_DEVICE, FAR_DEVICE = "02:00:00:00:00:01", "02:00:00:00:00:02"
 LINK_LOCAL, TUN = "fe80::7", "tun0"
 VRF, IN_VRF = "red", "100.67.0.1"

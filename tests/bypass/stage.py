@@ -142,6 +142,7 @@ address add {corpus.LINK_LOCAL}/64 dev near nodad
 neighbour add {corpus.FAR} lladdr {corpus.FAR_DEVICE} dev near
 neighbour add {corpus.FAR6} lladdr {corpus.FAR_DEVICE} dev near
 neighbour add {corpus.BEYOND6} lladdr {corpus.FAR_DEVICE} dev near
+route add {corpus.BEYOND6}/128 dev near
 address add 100.65.0.1/32 dev lo
 address add fd00:8::1/128 dev lo
 route add local 198.18.0.0/24 dev lo

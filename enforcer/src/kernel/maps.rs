@@ -739,7 +739,8 @@ impl Maps {
             if now.neighbours.contains(&(*bits, *key)) {
                 continue;
             }
-            match write(names::NEIGHBOURS, self.neighbours.insert(&Key::new(*bits, *key), 1, 0)) {
+            let value = if *bits < NeighbourKey::BITS { NeighbourKey::ONE } else { NeighbourKey::MANY };
+            match write(names::NEIGHBOURS, self.neighbours.insert(&Key::new(*bits, *key), value, 0)) {
                 Ok(()) => drop(now.neighbours.insert((*bits, *key))),
                 Err(err) => {
                     blind.insert(key.netns());

@@ -34,7 +34,7 @@ services:
     listens: [7001/tcp, 7001/udp, 7009/tcp, 7009/udp, 40001/tcp, 40001/udp]
 networks:
   groups: { cidrs: [239.1.2.3/32, \"ff05::7/128\", 100.64.0.3/32, 255.255.255.255/32] }
-  probed: { cidrs: [198.51.100.0/24, \"fd00:7::3/128\"] }
+  probed: { cidrs: [198.51.100.0/24, \"fd00:77::3/128\"] }
   partners: { cidrs: [\"fd00:99::/64\"] }
 allow:
   - { name: errand, from: clerk, to: vault }
