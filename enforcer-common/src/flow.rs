@@ -1,8 +1,8 @@
 //! A flow whose ends are identified: what is left to decide, in as few registers as the programs can hand it on in.
 
+use crate::Asked;
 use crate::facts::{Known, Port, Protocol};
 use crate::layout::Owner;
-use crate::{Asked, Identity, Mode};
 
 /// Everything that decides about a flow but the rules.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,26 +24,21 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The flow in three words: its ends' identities, whom the answerer has asked, and the rest.
+    /// The flow in four words: its ends, whom the answerer has asked, and the rest.
     #[inline(always)]
-    pub const fn pack(&self) -> [u64; 3] {
-        let ends = self.from.identity().raw() as u64 | (self.to.identity().raw() as u64) << u32::BITS;
+    pub const fn pack(&self) -> [u64; 4] {
         let ([a, b], [c, d]) = (self.port.0, self.reply_port.0);
-        // Both modes are small.
-        let modes = self.from.mode() as u8 | (self.to.mode() as u8) << 4;
-        let rest = u64::from_le_bytes([a, b, c, d, self.protocol.0, modes, self.known as u8, 0]);
-        [ends, self.asked.bits(), rest]
+        let rest = u64::from_le_bytes([a, b, c, d, self.protocol.0, self.known as u8, 0, 0]);
+        [self.from.pack(), self.to.pack(), self.asked.bits(), rest]
     }
 
     /// Undoes [`pack`](Self::pack). What no flow is packed as enforces, and is of an unknown answerer.
     #[inline(always)]
-    pub const fn unpack([ends, asked, rest]: [u64; 3]) -> Self {
-        let [a, b, c, d, protocol, modes, known, _] = rest.to_le_bytes();
-        let from = Identity::from_raw((ends & 0xffff_ffff) as u32);
-        let to = Identity::from_raw((ends >> u32::BITS) as u32);
+    pub const fn unpack([from, to, asked, rest]: [u64; 4]) -> Self {
+        let [a, b, c, d, protocol, known, ..] = rest.to_le_bytes();
         Self {
-            from: Owner::new(from, Mode::from_raw(modes & 0xf)),
-            to: Owner::new(to, Mode::from_raw(modes >> 4)),
+            from: Owner::unpack(from),
+            to: Owner::unpack(to),
             known: Known::from_raw(known),
             asked: Asked::from_bits(asked),
             protocol: Protocol(protocol),
@@ -85,7 +80,7 @@ mod tests {
 
     #[test]
     fn what_no_flow_is_packed_as_is_of_nobody_known_and_enforces() {
-        let flow = Flow::unpack([0, 0, u64::MAX]);
+        let flow = Flow::unpack([u64::MAX, u64::MAX, 0, u64::MAX]);
         assert_eq!(
             (flow.known, flow.from.mode(), flow.to.mode()),
             (Known::Unknown, Mode::Enforce, Mode::Enforce)

@@ -106,6 +106,19 @@ impl Owner {
         Self { identity: identity.raw(), mode: mode as u8, _pad: [0; 3] }
     }
 
+    /// The owner in one register: its identity below its mode.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.identity as u64 | (self.mode as u64) << u32::BITS
+    }
+
+    /// Undoes [`pack`](Self::pack).
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        let [a, b, c, d, mode, ..] = packed.to_le_bytes();
+        Self::new(Identity::from_raw(u32::from_le_bytes([a, b, c, d])), Mode::from_raw(mode))
+    }
+
     /// Who owns it.
     #[inline(always)]
     pub const fn identity(&self) -> Identity {

@@ -213,17 +213,21 @@ pub(crate) fn is_first_word_of(cookie: u64) -> bool {
     STRANGERS.insert(cookie, 1, BPF_NOEXIST.into()).is_ok()
 }
 
+#[inline(always)]
+fn neighbour(netns: u64, address: &Address) -> Option<u32> {
+    NEIGHBOURS.get(&Key::new(NeighbourKey::BITS, NeighbourKey::new(netns, *address))).copied()
+}
+
 /// Whether only a network namespace of this host can have `address`, as seen from the namespace of cookie `netns`.
 #[inline(always)]
 pub(crate) fn is_neighbour(netns: u64, address: &Address) -> bool {
-    NEIGHBOURS.get(&Key::new(NeighbourKey::BITS, NeighbourKey::new(netns, *address))).is_some()
+    neighbour(netns, address).is_some()
 }
 
 /// The same of one that is called, where the broadcast address of a subnet is not one's alone.
 #[inline(always)]
 pub(crate) fn is_neighbours_own(netns: u64, address: &Address) -> bool {
-    let key = Key::new(NeighbourKey::BITS, NeighbourKey::new(netns, *address));
-    NEIGHBOURS.get(&key).is_some_and(|value| *value == NeighbourKey::ONE)
+    neighbour(netns, address) == Some(NeighbourKey::ONE)
 }
 
 /// Where the running kernel keeps what a cgroup is known by.
@@ -444,9 +448,9 @@ extern "C" fn port_coverage(slot: u32, from: u32, to: u32, protocol: u32, port: 
 /// [`decide_flow`] as a global function for the same reason: the flow is what its words are packed of.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_decision(active: u32, ends: u64, asked: u64, rest: u64) -> u64 {
+extern "C" fn flow_decision(active: u32, from: u64, to: u64, asked: u64, rest: u64) -> u64 {
     let tables = KernelTables { active: Active(active), found: (0, 0) };
-    decide_flow(&Flow::unpack([ends, asked, rest]), &tables).pack()
+    decide_flow(&Flow::unpack([from, to, asked, rest]), &tables).pack()
 }
 
 /// What a slot knows of a cgroup.
@@ -458,14 +462,13 @@ fn cgroup_in(slot: u32, id: u64) -> Option<Cgroup> {
     still(unsafe { &*words.cast::<KeyedCgroup>() }, &id)
 }
 
-/// Whose a cgroup is: its identity below its mode, 0 if it is not in the tables, where no cgroup has the identity 0. A
+/// Whose a cgroup is, packed; 0 if it is not in the tables, where no cgroup has the identity 0. A
 /// global function for the same reason.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn cgroup_owner(slot: u32, id: u64) -> u64 {
     let Some(cgroup) = cgroup_in(slot, id) else { return 0 };
-    let owner = cgroup.owner;
-    u64::from(owner.identity().raw()) | ((owner.mode() as u64) << 32)
+    cgroup.owner.pack()
 }
 
 /// The set of networks that an address, given by its words, belongs to; 0 if it belongs to none, since no set has that
@@ -508,8 +511,8 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn decide_flow(&self, flow: &Flow) -> Decision {
-        let [ends, asked, rest] = flow.pack();
-        let packed = flow_decision(self.active.0, ends, asked, rest);
+        let [from, to, asked, rest] = flow.pack();
+        let packed = flow_decision(self.active.0, from, to, asked, rest);
         Decision::unpack(packed, flow.from.identity(), flow.to.identity())
     }
 
@@ -518,11 +521,7 @@ impl Tables for KernelTables {
         let packed = if id == self.found.0 { self.found.1 } else { cgroup_owner(self.slot(), id) };
         match packed {
             0 => None,
-            packed => {
-                let [a, b, c, d, mode, ..] = packed.to_le_bytes();
-                let identity = Identity::from_raw(u32::from_le_bytes([a, b, c, d]));
-                Some(Owner::new(identity, Mode::from_raw(mode)))
-            }
+            packed => Some(Owner::unpack(packed)),
         }
     }
 

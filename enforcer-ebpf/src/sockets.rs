@@ -97,12 +97,14 @@ pub(crate) fn answerer(
 ) -> Answerer {
     let everywhere = kind.is_everywhere();
     // A wildcard listener would match any address, so it is asked first whether the address is this host's.
-    let place = if everywhere { Some(Place::HERE) } else { maps::place(ctx.netns(), &address) };
+    let own_netns = if everywhere { 0 } else { ctx.netns() };
+    let place = if everywhere { Some(Place::HERE) } else { maps::place(own_netns, &address) };
     let Some(place) = place else {
-        if !is_settled(ctx.netns()) {
-            tell_namespace(ctx.netns());
+        let is_settled = is_settled(own_netns);
+        if !is_settled {
+            tell_namespace(own_netns);
         }
-        return Answerer { party: elsewhere(ctx.netns(), address), asked: Asked::ANYONE };
+        return Answerer { party: elsewhere(own_netns, is_settled, address), asked: Asked::ANYONE };
     };
     let Some(netns) = place.netns() else {
         return Answerer { party: Party::UNKNOWN, asked: Asked::ANYONE };
@@ -136,10 +138,10 @@ pub(crate) fn answerer(
 }
 
 /// Who has an address that no namespace of this host is known to have: another host, unless the caller's namespace was not looked at yet,
-/// or only namespaces of this host can have it. Of a socket without a note the namespace is not known, 0.
+/// which `is_settled` tells, or only namespaces of this host can have it. Of a socket without a note the namespace is not known, 0.
 #[inline(always)]
-pub(crate) fn elsewhere(netns: u64, address: Address) -> Party {
-    let may_be_here = netns != 0 && (!is_settled(netns) || maps::is_neighbours_own(netns, &address));
+pub(crate) fn elsewhere(netns: u64, is_settled: bool, address: Address) -> Party {
+    let may_be_here = netns != 0 && (!is_settled || maps::is_neighbours_own(netns, &address));
     if may_be_here && maps::tells_namespaces() { Party::UNKNOWN } else { Party::address(address) }
 }
 

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::AddAssign;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -747,9 +749,10 @@ pub fn protocol(protocol: Protocol) -> Cow<'static, str> {
     }
 }
 
-/// Bytes that somebody has named something by, as JSON can tell them. Hardly any are no UTF-8, which is told faster than what to
-/// put in the place of those that are not.
-pub fn text(bytes: &[u8]) -> Cow<'_, str> {
+/// What somebody has named something by, as JSON can tell it. Hardly any name is no UTF-8, which is told faster than what to put in the
+/// place of one that is not.
+pub fn text(name: &(impl AsRef<OsStr> + ?Sized)) -> Cow<'_, str> {
+    let bytes = name.as_ref().as_bytes();
     str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
+use crate::audit::text;
+
 /// Cgroups that are remembered after they vanished: a socket can outlive its cgroup's directory (systemd keeps
 /// some across a restart), and ids are not used again before the next boot.
 const MAX_VANISHED: usize = 16_384;
@@ -63,9 +65,8 @@ impl Names {
     /// The path of a cgroup as records tell it: of one that is longer than is kept, its beginning.
     pub fn told(&self, id: u64) -> Option<Cow<'_, str>> {
         match self.places.get(&id)? {
-            // Hardly any is no text, which is told faster than what to put in the place of what is none.
-            Place::At(path) => Some(path.to_str().map_or_else(|| path.to_string_lossy(), Cow::Borrowed)),
-            Place::Below(path) => Some(path.join(LEFT_OUT).to_string_lossy().into_owned().into()),
+            Place::At(path) => Some(text(&**path)),
+            Place::Below(path) => Some(text(&path.join(LEFT_OUT)).into_owned().into()),
             Place::Hidden => None,
         }
     }

@@ -73,7 +73,8 @@ pub struct Views {
     pub locals: BTreeMap<LocalKey, Place>,
     /// For `DEVICES`.
     pub devices: BTreeMap<DeviceKey, Device>,
-    /// For `NEIGHBOURS`: bits of the key that count, and the key. One of which all count is a broadcast address.
+    /// For `NEIGHBOURS`: bits of the key that count, and the key. One of which all count is a subnet's broadcast
+    /// address, or the namespace's own one where that is all of a subnet.
     pub neighbours: BTreeSet<(u32, NeighbourKey)>,
 }
 
@@ -201,16 +202,21 @@ impl Views {
     }
 }
 
+/// The bits of an address that tell hosts of a subnet apart.
+fn host_bits(prefix: u32) -> u128 {
+    u128::MAX.checked_shr(prefix).unwrap_or(0)
+}
+
 /// The first address of a subnet.
 fn masked(address: Address, prefix: u32) -> Address {
-    let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix)).unwrap_or(0);
-    Address::new((u128::from_be_bytes(address.bytes()) & mask).to_be_bytes())
+    Address::new((u128::from_be_bytes(address.bytes()) & !host_bits(prefix)).to_be_bytes())
 }
 
 /// The broadcast address of a subnet, if it has one.
 fn broadcast(first: Address, prefix: u32) -> Option<Address> {
-    let hosts = u128::MAX.checked_shr(prefix).filter(|hosts| first.is_v4() && *hosts > 1)?;
-    Some(Address::new((u128::from_be_bytes(first.bytes()) | hosts).to_be_bytes()))
+    let hosts = host_bits(prefix);
+    let last = Address::new((u128::from_be_bytes(first.bytes()) | hosts).to_be_bytes());
+    (first.is_v4() && hosts > 1).then_some(last)
 }
 
 /// Which namespaces and devices are joined.

@@ -208,9 +208,8 @@ fn who_is_called_in_a_namespace_that_was_not_looked_at_is_never_the_world() -> a
     drop(at_host);
     let finished = daemon.stop()?;
     finished.check_totals()?;
-    let of_web = || finished.attempts().filter(|record| record["source"]["service"] == "web");
     let (mut denied, mut allowed) = (0, 0);
-    for record in of_web() {
+    for record in finished.attempts().filter(|record| record["source"]["service"] == "web") {
         let is_far = record["destination"]["port"] == 7779;
         let service = record["destination"]["service"].as_str().unwrap_or_default();
         if is_far {

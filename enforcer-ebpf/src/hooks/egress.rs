@@ -88,7 +88,10 @@ fn judge(own: u64, packet: &Packet, plain: Option<(&Headers, u64)>) -> i32 {
                     // Whoever it is does not know the sender either.
                     Some(_) if !is_echo => Party::UNKNOWN,
                     Some(_) => Party::address(headers.destination),
-                    None => sockets::elsewhere(sockets::netns_of(packet), headers.destination),
+                    None => {
+                        let netns = sockets::netns_of(packet);
+                        sockets::elsewhere(netns, sockets::is_settled(netns), headers.destination)
+                    }
                 };
                 let facts = Facts {
                     caller: sender,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::LazyLock;
@@ -80,7 +81,7 @@ impl<'a> Words<'a> {
         let process = event.process().map(|(pid, uid, comm)| Process {
             pid,
             uid,
-            comm: audit::text(comm),
+            comm: audit::text(OsStr::from_bytes(comm)),
             exe: executables.of(pid),
         });
         Attempt {
@@ -123,11 +124,7 @@ impl<'a> Words<'a> {
         let number = usize::try_from(rule?.0).ok()?;
         let (_, rules) = self.rules.iter().find(|(known, _)| *known == revision)?;
         let rule = rules.get(number)?;
-        Some(Rule {
-            name: &rule.name,
-            file: audit::text(rule.location.file.as_os_str().as_bytes()),
-            line: rule.location.line,
-        })
+        Some(Rule { name: &rule.name, file: audit::text(&*rule.location.file), line: rule.location.line })
     }
 }
 
@@ -332,17 +329,14 @@ impl Daemon {
                 }
                 let is_egress = event.hook().is_some_and(|hook| hook.direction() == Direction::Egress);
                 self.met_unknown |= is_egress && event.reason() == Some(Reason::DestinationUnknown);
-                if event.rule().is_some() {
-                    self.remember_rules(event.revision);
-                }
+                self.remember_rules(event.revision, event.rule());
                 if let Some((pid, _, comm)) = event.process() {
                     self.executables.learn(pid, comm);
                 }
                 let words = Words::of(&self.revision, &self.names, &self.rules);
                 let attempt = words.attempt(event, &self.executables);
-                if let Err(err) = self.log.write(clock.wall(event.at), Body::Attempt(&attempt)) {
-                    self.complain(&err);
-                }
+                let written = self.log.write(clock.wall(event.at), Body::Attempt(&attempt));
+                self.complain_of(&written);
             }
             Err(err) => {
                 error!("{err}");
@@ -384,10 +378,15 @@ impl Daemon {
     /// Writes a record; a failure is logged and, for an attempt, counted. Returns whether it was written.
     pub(super) fn write(&mut self, time: SystemTime, body: Body<'_>) -> bool {
         let written = self.log.write(time, body);
-        if let Err(err) = &written {
+        self.complain_of(&written);
+        written.is_ok()
+    }
+
+    /// Says so if a record could not be written.
+    pub(super) fn complain_of(&mut self, written: &std::io::Result<()>) {
+        if let Err(err) = written {
             self.complain(err);
         }
-        written.is_ok()
     }
 
     pub(super) fn flush(&mut self) {
@@ -403,7 +402,7 @@ impl Daemon {
     }
 
     /// Says once that the audit log takes nothing, and not for every record.
-    pub(super) fn complain(&mut self, err: &std::io::Error) {
+    fn complain(&mut self, err: &std::io::Error) {
         if !self.complained {
             self.complained = true;
             error!("write audit log {}: {err}", self.settings.audit.display());
@@ -411,9 +410,10 @@ impl Daemon {
         }
     }
 
-    /// Sees to it that the rules of a revision are remembered of which one is about to be named.
-    pub(super) fn remember_rules(&mut self, revision: u32) {
-        if !self.rules.iter().any(|(known, _)| *known == revision)
+    /// Sees to it that the rules of a revision are remembered if one of them is about to be named.
+    pub(super) fn remember_rules(&mut self, revision: u32, rule: Option<RuleId>) {
+        if rule.is_some()
+            && !self.rules.iter().any(|(known, _)| *known == revision)
             && let Some(rules) = self.recall(revision)
         {
             self.rules.push_front((revision, rules));

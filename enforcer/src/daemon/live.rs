@@ -44,14 +44,11 @@ impl Daemon {
                     if let Some(err) = &told.error {
                         error!("{err}");
                     }
-                    if told.connection.decision.rule().is_some() {
-                        self.remember_rules(revision);
-                    }
+                    self.remember_rules(revision, told.connection.decision.rule());
                     let words = Words::of(&self.revision, &self.names, &self.rules);
                     let record = connection(&words, cause, revision, &told);
-                    if let Err(err) = self.log.write(SystemTime::now(), Body::Connection(&record)) {
-                        self.complain(&err);
-                    }
+                    let written = self.log.write(SystemTime::now(), Body::Connection(&record));
+                    self.complain_of(&written);
                 }
             }
             Report::Trouble(err) => error!("judge live connections: {err}"),

@@ -258,7 +258,7 @@ mod tests {
             }
         }
         // What stands before the lines, a file more or less, or one of another name.
-        for now in [
+        for unlike in [
             documents(&[text(&HEAD.replace("/b", "/c"), &lines), text("version: 1\n", &others)]),
             documents(&[text(HEAD, &lines)]),
             documents(&[
@@ -268,7 +268,7 @@ mod tests {
             ]),
             vec![before[0].clone(), Document::new("2.yaml", before[1].text.clone())],
         ] {
-            assert!(edited(&before, &known, &now).is_none());
+            assert!(edited(&before, &known, &unlike).is_none());
         }
     }
 
