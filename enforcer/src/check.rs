@@ -87,6 +87,9 @@ impl Query {
 impl End {
     fn parse(text: &str) -> Option<Self> {
         if text.starts_with('/') {
+            if text.split('/').any(|segment| segment == "..") {
+                return None;
+            }
             return Some(Self::Cgroup(text.to_owned()));
         }
         if let Some(bracketed) = text.strip_prefix('[') {
@@ -827,6 +830,13 @@ mod tests {
                 "web:1",
                 "db:1",
                 "read source `web:1`: not a name, a cgroup path or an address\n\
+                 hint: write a service, a network, `unmanaged`, `world`, `/a/cgroup/path` or an address, \
+                 without a port",
+            ),
+            (
+                "/a/../b",
+                "db:1",
+                "read source `/a/../b`: not a name, a cgroup path or an address\n\
                  hint: write a service, a network, `unmanaged`, `world`, `/a/cgroup/path` or an address, \
                  without a port",
             ),

@@ -125,7 +125,7 @@ struct Apply {
     #[command(flatten)]
     propose: Propose,
     /// Bring the policy before back after this time, as in 60s, unless it is confirmed
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = time_to_confirm)]
     confirm_timeout: Option<Duration>,
 }
 
@@ -385,10 +385,19 @@ fn run_diff(args: &Propose) -> Result<ExitCode, Failure> {
 
 fn run_apply(args: &Apply) -> Result<ExitCode, Failure> {
     let ask = &args.propose.ask;
-    // A time of less than a second is none to confirm in.
-    let seconds = args.confirm_timeout.map(|time| time.as_secs().max(1));
+    let seconds = args.confirm_timeout.map(|time| time.as_secs());
     let proposal = proposal(&args.propose.policy, seconds)?;
     show(ask, &client(&ask.socket).post::<api::Applied>("/v1/policy/apply", &proposal)?)
+}
+
+/// Reads a time within which somebody is to confirm.
+fn time_to_confirm(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|err| err.to_string())?;
+    if time.subsec_nanos() > 0 || !api::CONFIRM_WITHIN.contains(&time.as_secs()) {
+        let (least, most) = (api::CONFIRM_WITHIN.start(), api::CONFIRM_WITHIN.end());
+        return Err(format!("not a whole number of seconds from {least} to {most}"));
+    }
+    Ok(time)
 }
 
 fn run_events(args: &Events) -> Result<ExitCode, Failure> {

@@ -28,6 +28,8 @@ pub enum Origin {
     Directory,
     /// It was given through the control socket, and the directory may say something else.
     Applied,
+    /// An earlier daemon has put it in force, and what is in the directory cannot be used.
+    Adopted,
 }
 
 /// One revision of the policy.

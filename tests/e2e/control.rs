@@ -115,6 +115,9 @@ fn status_services_and_identities_are_those_of_real_processes() -> anyhow::Resul
         assert_eq!(answer["service"], service, "{of}: {answer}");
         assert!(answer["explanation"].as_str().is_some_and(|text| text.contains(words)), "{of}: {answer}");
     }
+    let astray = sandbox.ask(&["identity", "get", "/a/../b"])?;
+    let said = String::from_utf8_lossy(&astray.stderr).into_owned();
+    assert!(!astray.status.success() && said.contains("without `..`"), "{said}");
     for verb in ["status", "services"] {
         let text = String::from_utf8(sandbox.ask(&[verb])?.stdout)?;
         assert!(text.contains("orders") && !text.contains('\u{1b}'), "{text}");
@@ -146,6 +149,19 @@ fn a_policy_is_compared_applied_confirmed_and_rolled_back() -> anyhow::Result<()
     daemon.wait_for(|record| record["result"] == "rolled-back" && record["revision"] == 3)?;
     assert!(web.ask(&connect)?.is_refused(), "nobody confirmed it");
     assert!(!sandbox.ask(&["policy", "confirm"])?.status.success(), "it is too late");
+
+    for time in ["0s", "1500ms", "100years"] {
+        let refused = sandbox.ask(&["policy", "apply", &file, "--confirm-timeout", time])?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(2) && said.contains("whole number of seconds"), "{time}: {said}");
+    }
+    let text = "version: 1\n";
+    for seconds in [0, u64::MAX] {
+        let body =
+            json!({ "documents": [{ "file": "a.yaml", "text": text }], "confirm_within_seconds": seconds });
+        assert_eq!(call(&sandbox, "POST", "/v1/policy/apply", &body.to_string())?.0, 400, "{seconds}");
+    }
+    assert!(web.ask(&connect)?.is_refused(), "nothing was put in force");
 
     json(&sandbox.ask(&["policy", "apply", &file, "--confirm-timeout", "1h", "-o", "json"])?)?;
     let second = sandbox.ask(&["policy", "apply", &file])?;

@@ -372,6 +372,34 @@ fn a_policy_that_nobody_has_confirmed_goes_with_the_daemon() -> anyhow::Result<(
 }
 
 #[test]
+fn a_policy_that_was_adopted_is_told_from_one_that_was_read() -> anyhow::Result<()> {
+    let mut scene = Scene::new("origin", EVEN)?;
+    let origin = |scene: &Scene| -> anyhow::Result<String> {
+        let status = scene.sandbox.ask(&["status", "-o", "json"])?;
+        let status: Value = serde_json::from_slice(&status.stdout)?;
+        Ok(status["policy"]["origin"].as_str().unwrap_or_default().to_owned())
+    };
+    let run = scene.start()?;
+    let other = scene.sandbox.write_other_policy("other", &policy(ODD))?.display().to_string();
+    assert_eq!(origin(&scene)?, "directory");
+    assert!(scene.sandbox.ask(&["policy", "apply", &other])?.status.success());
+    assert_eq!(origin(&scene)?, "applied");
+    scene.sandbox.write_policy("version: 2\n")?;
+    assert!(!run.end(Signal::SIGKILL)?);
+    let run = scene.start()?;
+    assert_eq!((scene.in_force()?, origin(&scene)?), ("odd", "adopted".to_owned()));
+    assert_eq!(scene.last("policy")?["result"], "refused");
+    assert!(!run.end(Signal::SIGKILL)?);
+    scene.sandbox.write_policy(&policy(ODD))?;
+    for restarts in 0..2 {
+        let run = scene.start()?;
+        assert_eq!((scene.in_force()?, origin(&scene)?), ("odd", "directory".to_owned()), "{restarts}");
+        assert!(!run.end(Signal::SIGKILL)?);
+    }
+    Ok(())
+}
+
+#[test]
 fn where_an_earlier_daemon_enforces_none_stands_open() -> anyhow::Result<()> {
     let mut scene = Scene::new("not-open", EVEN)?;
     let open = policy(EVEN).replace("services:", "defaults: { on_unsupported: open }\nservices:");

@@ -1,6 +1,7 @@
 //! What goes over the control socket: the bodies of requests and answers, as `openapi.yaml` describes them.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,9 @@ pub const ENDPOINTS: [(&str, &str); 12] = [
     ("GET", "/v1/events"),
     ("GET", "/v1/openapi.yaml"),
 ];
+
+/// Seconds within which a policy may be to be confirmed: up to a year.
+pub const CONFIRM_WITHIN: RangeInclusive<u64> = 1..=31_536_000;
 
 /// Answer to everything that is refused or failed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -69,7 +73,7 @@ pub struct PolicyState {
     pub revision: u32,
     /// Where a reload reads it from.
     pub directory: String,
-    /// `directory`, or `applied` through this socket.
+    /// `directory`, `applied` through this socket, or `adopted` from an earlier daemon while the directory cannot be used.
     pub origin: String,
     /// SHA-256 of its documents one after the other.
     pub sha256: String,
@@ -497,7 +501,7 @@ pub struct Document {
 pub struct Proposal {
     /// All the documents of the policy.
     pub documents: Vec<Document>,
-    /// Only for `apply`: after so many seconds without a confirmation the policy before comes back.
+    /// Only for `apply`: after so many seconds without a confirmation the policy before comes back, see [`CONFIRM_WITHIN`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_within_seconds: Option<u64>,
 }

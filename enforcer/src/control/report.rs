@@ -195,6 +195,7 @@ pub fn policy_state(snapshot: &Snapshot) -> api::PolicyState {
         origin: String::from(match snapshot.revision.origin {
             Origin::Directory => "directory",
             Origin::Applied => "applied",
+            Origin::Adopted => "adopted",
         }),
         sha256: snapshot.revision.sha256(),
         since: snapshot.revision.since.map(time),
@@ -591,6 +592,12 @@ impl Subject {
             let path = Path::new(text);
             let below = path.strip_prefix(mount).ok().filter(|_| mount != Path::new("/"));
             let path = below.map_or_else(|| path.to_path_buf(), |below| Path::new("/").join(below));
+            if path.components().any(|part| part == Component::ParentDir) {
+                return Err(format!(
+                    "read `{text}`: a cgroup is named from the top of the tree, without `..`\n\
+                     hint: write it like /system.slice/nginx.service"
+                ));
+            }
             // Without a slash at the end, as the tree names it.
             return Ok(Self::Cgroup(path.components().collect()));
         }

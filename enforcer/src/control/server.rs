@@ -532,6 +532,11 @@ async fn apply(
 ) -> Answer<api::Applied> {
     let proposal = Arc::new(proposal(body).await?);
     let confirm_within_seconds = proposal.confirm_within_seconds;
+    if confirm_within_seconds.is_some_and(|seconds| !api::CONFIRM_WITHIN.contains(&seconds)) {
+        let (least, most) = (api::CONFIRM_WITHIN.start(), api::CONFIRM_WITHIN.end());
+        let text = format!("read confirm_within_seconds: not a number from {least} to {most}");
+        return Err(Failed(StatusCode::BAD_REQUEST, text));
+    }
     let parser = server.parser;
     let mut refused = Refusal::Overtaken;
     for _ in 0..TRIES {

@@ -69,6 +69,7 @@ impl fmt::Display for Status {
         let hash = policy.sha256.get(..12).unwrap_or(&policy.sha256);
         let origin = match policy.origin.as_str() {
             "directory" => format!("from {}", policy.directory),
+            "adopted" => format!("of an earlier daemon; the directory is {}", policy.directory),
             _ => format!("applied; the directory is {}", policy.directory),
         };
         let since = policy.since.as_deref().unwrap_or("before this daemon started");

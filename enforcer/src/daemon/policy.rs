@@ -285,9 +285,9 @@ impl Daemon {
         let revision = self.revision.tables.revision;
         info!(revision, services = self.revision.tables.services.len(), "policy applied");
         self.refused = None;
-        self.unconfirmed = proposal.confirm_within.and_then(|within| {
-            Some(Unconfirmed { before: before.clone(), by: Instant::now().checked_add(within)? })
-        });
+        self.unconfirmed = proposal
+            .confirm_within
+            .map(|within| Unconfirmed { before: before.clone(), by: Instant::now() + within });
         self.record_change("applied", Prompt::Control, proposal.by, None);
         if self.unconfirmed.is_none() {
             self.follow_up();

@@ -29,7 +29,7 @@ use crate::namespaces::news::News;
 use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::notify;
-use crate::policy::{Document, Loaded, OnUnsupported};
+use crate::policy::{Loaded, OnUnsupported};
 use crate::privileges;
 use crate::revision::{InvalidPolicy, Origin, Revision};
 use crate::staying::{self, First, Left};
@@ -157,12 +157,17 @@ impl Daemon {
                 .serve(sender, log.followed(), settings.parser, settings.control_lifetime)
                 .context("serve control socket")?;
         }
-        let (origin, since) = (Origin::Directory, (!is_adopted).then(SystemTime::now));
+        let is_text = |loaded: &Loaded| {
+            kept.as_ref().is_some_and(|kept| kept.is_text_of(tables.revision, &loaded.documents))
+        };
+        let is_of_directory = !is_adopted || on_disk.as_ref().is_ok_and(is_text);
+        let origin = if is_of_directory { Origin::Directory } else { Origin::Adopted };
+        let since = (!is_adopted).then(SystemTime::now);
         let revision =
             Revision { origin, since, documents, policy, tables, identities, warnings: Vec::new() };
         let revision = Arc::new(revision);
         // What an earlier daemon has put in force was read from somewhere else.
-        let (known, on_disk) = if is_adopted { (None, Some(on_disk)) } else { (on_disk.ok(), None) };
+        let (known, on_disk) = if is_of_directory { (on_disk.ok(), None) } else { (None, Some(on_disk)) };
         let mut daemon = Self {
             settings: settings.clone(),
             enforcement,
@@ -225,8 +230,11 @@ impl Daemon {
         if swept.is_none() {
             daemon.sweep(Cause::Start);
         }
-        if let Some(on_disk) = on_disk {
-            daemon.catch_up(on_disk);
+        // What is on the disk is another policy than the one that was adopted.
+        if let Some(on_disk) = on_disk
+            && daemon.take_over(adopted + 1, on_disk, Prompt::Start, None).is_ok()
+        {
+            daemon.follow_up();
         }
         // Otherwise they are being judged by the policy that has just come into force.
         if let Some(swept) = swept.filter(|_| daemon.revision.tables.revision == adopted) {
@@ -238,22 +246,6 @@ impl Daemon {
         daemon.survey();
         failpoint::pass("started");
         Ok(daemon)
-    }
-
-    /// Puts the policy on the disk in force where it is another than the one that was adopted.
-    fn catch_up(&mut self, on_disk: anyhow::Result<Loaded>) {
-        let revision = self.revision.tables.revision;
-        let is_same = |documents: &[Document]| {
-            self.kept.as_ref().is_some_and(|kept| kept.is_text_of(revision, documents))
-        };
-        match on_disk {
-            Ok(loaded) if is_same(&loaded.documents) => {}
-            on_disk => {
-                if self.take_over(revision + 1, on_disk, Prompt::Start, None).is_ok() {
-                    self.follow_up();
-                }
-            }
-        }
     }
 }
 

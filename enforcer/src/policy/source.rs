@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
 use super::Location;
 use super::finding::{Finding, Severity};
 
@@ -205,7 +207,7 @@ fn is_like_yaml(extension: &[u8]) -> bool {
 /// Reads a file; if it is `known`, its text is that. `block` is what it is read to while it is compared.
 fn read_file(path: &Path, known: Option<&Arc<str>>, block: &mut [u8]) -> Result<Arc<str>, Box<Finding>> {
     let mut bytes = Vec::new();
-    let result = fs::File::open(path).and_then(|mut file| {
+    let result = open(path).and_then(|mut file| {
         if let Some(known) = known
             && is_same(&mut file, known.as_bytes(), block, &mut bytes)?
         {
@@ -229,6 +231,16 @@ fn read_file(path: &Path, known: Option<&Arc<str>>, block: &mut [u8]) -> Result<
     String::from_utf8(bytes)
         .map(Arc::from)
         .map_err(|error| Box::new(not_utf8(path, error.as_bytes(), error.utf8_error().valid_up_to())))
+}
+
+/// Opens a file that is read without waiting, unless it is a pipe: some files of `/proc` and `/sys` are regular ones by their kind alone,
+/// and say nothing until the kernel has something to say.
+fn open(path: &Path) -> io::Result<fs::File> {
+    let file = fs::File::open(path)?;
+    if file.metadata()?.is_file() {
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    Ok(file)
 }
 
 /// The finding about a file whose bytes are text up to `valid` only.
@@ -315,6 +327,17 @@ mod tests {
             let sources = read(&paths);
             assert_eq!((sources.files.len(), sources.findings.len()), (1, 0), "{paths:?}");
         }
+    }
+
+    #[test]
+    fn what_never_ends_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().to_path_buf();
+        // A regular file by its kind, which says nothing until the kernel does.
+        std::os::unix::fs::symlink("/proc/kmsg", path.join("a.yaml")).expect("room for a link");
+        let sources = read(&[path]);
+        let codes: Vec<&str> = sources.findings.iter().map(|finding| finding.code).collect();
+        assert_eq!((sources.documents.len(), codes), (0, vec!["unreadable"]));
     }
 
     #[test]
