@@ -167,9 +167,10 @@ fn what_could_not_be_judged_at_a_reload_is_judged_later() -> anyhow::Result<()> 
     let ownerless = three.sandbox.directory().join("ownerless");
     let mut command = three.sandbox.daemon_command(&format!("{SERVICES}{BOTH}"))?;
     command.env(failpoint::OWNERLESS, &ownerless);
+    // What is older than the enforcer is told at its start all the same, not when it can be read again.
+    fs::write(&ownerless, "")?;
     let mut daemon = three.sandbox.start_daemon(command)?;
     three.connect(5)?;
-    fs::write(&ownerless, "")?;
     let policy = daemon.reload(&three.sandbox, &format!("{SERVICES}{ONE}"))?;
     ensure!(policy["result"] == "applied", "{policy}");
     // Nobody could order it, and nothing is closed.

@@ -153,7 +153,10 @@ fn a_policy_is_compared_applied_confirmed_and_rolled_back() -> anyhow::Result<()
     for time in ["0s", "1500ms", "100years"] {
         let refused = sandbox.ask(&["policy", "apply", &file, "--confirm-timeout", time])?;
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(refused.status.code() == Some(2) && said.contains("whole number of seconds"), "{time}: {said}");
+        assert!(
+            refused.status.code() == Some(2) && said.contains("whole number of seconds"),
+            "{time}: {said}"
+        );
     }
     let text = "version: 1\n";
     for seconds in [0, u64::MAX] {

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use anyhow::Context as _;
 use tracing::{debug, error};
 
 use super::Daemon;
@@ -11,12 +12,18 @@ use crate::audit::{self, Body};
 use crate::connections::sweep::{Report, Told};
 use crate::connections::{self, Action, Cause};
 use crate::failpoint;
+use crate::kernel::CgroupOwners;
 
 impl Daemon {
     /// Has live connections judged by the policy in force.
     pub(super) fn sweep(&mut self, cause: Cause) {
         self.owed.insert(cause);
         self.order_what_is_owed();
+    }
+
+    /// Has live connections judged at the start, by the policy in force, of which these are the owners of cgroups.
+    pub(super) fn sweep_first(&self, cause: Cause, owners: CgroupOwners) -> anyhow::Result<()> {
+        self.sweeper.order(cause, self.revision.clone(), owners).context("judge live connections")
     }
 
     /// Orders what was to be judged; what cannot be ordered is tried again at the next tick, since connections that the policy

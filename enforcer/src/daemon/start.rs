@@ -120,6 +120,8 @@ impl Daemon {
         let swept = left.swept().filter(|_| is_adopted);
         let older = swept.as_ref().map(|swept| swept.older.clone()).unwrap_or_default();
         let tally = enforcement.tally()?;
+        // While a start may still fail: judged at a later try, what has come since would pass for older than the enforcer.
+        let owners = enforcement.owners()?;
         let sweeper =
             Sweeper::start(path.clone(), older, tally.clone()).context("start the thread for connections")?;
         let start = Start {
@@ -226,26 +228,35 @@ impl Daemon {
         // Before the first event is written: the next daemon counts what is in the log from here on.
         daemon.keep_ledger();
         daemon.close_books()?;
-        let adopted = daemon.revision.tables.revision;
-        if swept.is_none() {
-            daemon.sweep(Cause::Start);
-        }
-        // What is on the disk is another policy than the one that was adopted.
-        if let Some(on_disk) = on_disk
-            && daemon.take_over(adopted + 1, on_disk, Prompt::Start, None).is_ok()
-        {
-            daemon.follow_up();
-        }
-        // Otherwise they are being judged by the policy that has just come into force.
-        if let Some(swept) = swept.filter(|_| daemon.revision.tables.revision == adopted) {
-            // If the earlier daemon ended before it had closed what this policy denies, that is not older than the enforcer.
-            let cause = if swept.revision == adopted { Cause::Start } else { Cause::Reload };
-            daemon.sweep(cause);
+        match swept {
+            None => {
+                daemon.sweep_first(Cause::Start, owners)?;
+                daemon.catch_up(on_disk);
+            }
+            Some(swept) => {
+                // Otherwise they are being judged by the policy that has just come into force.
+                if !daemon.catch_up(on_disk) {
+                    // If the earlier daemon ended before it had closed what this policy denies, that is not older than the enforcer.
+                    let is_done = swept.revision == daemon.revision.tables.revision;
+                    daemon.sweep_first(if is_done { Cause::Start } else { Cause::Reload }, owners)?;
+                }
+            }
         }
         // A namespace that came between the first survey and the hooks told nobody.
         daemon.survey();
         failpoint::pass("started");
         Ok(daemon)
+    }
+
+    /// Puts the policy on the disk in force if it is another than the one that was adopted. Returns whether it is.
+    fn catch_up(&mut self, on_disk: Option<anyhow::Result<Loaded>>) -> bool {
+        let next = self.revision.tables.revision + 1;
+        let Some(on_disk) = on_disk else { return false };
+        let is_in_force = self.take_over(next, on_disk, Prompt::Start, None).is_ok();
+        if is_in_force {
+            self.follow_up();
+        }
+        is_in_force
     }
 }
 
