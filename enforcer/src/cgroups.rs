@@ -415,6 +415,12 @@ pub fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
+/// Whether a path goes back behind a name of its own, as no cgroup's does. One outside of the cgroup namespace begins with `/..`.
+pub fn goes_back(path: &Path) -> bool {
+    let named = path.components().skip_while(|part| !matches!(part, Component::Normal(_)));
+    named.into_iter().any(|part| part == Component::ParentDir)
+}
+
 fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
 
 use enforcer_common::counter::Outcome;
 use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
@@ -13,6 +14,7 @@ use enforcer_common::{
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::cgroups;
 use crate::identities::Identities;
 use crate::policy::Policy;
 use crate::tables::{RuleName, Tables};
@@ -87,7 +89,7 @@ impl Query {
 impl End {
     fn parse(text: &str) -> Option<Self> {
         if text.starts_with('/') {
-            if text.split('/').any(|segment| segment == "..") {
+            if cgroups::goes_back(Path::new(text)) {
                 return None;
             }
             return Some(Self::Cgroup(text.to_owned()));

@@ -117,7 +117,7 @@ fn status_services_and_identities_are_those_of_real_processes() -> anyhow::Resul
     }
     let astray = sandbox.ask(&["identity", "get", "/a/../b"])?;
     let said = String::from_utf8_lossy(&astray.stderr).into_owned();
-    assert!(!astray.status.success() && said.contains("without `..`"), "{said}");
+    assert!(!astray.status.success() && said.contains("no cgroup has `..`"), "{said}");
     for verb in ["status", "services"] {
         let text = String::from_utf8(sandbox.ask(&[verb])?.stdout)?;
         assert!(text.contains("orders") && !text.contains('\u{1b}'), "{text}");

@@ -592,9 +592,9 @@ impl Subject {
             let path = Path::new(text);
             let below = path.strip_prefix(mount).ok().filter(|_| mount != Path::new("/"));
             let path = below.map_or_else(|| path.to_path_buf(), |below| Path::new("/").join(below));
-            if path.components().any(|part| part == Component::ParentDir) {
+            if cgroups::goes_back(&path) {
                 return Err(format!(
-                    "read `{text}`: a cgroup is named from the top of the tree, without `..`\n\
+                    "read `{text}`: no cgroup has `..` behind a name\n\
                      hint: write it like /system.slice/nginx.service"
                 ));
             }
