@@ -123,4 +123,6 @@ pub struct Snapshot {
     pub namespaces: Vec<Namespace>,
     /// Namespaces that could not be read, and why.
     pub unreadable: Vec<String>,
+    /// Whether one of them may be read at another try: it was not for want of a right, or of room for so many.
+    pub is_worth_another_try: bool,
 }

@@ -34,6 +34,9 @@ pub const LINGERING: &str = "ENFORCER_LINGERING_PARSER";
 /// connections are judged, as it would for want of descriptors.
 pub const OWNERLESS: &str = "ENFORCER_OWNERLESS";
 
+/// The variable that names a file which, if it is there, has this process fail to read the sockets of a network namespace, likewise.
+pub const SOCKETLESS: &str = "ENFORCER_SOCKETLESS";
+
 /// Every place, in the order in which a start, a reload and an end pass them.
 pub const ALL: &[&str] = &[
     "locked",
@@ -133,13 +136,27 @@ pub fn negated() -> u32 {
     0
 }
 
-/// Reads nothing, and fails while a test wants it.
+/// Reads nothing, and fails while a test wants owners of cgroups not to be read.
 ///
 /// # Errors
 ///
 /// As the kernel has them where a process holds as many descriptors as it may.
 pub fn read_owners() -> std::io::Result<()> {
-    let is_wanted = || std::env::var_os(OWNERLESS).is_some_and(|file| std::path::Path::new(&file).exists());
+    fail_while(OWNERLESS)
+}
+
+/// Likewise, of sockets.
+///
+/// # Errors
+///
+/// Likewise.
+pub fn read_sockets() -> std::io::Result<()> {
+    fail_while(SOCKETLESS)
+}
+
+/// Fails while the file is there that this variable names.
+fn fail_while(variable: &str) -> std::io::Result<()> {
+    let is_wanted = || std::env::var_os(variable).is_some_and(|file| std::path::Path::new(&file).exists());
     if cfg!(debug_assertions) && is_wanted() { Err(nix::errno::Errno::EMFILE.into()) } else { Ok(()) }
 }
 

@@ -163,20 +163,30 @@ fn a_reload_closes_what_it_forbids_at_both_ends_and_nothing_else() -> anyhow::Re
 
 #[test]
 fn what_could_not_be_judged_at_a_reload_is_judged_later() -> anyhow::Result<()> {
-    let mut three = Three::new("owed")?;
-    let ownerless = three.sandbox.directory().join("ownerless");
+    is_judged_later("owed", failpoint::OWNERLESS, "judge live connections: Too many open files")
+}
+
+#[test]
+fn what_could_not_be_read_at_a_reload_is_read_later() -> anyhow::Result<()> {
+    is_judged_later("unread", failpoint::SOCKETLESS, "read sockets of /proc/self/ns/net: Too many open files")
+}
+
+/// `told` is what a daemon says where what this `failpoint` is about fails.
+fn is_judged_later(name: &str, failpoint: &str, told: &str) -> anyhow::Result<()> {
+    let mut three = Three::new(name)?;
+    let missing = three.sandbox.directory().join("missing");
     let mut command = three.sandbox.daemon_command(&format!("{SERVICES}{BOTH}"))?;
-    command.env(failpoint::OWNERLESS, &ownerless);
-    // What is older than the enforcer is told at its start all the same, not when it can be read again.
-    fs::write(&ownerless, "")?;
+    command.env(failpoint, &missing);
+    // What is older than the enforcer is not told later by what has come since.
+    fs::write(&missing, "")?;
     let mut daemon = three.sandbox.start_daemon(command)?;
     three.connect(5)?;
     let policy = daemon.reload(&three.sandbox, &format!("{SERVICES}{ONE}"))?;
     ensure!(policy["result"] == "applied", "{policy}");
-    // Nobody could order it, and nothing is closed.
+    // Nobody could order it, or see them, and nothing is closed.
     let left = tally(&mut three.web, 5)?;
     assert_eq!((left.alive, left.dead()), (5, 0), "{left:?}");
-    fs::remove_file(&ownerless)?;
+    fs::remove_file(&missing)?;
     let left = tally_within(&mut three.web, 5, REVOKED_AT_LAST)?;
     assert_eq!((left.alive, left.dead()), (0, 5), "{left:?}");
     let others = tally(&mut three.shop, 0)?;
@@ -188,7 +198,6 @@ fn what_could_not_be_judged_at_a_reload_is_judged_later() -> anyhow::Result<()> 
     for record in closed {
         check_record(record, "closed", "reload", 2)?;
     }
-    let told = "judge live connections: Too many open files";
     ensure!(finished.words.contains(told), "{}", finished.words);
     Ok(())
 }

@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::diag::Diag;
 use super::{Namespace, Snapshot, Socket};
-use crate::netns;
+use crate::{failpoint, netns};
 
 /// The sockets of this host, and the conversations by which they can be closed.
 pub struct Survey {
@@ -32,10 +32,13 @@ impl Survey {
         let mut survey = Self { snapshot: Snapshot::default(), conversations: HashMap::new() };
         let found = netns::open_all(subtree);
         for (path, namespace) in found.open {
-            if let Err(err) = survey.read(&namespace) {
+            if let Err(err) = failpoint::read_sockets().and_then(|()| survey.read(&namespace)) {
+                survey.snapshot.is_worth_another_try |= may_pass(&err);
                 survey.snapshot.unreadable.push(format!("read sockets of {}: {err}", path.display()));
             }
         }
+        let failed = found.unopened.iter().map(|(_, err)| err).chain(&found.failed);
+        survey.snapshot.is_worth_another_try |= failed.into_iter().any(may_pass);
         let unreadable = &mut survey.snapshot.unreadable;
         let most = netns::Found::most();
         unreadable.extend(
@@ -102,4 +105,9 @@ impl Survey {
         }
         results
     }
+}
+
+/// Whether what could not be read may be read at another try, which a right that is missing does not come by.
+fn may_pass(err: &io::Error) -> bool {
+    !matches!(err.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported)
 }

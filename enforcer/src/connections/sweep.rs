@@ -33,6 +33,9 @@ const MAX_LOOKS: u32 = 16;
 /// end was missing has it, and the owner of a new cgroup is in the tables.
 const SETTLING: Duration = Duration::from_millis(100);
 
+/// How long to wait before everything is judged again where not all could be read.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// Connections that are told of at once.
 const BATCH: usize = 256;
 
@@ -278,6 +281,8 @@ struct Look {
     found: usize,
     /// Connections that are denied by what may change.
     doubted: usize,
+    /// Whether something could not be read that may be read at another try.
+    is_in_part: bool,
 }
 
 /// There is nobody left to tell anything, or nothing more is to be done.
@@ -316,27 +321,31 @@ impl Worker {
         }
     }
 
-    /// Looks until nothing is found any longer, and once more when everything has settled. Returns a newer order if one
-    /// has come, which judges everything again.
+    /// Looks until nothing is found any longer, and once more when everything has settled; again and again where something could
+    /// not be read. Returns a newer order if one has come, which judges everything again.
     fn serve(&mut self, order: &Sentence) -> Result<Option<Order>, Ended> {
         let start = Instant::now();
         let mut progress = Progress::default();
-        let mut settled = false;
-        for _ in 0..MAX_LOOKS {
+        let (mut looks, mut settled) = (0, false);
+        loop {
             let look = match self.look(order, &mut progress)? {
                 Ok(look) => look,
                 Err(err) => {
                     self.tell(Report::Trouble(format!("read owners of cgroups: {err}")))?;
-                    Look::default()
+                    Look { is_in_part: true, ..Look::default() }
                 }
             };
-            let wait = if look.found > 0 { Duration::ZERO } else { SETTLING };
-            if wait > Duration::ZERO && settled && look.doubted == 0 {
-                break;
-            }
+            looks += 1;
+            let is_over = look.found == 0 && look.doubted == 0 && settled;
+            let wait = match look {
+                Look { is_in_part: true, .. } if is_over || looks >= MAX_LOOKS => AGAIN,
+                _ if is_over || looks >= MAX_LOOKS => break,
+                Look { found: 0, .. } => SETTLING,
+                _ => Duration::ZERO,
+            };
             match self.incoming.recv_timeout(wait) {
                 Ok(newer) => return Ok(Some(newer)),
-                Err(RecvTimeoutError::Timeout) => settled |= wait > Duration::ZERO,
+                Err(RecvTimeoutError::Timeout) => settled |= wait >= SETTLING,
                 Err(RecvTimeoutError::Disconnected) => return Err(Ended),
             }
         }
@@ -367,11 +376,14 @@ impl Worker {
             Err(err) => return Ok(Err(err)),
         };
         let Judgement { connections, .. } = judge(&survey.snapshot, &in_force);
-        let alive: HashSet<u64> = survey.snapshot.sockets.iter().map(|socket| socket.cookie).collect();
-        self.older.spared.retain(|cookie| alive.contains(cookie));
-        self.older.undecided.retain(|cookie| alive.contains(cookie));
+        let is_in_part = survey.snapshot.is_worth_another_try;
+        if !is_in_part {
+            let alive: HashSet<u64> = survey.snapshot.sockets.iter().map(|socket| socket.cookie).collect();
+            self.older.spared.retain(|cookie| alive.contains(cookie));
+            self.older.undecided.retain(|cookie| alive.contains(cookie));
+        }
 
-        let mut look = Look::default();
+        let mut look = Look { is_in_part, ..Look::default() };
         let (mut told, mut closing) = (Vec::new(), Vec::new());
         for connection in connections {
             let cookies: Vec<u64> =
