@@ -450,7 +450,12 @@ mod tests {
         let namespaces = namespaces
             .iter()
             .map(|(cookie, address)| Namespace { cookie: *cookie, addresses: HashSet::from([*address]) });
-        let snapshot = Snapshot { sockets, namespaces: namespaces.collect(), unreadable: Vec::new(), is_worth_another_try: false };
+        let snapshot = Snapshot {
+            sockets,
+            namespaces: namespaces.collect(),
+            unreadable: Vec::new(),
+            is_worth_another_try: false,
+        };
         judge(&snapshot, &Example::new())
     }
 
