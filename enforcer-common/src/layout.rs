@@ -607,6 +607,11 @@ impl NeighbourKey {
     pub const fn netns(&self) -> u64 {
         u64::from_ne_bytes(self.netns)
     }
+
+    /// What it sees.
+    pub const fn address(&self) -> Address {
+        Address::new(self.address)
+    }
 }
 
 /// Value of `SOCKETS`, the socket storage: what is remembered about one socket.

@@ -2,8 +2,11 @@
 //! ([`mod@judge`]), and closed where it denies them ([`sweep`]).
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use enforcer_common::{Address, Port, Protocol};
+
+use crate::namespaces::Neighbours;
 
 pub use in_force::InForce;
 pub use judge::{Connection, Judgement, judge};
@@ -121,6 +124,8 @@ pub struct Snapshot {
     pub sockets: Vec<Socket>,
     /// Those that were read.
     pub namespaces: Vec<Namespace>,
+    /// Where in them only this host's own can be.
+    pub neighbours: Arc<Neighbours>,
     /// Namespaces that could not be read, and why.
     pub unreadable: Vec<String>,
     /// Whether one of them may be read at another try: it was not for want of a right, or of room for so many.

@@ -17,6 +17,7 @@ use crate::cgroups::Subtree;
 use crate::containers::Container;
 use crate::kernel::Counts;
 use crate::kernel::watch::Tampering;
+use crate::namespaces::Neighbours;
 use crate::revision::Revision;
 
 pub mod api;
@@ -112,6 +113,8 @@ pub struct Snapshot {
     pub refuses_new: bool,
     /// The cgroups that the kernel's table holds, and whose they are there.
     pub owners: HashMap<u64, Owner>,
+    /// Where only this host's network namespaces can be, as each sees it.
+    pub neighbours: Arc<Neighbours>,
     /// The containers that runtimes have told of, by the ids of their own cgroups.
     pub containers: HashMap<u64, Container>,
     /// What somebody has done to programs and pins and could not be put back.

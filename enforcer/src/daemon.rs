@@ -40,6 +40,7 @@ use crate::kernel::feature::Unsupported;
 use crate::kernel::watch::Tampering;
 use crate::kernel::{self, Enforcement, Tally};
 use crate::namespaces::news::News;
+use crate::namespaces::Neighbours;
 use crate::namespaces::survey::Surveyor;
 use crate::notify::{self, Watchdog};
 use crate::parser::Parser;
@@ -166,6 +167,8 @@ struct Daemon {
     news: News,
     /// None while it is at work.
     surveyor: Option<Surveyor>,
+    /// What it has found of where only this host's own can be.
+    neighbours: Arc<Neighbours>,
     /// What works beside the loop reports through this.
     reports: mpsc::Sender<Input>,
     /// Entries of the kernel's table of cgroups that were put right.

@@ -202,6 +202,31 @@ impl Views {
     }
 }
 
+/// The subnets of each namespace in which only this host's namespaces can be, as the programs have them in `NEIGHBOURS`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Neighbours(HashMap<u64, Vec<(u32, Address)>>);
+
+impl Neighbours {
+    /// Those of `views`.
+    pub fn of(views: &Views) -> Self {
+        let mut neighbours = Self::default();
+        for (bits, key) in &views.neighbours {
+            neighbours.0.entry(key.netns()).or_default().push((bits - NeighbourKey::NETNS_BITS, key.address()));
+        }
+        neighbours
+    }
+
+    /// Whether only a namespace of this host can have an address, as the one of this cookie sees it: it is in such a subnet, and not
+    /// the address by which all of that are called.
+    pub fn have(&self, netns: u64, address: &Address) -> bool {
+        const WHOLE: u32 = NeighbourKey::BITS - NeighbourKey::NETNS_BITS;
+        let covers = |(prefix, first): &&(u32, Address)| masked(*address, *prefix) == *first;
+        let subnets = self.0.get(&netns).map(Vec::as_slice).unwrap_or_default();
+        let narrowest = subnets.iter().filter(covers).map(|(prefix, _)| *prefix).max();
+        narrowest.is_some_and(|prefix| prefix < WHOLE)
+    }
+}
+
 /// The bits of an address that tell hosts of a subnet apart.
 fn host_bits(prefix: u32) -> u128 {
     u128::MAX.checked_shr(prefix).unwrap_or(0)

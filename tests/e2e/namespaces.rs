@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use enforcer_tests::actor::{Reply, Request, Transport};
+use enforcer_tests::kept;
 use enforcer_tests::sandbox::{Actor, Container, Killed, Neighbour, Sandbox, without_sys_admin};
 use enforcer_tests::slowness::patience;
 use serde_json::Value;
@@ -238,6 +239,52 @@ fn callers<'a>(sandbox: &'a Sandbox) -> anyhow::Result<[(Container<'a>, SocketAd
     let at = |host: Ipv4Addr| (SocketAddr::new(host.into(), 5432), SocketAddr::new(host.into(), 5353));
     let (behind, host) = (at(Container::BEHIND), at(Container::HOST));
     Ok([(routed, behind.0, behind.1), (bridged, host.0, host.1)])
+}
+
+#[test]
+fn a_connection_whose_caller_has_left_its_namespace_is_nobodys_and_closed() -> anyhow::Result<()> {
+    let without = "version: 1
+services:
+  web: { match: [{ cgroup: ROOT/web }] }
+  db: { match: [{ cgroup: ROOT/db }] }
+allow:
+  - { name: public, from: world, to: db }
+";
+    let sandbox = Sandbox::new("left-netns")?;
+    let container = sandbox.container(2)?;
+    let mut daemon =
+        sandbox.daemon(&format!("{without}  - {{ name: ledger, from: web, to: db, ports: [5432/tcp] }}\n"))?;
+    let (mut web, mut db) = (container.actor("web")?, sandbox.actor("db")?);
+    let at = SocketAddr::new(Container::HOST.into(), 5432);
+    let mut ask = |of_web: bool, request: kept::Request| -> anyhow::Result<String> {
+        let actor = if of_web { &mut web } else { &mut db };
+        let reply = actor.ask(&Request::Kept(request.clone()))?;
+        ensure!(reply.is_ok(), "{request:?}: {reply:?}");
+        Ok(reply.text)
+    };
+    ask(false, kept::Request::Serve { at, accept: true })?;
+    let open = kept::Request::Connect { to: at, transport: Transport::Tcp, number: 1 };
+    let start = Instant::now();
+    while let Err(err) = ask(true, open.clone()) {
+        ensure!(start.elapsed() < patience(DEADLINE), "{err:#}");
+    }
+    ask(false, kept::Request::AwaitKept(1))?;
+    let left = web.ask(&Request::Leave)?;
+    ensure!(left.is_ok(), "{left:?}");
+
+    // Nobody is seen in that namespace now, and no rule for the world is one for whoever may be there.
+    let changed = daemon.reload(&sandbox, without)?;
+    assert_eq!(changed["result"], "applied", "{changed}");
+    let millis = u64::try_from(patience(DEADLINE).as_millis())?;
+    for actor in [&mut web, &mut db] {
+        let reply = actor.ask(&Request::Kept(kept::Request::Await { dead: 1, millis }))?;
+        let tally: kept::Tally = serde_json::from_str(&reply.text)?;
+        assert_eq!((tally.alive, tally.dead()), (0, 1), "{tally:?}");
+    }
+    let record = daemon.wait_for(|record| record["kind"] == "connection")?;
+    assert_eq!((&record["action"], &record["reason"]), (&"closed".into(), &"source-unknown".into()), "{record}");
+    assert_eq!(record["destination"]["service"], "db", "{record}");
+    daemon.stop()?.check_totals()
 }
 
 #[test]

@@ -598,3 +598,52 @@ allow:
     assert_eq!(finished.stop["denied"], 5, "{}", finished.stop);
     finished.check_totals()
 }
+
+/// What is sent while loopback is slow may reach a socket after the one that sent it was closed, and its port is another's.
+#[test]
+fn a_datagram_is_of_whoever_sent_it_also_when_its_socket_is_gone() -> anyhow::Result<()> {
+    const FROM: u16 = 40_001;
+    let sandbox = Sandbox::new("gone")?;
+    let mut daemon = sandbox.daemon(POLICY)?;
+    // So many bits a second that these take a second.
+    sandbox.slow_down(40_000)?;
+    let filling = "x".repeat(1400);
+    let mut denied = 0;
+    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let at = |port: u16| Some(SocketAddr::from((address, port)));
+        let [mut web, mut filler, mut sink] = [sandbox.actor("web")?, sandbox.actor("web")?, sandbox.actor("web")?];
+        let [mut thief, mut db] = [sandbox.actor("thief")?, sandbox.actor("db")?];
+        let sink_at = sink.open(at(0), None)?;
+        filler.open(at(0), Some(sink_at))?;
+        let mut fill = || -> anyhow::Result<()> {
+            for _ in 0..4 {
+                ensure!(filler.say(&filling, None, None)?.is_ok());
+            }
+            Ok(())
+        };
+        // While nobody listens there, anybody may connect; then who it is is told by what arrives alone.
+        thief.open(at(FROM), at(PORT))?;
+        db.open(at(PORT), None)?;
+
+        fill()?;
+        ensure!(thief.say("stolen", None, None)?.is_ok());
+        thief.close()?;
+        web.open(at(FROM), None)?;
+        assert_eq!(db.hear(3 * UNEXPECTED)?, None, "{address}");
+        let record = daemon.wait_for(|record| record["verdict"] == "deny" && record["source"]["port"] == FROM)?;
+        denied += 1;
+        assert_eq!((&record["hook"], &record["reason"]), (&"ingress".into(), &"no-rule".into()), "{record}");
+        assert_eq!(record["source"]["service"], "thief", "{record}");
+        assert_eq!(record["destination"]["service"], "db", "{record}");
+
+        // Who may call and is gone may have called.
+        fill()?;
+        ensure!(web.say("goodbye", at(PORT), None)?.is_ok());
+        web.close()?;
+        let heard = db.hear(EXPECTED)?.context("what is permitted comes")?;
+        assert_eq!((heard.word.as_str(), Some(heard.from)), ("goodbye", at(FROM)));
+    }
+    let finished = daemon.stop()?;
+    assert_eq!(finished.stop["denied"], denied, "{}", finished.stop);
+    finished.check_totals()
+}

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context as _, anyhow, bail};
+use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -100,6 +101,8 @@ pub enum Request {
     },
     /// Move to another cgroup, given by its directory.
     Move(std::path::PathBuf),
+    /// Move to a new network namespace; sockets that it has stay where they are.
+    Leave,
     /// Connect or send from an address and port of the caller's choosing, and read the answer.
     CallFrom {
         /// Where from; port 0 is any.
@@ -270,6 +273,10 @@ pub(crate) fn perform(request: &Request) -> Reply {
         Request::Move(cgroup) => {
             steps.call = "move";
             join(cgroup).map(|()| String::new()).map_err(io::Error::other)
+        }
+        Request::Leave => {
+            steps.call = "unshare";
+            unshare(CloneFlags::CLONE_NEWNET).map(|()| String::new()).map_err(io::Error::from)
         }
         Request::CallFrom { from, to, transport, connected } => {
             steps.call_from(*from, *to, *transport, *connected)

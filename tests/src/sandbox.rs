@@ -276,6 +276,20 @@ impl Sandbox {
         ip(&self.netns, script)
     }
 
+    /// Has what is sent over loopback in this sandbox's network namespace wait its turn: so many bits a second pass.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no such queue.
+    pub fn slow_down(&self, bits_a_second: u32) -> anyhow::Result<()> {
+        let rate = format!("{bits_a_second}bit");
+        let mut tc = Command::new("tc");
+        tc.args(["qdisc", "add", "dev", "lo", "root", "tbf", "rate", &rate]);
+        tc.args(["burst", "1600", "latency", "60s", "mtu", "70000"]);
+        ensure!(self.spawn(tc)?.wait()?.success(), "slow loopback down");
+        Ok(())
+    }
+
     /// Sets a kernel parameter, given by its path below `/proc/sys`, in this sandbox's network namespace.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! `struct __sk_buff` on the way in: the receiving socket, and the packet's headers from the IP header on.
 
 use core::arch::asm;
-use core::ptr::read_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
@@ -23,6 +23,11 @@ const PACKET_LOOPBACK: u32 = 5;
 const TCP_LISTEN: u32 = 10;
 const TCP_SYN_SENT: u32 = 2;
 const TCP_ESTABLISHED: u32 = 1;
+
+/// Set in the priority of a packet that says by which cgroup's socket it was sent. Without `CAP_NET_ADMIN` nobody gives a packet a priority
+/// above 6 (`sk_set_prio_allowed`), and `egress` gives its own to all that a socket of the judged tree sends over loopback. Nothing on
+/// that way changes it, however long the packet waits: neither a queue nor another CPU, neither fragments nor a socket that is gone.
+const SIGNED: u32 = 1 << 31;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -85,9 +90,9 @@ macro_rules! read {
 }
 
 impl Skb {
-    /// Whether the packet came over the loopback device, as everything does that a host sends to itself.
+    /// Whether the packet came over the loopback device, or leaves by it, as everything does that a host sends to itself.
     #[inline(always)]
-    pub(crate) fn is_from_loopback(&self) -> bool {
+    pub(crate) fn is_over_loopback(&self) -> bool {
         self.device() == LOOPBACK
     }
 
@@ -107,7 +112,7 @@ impl Skb {
     /// Whether the packet itself tells that a socket of the receiver's network namespace sent it.
     #[inline(always)]
     pub(crate) fn is_from_here(&self) -> bool {
-        self.is_from_loopback() || self.is_looped_back()
+        self.is_over_loopback() || self.is_looped_back()
     }
 
     /// Whether the packet was sent to more than one.
@@ -121,6 +126,24 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn receiver(&self) -> *mut bpf_sock {
         read!(self.0, __bindgen_anon_2.sk)
+    }
+
+    /// Says in a packet that leaves over loopback which cgroup its socket is of. An id of more than 31 bits, as of the cgroups that come after
+    /// the first two thousand million, has no room.
+    #[inline(always)]
+    pub(crate) fn sign(&self, cgroup: u64) {
+        let priority = if cgroup < u64::from(SIGNED) { SIGNED | cgroup as u32 } else { 0 };
+        // SAFETY: a context that the kernel holds while the program runs.
+        let field = unsafe { &raw mut (*self.0).priority };
+        // SAFETY: as above; a program on this hook may write this field (`cg_skb_is_valid_access`), at its width.
+        unsafe { write_volatile(field, priority) };
+    }
+
+    /// The cgroup whose socket sent a packet, if it came over loopback and says so.
+    #[inline(always)]
+    pub(crate) fn signer(&self) -> Option<u64> {
+        let priority = read!(self.0, priority);
+        if self.is_over_loopback() && priority > SIGNED { Some(u64::from(priority & !SIGNED)) } else { None }
     }
 
     /// The context itself, for helpers.
@@ -176,7 +199,7 @@ impl Packet {
     /// IPv4 header without options, over loopback. They are read with less than all others are.
     #[inline(always)]
     pub(crate) fn plain_headers(&self) -> Option<Headers> {
-        if self.skb.is_from_loopback() { self.short_headers() } else { None }
+        if self.skb.is_over_loopback() { self.short_headers() } else { None }
     }
 
     /// The same of a packet that comes over any device, or leaves by it.

@@ -22,6 +22,10 @@ fn egress(ctx: SkBuffContext) -> i32 {
         return PASS;
     }
     let own = sockets::cgroup_of(packet.socket);
+    // By the time that it reaches a socket, the one that sent it may be gone, and its port another's.
+    if packet.skb.is_over_loopback() {
+        packet.skb.sign(own);
+    }
     let headers = match packet.short_headers() {
         Some(headers) => headers,
         None => match packet.leaving() {

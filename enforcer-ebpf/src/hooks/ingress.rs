@@ -44,7 +44,7 @@ fn judge(ctx: &SkBuffContext, packet: &Packet, headers: &Headers, sender: Option
         active = tables.active();
         let answerer = sockets::party(packet.socket);
         // What came over loopback needs no word of the socket at first, unless it is to be told whether the caller was judged.
-        let is_plain = sender.is_some() || headers.protocol == Protocol::TCP && packet.skb.is_from_loopback();
+        let is_plain = sender.is_some() || headers.protocol == Protocol::TCP && packet.skb.is_over_loopback();
         let is_noted = !is_plain || active.is_recording();
         let mut note = if is_noted { sockets::note(packet.socket.cast()) } else { SocketNote::BLANK };
         let caller = match sender {

@@ -124,6 +124,8 @@ enum Far {
     Elsewhere {
         /// Whether a namespace of this host has the address.
         contested: bool,
+        /// Whether only one of this host can have it, and none that was seen does.
+        unseen: bool,
     },
 }
 
@@ -225,7 +227,10 @@ impl<'a> Index<'a> {
             [only] if self.across(*only, tables).as_slice() == [number] => Far::Sockets(vec![*only]),
             // A socket that waits for datagrams from anyone has no other end of its own.
             [only] if self.socket(*only).state == State::Waiting => Far::Sockets(vec![*only]),
-            _ => Far::Elsewhere { contested: !holders.is_empty() },
+            _ => Far::Elsewhere {
+                contested: !holders.is_empty(),
+                unseen: holders.is_empty() && self.snapshot.neighbours.have(socket.netns, address),
+            },
         }
     }
 
@@ -275,11 +280,17 @@ impl<'a> Index<'a> {
         let near = End { party: self.party(socket), at: socket.local, socket: Some(number) };
         let others = match far {
             Far::Missing => Vec::new(),
-            Far::Elsewhere { contested } => {
-                let end = |party| (End { party, at: socket.remote, socket: None }, *contested, None);
+            Far::Elsewhere { contested, unseen } => {
+                let may_change = *contested || *unseen;
+                let end = |party| (End { party, at: socket.remote, socket: None }, may_change, None);
                 let elsewhere = end(Party::address(socket.remote.address));
-                // Whose address it is cannot be told; a rule for other hosts is enough for it to go on.
-                if *contested { vec![end(Party::UNKNOWN), elsewhere] } else { vec![elsewhere] }
+                match (contested, unseen) {
+                    // Whose address it is cannot be told; a rule for other hosts is enough for it to go on.
+                    (true, _) => vec![end(Party::UNKNOWN), elsewhere],
+                    // As the programs have it: the namespace of that socket is one in which no process is any longer, or not yet.
+                    (false, true) => vec![end(Party::UNKNOWN)],
+                    (false, false) => vec![elsewhere],
+                }
             }
             Far::Sockets(sockets) => {
                 let is_only = sockets.len() == 1;
@@ -351,13 +362,17 @@ impl<'a> Index<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
+    use std::sync::Arc;
 
-    use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, PortRange, ProtocolKey};
+    use enforcer_common::layout::{
+        EdgeKey, EdgeValue, NeighbourKey, Owner, PortKey, PortRange, ProtocolKey,
+    };
     use enforcer_common::{Address, Identity, Mode, Port, Protocol, RuleId, Tables};
 
     use super::{Judgement, judge};
     use crate::connections::{Endpoint, Namespace, Opened, Snapshot, Socket, State};
+    use crate::namespaces::{Neighbours, Views};
 
     const HOME: Address = Address::V4_LOOPBACK;
     const NEAR: Address = Address::from_v4([10, 0, 0, 1]);
@@ -453,8 +468,7 @@ mod tests {
         let snapshot = Snapshot {
             sockets,
             namespaces: namespaces.collect(),
-            unreadable: Vec::new(),
-            is_worth_another_try: false,
+            ..Snapshot::default()
         };
         judge(&snapshot, &Example::new())
     }
@@ -542,6 +556,39 @@ mod tests {
         let both = judged(vec![near, far(2, DB), far(3, DB)], &places);
         assert!(both.connections.iter().all(|connection| !connection.is_permitted()), "{both:?}");
         assert_eq!(both.connections[0].decision.to, Identity::UNKNOWN);
+    }
+
+    #[test]
+    fn an_end_that_only_this_host_can_have_and_none_is_seen_to_have_is_nobodys() {
+        let subnet = |bits, address| (NeighbourKey::NETNS_BITS + bits, NeighbourKey::new(1, address));
+        let many = Address::from_v4([10, 0, 0, 255]);
+        let views = Views {
+            neighbours: BTreeSet::from([
+                subnet(120, Address::from_v4([10, 0, 0, 0])),
+                (NeighbourKey::BITS, NeighbourKey::new(1, many)),
+            ]),
+            ..Views::default()
+        };
+        for (remote, expected) in [
+            (FAR, Identity::UNKNOWN),
+            (many, Identity::WORLD),
+            (Address::from_v4([10, 0, 1, 2]), Identity::WORLD),
+        ] {
+            let near = Socket {
+                opened: Some(Opened::Here),
+                ..socket(WEB, Protocol::TCP, end(NEAR, 40_000), end(remote, 5432))
+            };
+            let snapshot = Snapshot {
+                sockets: vec![near],
+                namespaces: vec![Namespace { cookie: 1, addresses: HashSet::from([NEAR]) }],
+                neighbours: Arc::new(Neighbours::of(&views)),
+                ..Snapshot::default()
+            };
+            let judgement = judge(&snapshot, &Example::new());
+            // It may be seen a moment later.
+            assert_eq!(only(&judgement), (false, expected == Identity::UNKNOWN, 1), "{remote:?}");
+            assert_eq!(judgement.connections[0].decision.to, expected, "{remote:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::survey::Survey;
 use super::{Connection, Judgement, Snapshot, judge};
 use crate::failpoint;
 use crate::kernel::{CgroupOwners, MapError, Tally};
+use crate::namespaces::Neighbours;
 use crate::policy::Existing;
 use crate::privileges;
 use crate::revision::Revision;
@@ -176,6 +177,7 @@ struct Sentence {
     cause: Cause,
     revision: Arc<Revision>,
     owners: CgroupOwners,
+    neighbours: Arc<Neighbours>,
 }
 
 impl Sweeper {
@@ -216,9 +218,15 @@ impl Sweeper {
     /// # Errors
     ///
     /// The thread has ended.
-    pub fn order(&self, cause: Cause, revision: Arc<Revision>, owners: CgroupOwners) -> io::Result<()> {
+    pub fn order(
+        &self,
+        cause: Cause,
+        revision: Arc<Revision>,
+        owners: CgroupOwners,
+        neighbours: Arc<Neighbours>,
+    ) -> io::Result<()> {
         self.expect(revision.tables.revision);
-        self.send(Order::Judge(Sentence { cause, revision, owners }))
+        self.send(Order::Judge(Sentence { cause, revision, owners, neighbours }))
     }
 
     /// Has nothing more closed by another revision than this one, which is in force or about to be: an order that is under way
@@ -360,6 +368,7 @@ impl Worker {
 
     fn look(&mut self, order: &Sentence, progress: &mut Progress) -> Result<Result<Look, MapError>, Ended> {
         let mut survey = Survey::take(&self.subtree);
+        survey.snapshot.neighbours = order.neighbours.clone();
         // What has been seen was there before another policy came into force. The first look of all is not left out, since it
         // alone knows what is older than the enforcer.
         let is_in_force = self.in_force.load(Ordering::SeqCst) == order.revision.tables.revision;

@@ -10,7 +10,6 @@ use enforcer_common::{Identity, Mode};
 
 use super::{Snapshot, api};
 use crate::audit;
-use crate::cgroups::Subtree;
 use crate::connections::judge::End;
 use crate::connections::survey::Survey;
 use crate::connections::sweep::action;
@@ -30,11 +29,13 @@ impl Live {
     /// # Errors
     ///
     /// There is no room for a thread.
-    pub fn look(subtree: &Subtree) -> io::Result<Self> {
-        let path = subtree.path.clone();
+    pub fn look(snapshot: &Snapshot) -> io::Result<Self> {
+        let path = snapshot.subtree.path.clone();
         let look = move || Survey::take(&path).snapshot;
         let looked = thread::Builder::new().name(String::from("live")).spawn(look)?.join();
-        Ok(Self { found: looked.map_err(|_panic| io::Error::other("the thread that looks has failed"))? })
+        let mut found = looked.map_err(|_panic| io::Error::other("the thread that looks has failed"))?;
+        found.neighbours = snapshot.neighbours.clone();
+        Ok(Self { found })
     }
 
     /// What the policy in force says of each.

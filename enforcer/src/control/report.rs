@@ -21,6 +21,7 @@ use crate::cgroups;
 use crate::containers::Container;
 use crate::ephemeral::Ephemeral;
 use crate::kernel::feature;
+use crate::netns;
 use crate::policy::{self, PortRange, Selector, nearest};
 use crate::proc::{Scan, Task, Waiting};
 use crate::revision::{Origin, Revision};
@@ -766,10 +767,6 @@ fn of_address(
     if !found.is_empty() {
         return found;
     }
-    if local {
-        let explanation = format!("{ip} is this host's, and nobody waits at port {}", at.port());
-        return vec![nobody("unknown", &explanation)];
-    }
     let address = match ip {
         IpAddr::V4(v4) => enforcer_common::Address::from_v4(v4.octets()),
         IpAddr::V6(v6) => enforcer_common::Address::new(v6.octets()),
@@ -777,6 +774,20 @@ fn of_address(
     let revision = &snapshot.revision;
     let network = revision.tables.network(&address).unwrap_or(Identity::WORLD);
     let service = name(revision, network);
+    if local {
+        let mut explanation = format!("{ip} is this host's, and nobody waits at port {}", at.port());
+        if !ip.is_loopback() && !ip.is_unspecified() {
+            explanation += &format!("; a call to it is judged as one to {}", service.replace(',', " and "));
+        }
+        return vec![nobody("unknown", &explanation)];
+    }
+    if netns::cookie().is_ok_and(|own| snapshot.neighbours.have(own, &address)) {
+        let explanation = format!(
+            "only a network namespace of this host can have {ip}, and none is seen to wait there at port {}",
+            at.port()
+        );
+        return vec![nobody("unknown", &explanation)];
+    }
     let explanation = if network == Identity::WORLD {
         format!("{ip} is not of this host and in no declared network")
     } else {

@@ -496,7 +496,7 @@ async fn connections(State(server): State<Arc<Server>>) -> Answer<api::Connectio
     let turn = server.looking.lock().await;
     let snapshot = server.snapshot().await?;
     let looked = work(move || {
-        let live = Live::look(&snapshot.subtree).map_err(|err| unseen(&err))?;
+        let live = Live::look(&snapshot).map_err(|err| unseen(&err))?;
         Ok(Json(live.connections(&snapshot).map_err(|err| unseen(&err))?))
     });
     let answer = looked.await;
@@ -516,7 +516,7 @@ async fn diff(State(server): State<Arc<Server>>, body: Body) -> Answer<api::Diff
     let compared = work(move || {
         let after = successor(parser, &snapshot.revision, &proposal)?;
         let mut changes = report::changes(&snapshot.revision, &after);
-        let live = Live::look(&snapshot.subtree).map_err(|err| unseen(&err))?;
+        let live = Live::look(&snapshot).map_err(|err| unseen(&err))?;
         changes.dying = Some(live.dying(&snapshot, &after).map_err(|err| unseen(&err))?);
         Ok(Json(changes))
     });

@@ -21,9 +21,9 @@ impl Daemon {
         self.order_what_is_owed();
     }
 
-    /// Has live connections judged at the start, by the policy in force, of which these are the owners of cgroups.
-    pub(super) fn sweep_first(&self, cause: Cause, owners: CgroupOwners) -> anyhow::Result<()> {
-        self.sweeper.order(cause, self.revision.clone(), owners).context("judge live connections")
+    /// Has live connections judged by the policy in force, of which these are the owners of cgroups.
+    pub(super) fn order_sweep(&self, cause: Cause, owners: CgroupOwners) -> anyhow::Result<()> {
+        self.sweeper.order(cause, self.revision.clone(), owners, self.neighbours.clone()).context("judge live connections")
     }
 
     /// Orders what was to be judged; what cannot be ordered is tried again at the next tick, since connections that the policy
@@ -33,7 +33,7 @@ impl Daemon {
             let owners = failpoint::read_owners().map_err(anyhow::Error::from);
             let ordered = owners
                 .and_then(|()| Ok(self.enforcement.owners()?))
-                .and_then(|owners| Ok(self.sweeper.order(cause, self.revision.clone(), owners)?));
+                .and_then(|owners| self.order_sweep(cause, owners));
             if let Err(err) = ordered {
                 error!("judge live connections: {err:#}\nhint: it is tried again within {TICK:?}");
                 return;

@@ -48,6 +48,7 @@ impl Daemon {
             counts: self.enforcement.counts()?,
             refuses_new: self.enforcement.refuses_new()?,
             owners: self.owners()?,
+            neighbours: self.neighbours.clone(),
             containers: self.containers.iter().map(|(id, container)| (id, container.clone())).collect(),
             tampering: self.tampering.clone(),
             foreign_programs: self.enforcement.foreign_programs().unwrap_or_else(|err| {

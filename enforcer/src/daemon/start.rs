@@ -26,6 +26,7 @@ use crate::install::install;
 use crate::kernel::feature::{self, Unsupported};
 use crate::kernel::{Enforcement, LoadError, Options, Pins};
 use crate::namespaces::news::News;
+use crate::namespaces::Neighbours;
 use crate::namespaces::survey::Surveyor;
 use crate::netns;
 use crate::notify;
@@ -82,7 +83,9 @@ impl Daemon {
         )?;
         let news = News::subscribe().context("watch addresses")?;
         let mut surveyor = Surveyor::new(&path);
-        enforcement.set_views(&surveyor.views().context("survey network namespaces")?)?;
+        let views = surveyor.views().context("survey network namespaces")?;
+        enforcement.set_views(&views)?;
+        let neighbours = Arc::new(Neighbours::of(&views));
         failpoint::pass("addresses-told");
         let subtree = Subtree { directory: root, path: path.clone() };
         let mut names = Names::default();
@@ -193,6 +196,7 @@ impl Daemon {
             older: HashSet::new(),
             news,
             surveyor: Some(surveyor),
+            neighbours,
             reports,
             cgroups_repaired: 0,
             survey_again: false,
@@ -230,7 +234,7 @@ impl Daemon {
         daemon.close_books()?;
         match swept {
             None => {
-                daemon.sweep_first(Cause::Start, owners)?;
+                daemon.order_sweep(Cause::Start, owners)?;
                 daemon.catch_up(on_disk);
             }
             Some(swept) => {
@@ -238,7 +242,7 @@ impl Daemon {
                 if !daemon.catch_up(on_disk) {
                     // If the earlier daemon ended before it had closed what this policy denies, that is not older than the enforcer.
                     let is_done = swept.revision == daemon.revision.tables.revision;
-                    daemon.sweep_first(if is_done { Cause::Start } else { Cause::Reload }, owners)?;
+                    daemon.order_sweep(if is_done { Cause::Start } else { Cause::Reload }, owners)?;
                 }
             }
         }

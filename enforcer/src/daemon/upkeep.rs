@@ -1,5 +1,6 @@
 //! That what was put in force stays in force, whoever else changes the host.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use enforcer_common::layout::SocketNote;
@@ -14,7 +15,7 @@ use crate::install::install;
 use crate::kernel::feature;
 use crate::kernel::watch::{Deed, Tampering};
 use crate::kernel::{Enforcement, MapError};
-use crate::namespaces::Views;
+use crate::namespaces::{Neighbours, Views};
 use crate::namespaces::survey::Surveyor;
 
 /// How long the programs do not tell again, at the least, of a network namespace that a survey did not take in.
@@ -146,6 +147,7 @@ impl Daemon {
         self.surveyor = Some(surveyed.surveyor);
         let taken = surveyed.views.map_err(anyhow::Error::from).and_then(|views| {
             self.enforcement.set_views(&views)?;
+            self.neighbours = Arc::new(Neighbours::of(&views));
             // Of one that cannot be taken in the programs would tell at each call, and have another survey made at once.
             let is_time = self.strangers_forgotten.elapsed() >= STRANGERS_AGAIN;
             if is_time {

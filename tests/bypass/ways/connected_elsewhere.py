@@ -3,9 +3,7 @@
 from corpus import PROXY, UDP
 
 PATHS = UDP
-# The socket that sent it is connected to somebody else, so where the packet arrives none is found.
-SOURCE = "unknown"
-CONTROL = "a datagram to another address than the connected one is refused: README names it"
+ONEWAY = "a connected socket hears nobody else"
 
 
 def call(scene, sock):
