@@ -211,7 +211,11 @@ impl Neighbours {
     pub fn of(views: &Views) -> Self {
         let mut neighbours = Self::default();
         for (bits, key) in &views.neighbours {
-            neighbours.0.entry(key.netns()).or_default().push((bits - NeighbourKey::NETNS_BITS, key.address()));
+            neighbours
+                .0
+                .entry(key.netns())
+                .or_default()
+                .push((bits - NeighbourKey::NETNS_BITS, key.address()));
         }
         neighbours
     }

@@ -252,8 +252,8 @@ allow:
 ";
     let sandbox = Sandbox::new("left-netns")?;
     let container = sandbox.container(2)?;
-    let mut daemon =
-        sandbox.daemon(&format!("{without}  - {{ name: ledger, from: web, to: db, ports: [5432/tcp] }}\n"))?;
+    let mut daemon = sandbox
+        .daemon(&format!("{without}  - {{ name: ledger, from: web, to: db, ports: [5432/tcp] }}\n"))?;
     let (mut web, mut db) = (container.actor("web")?, sandbox.actor("db")?);
     let at = SocketAddr::new(Container::HOST.into(), 5432);
     let mut ask = |of_web: bool, request: kept::Request| -> anyhow::Result<String> {
@@ -282,7 +282,11 @@ allow:
         assert_eq!((tally.alive, tally.dead()), (0, 1), "{tally:?}");
     }
     let record = daemon.wait_for(|record| record["kind"] == "connection")?;
-    assert_eq!((&record["action"], &record["reason"]), (&"closed".into(), &"source-unknown".into()), "{record}");
+    assert_eq!(
+        (&record["action"], &record["reason"]),
+        (&"closed".into(), &"source-unknown".into()),
+        "{record}"
+    );
     assert_eq!(record["destination"]["service"], "db", "{record}");
     daemon.stop()?.check_totals()
 }

@@ -611,7 +611,8 @@ fn a_datagram_is_of_whoever_sent_it_also_when_its_socket_is_gone() -> anyhow::Re
     let mut denied = 0;
     for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         let at = |port: u16| Some(SocketAddr::from((address, port)));
-        let [mut web, mut filler, mut sink] = [sandbox.actor("web")?, sandbox.actor("web")?, sandbox.actor("web")?];
+        let [mut web, mut filler, mut sink] =
+            [sandbox.actor("web")?, sandbox.actor("web")?, sandbox.actor("web")?];
         let [mut thief, mut db] = [sandbox.actor("thief")?, sandbox.actor("db")?];
         let sink_at = sink.open(at(0), None)?;
         filler.open(at(0), Some(sink_at))?;
@@ -630,7 +631,8 @@ fn a_datagram_is_of_whoever_sent_it_also_when_its_socket_is_gone() -> anyhow::Re
         thief.close()?;
         web.open(at(FROM), None)?;
         assert_eq!(db.hear(3 * UNEXPECTED)?, None, "{address}");
-        let record = daemon.wait_for(|record| record["verdict"] == "deny" && record["source"]["port"] == FROM)?;
+        let record =
+            daemon.wait_for(|record| record["verdict"] == "deny" && record["source"]["port"] == FROM)?;
         denied += 1;
         assert_eq!((&record["hook"], &record["reason"]), (&"ingress".into(), &"no-rule".into()), "{record}");
         assert_eq!(record["source"]["service"], "thief", "{record}");

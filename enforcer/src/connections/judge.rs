@@ -365,9 +365,7 @@ mod tests {
     use std::collections::{BTreeSet, HashSet};
     use std::sync::Arc;
 
-    use enforcer_common::layout::{
-        EdgeKey, EdgeValue, NeighbourKey, Owner, PortKey, PortRange, ProtocolKey,
-    };
+    use enforcer_common::layout::{EdgeKey, EdgeValue, NeighbourKey, Owner, PortKey, PortRange, ProtocolKey};
     use enforcer_common::{Address, Identity, Mode, Port, Protocol, RuleId, Tables};
 
     use super::{Judgement, judge};
@@ -465,11 +463,7 @@ mod tests {
         let namespaces = namespaces
             .iter()
             .map(|(cookie, address)| Namespace { cookie: *cookie, addresses: HashSet::from([*address]) });
-        let snapshot = Snapshot {
-            sockets,
-            namespaces: namespaces.collect(),
-            ..Snapshot::default()
-        };
+        let snapshot = Snapshot { sockets, namespaces: namespaces.collect(), ..Snapshot::default() };
         judge(&snapshot, &Example::new())
     }
 

@@ -23,7 +23,9 @@ impl Daemon {
 
     /// Has live connections judged by the policy in force, of which these are the owners of cgroups.
     pub(super) fn order_sweep(&self, cause: Cause, owners: CgroupOwners) -> anyhow::Result<()> {
-        self.sweeper.order(cause, self.revision.clone(), owners, self.neighbours.clone()).context("judge live connections")
+        self.sweeper
+            .order(cause, self.revision.clone(), owners, self.neighbours.clone())
+            .context("judge live connections")
     }
 
     /// Orders what was to be judged; what cannot be ordered is tried again at the next tick, since connections that the policy

@@ -15,8 +15,8 @@ use crate::install::install;
 use crate::kernel::feature;
 use crate::kernel::watch::{Deed, Tampering};
 use crate::kernel::{Enforcement, MapError};
-use crate::namespaces::{Neighbours, Views};
 use crate::namespaces::survey::Surveyor;
+use crate::namespaces::{Neighbours, Views};
 
 /// How long the programs do not tell again, at the least, of a network namespace that a survey did not take in.
 const STRANGERS_AGAIN: Duration = Duration::from_secs(1);
