@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use enforcer_common::counter::Outcome;
 use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
@@ -89,10 +89,10 @@ impl Query {
 impl End {
     fn parse(text: &str) -> Option<Self> {
         if text.starts_with('/') {
-            if cgroups::goes_back(Path::new(text)) {
-                return None;
-            }
-            return Some(Self::Cgroup(text.to_owned()));
+            // As the tree names it.
+            let path: PathBuf = Path::new(text).components().collect();
+            let path = (!cgroups::goes_back(&path)).then(|| path.into_os_string().into_string().ok())?;
+            return path.map(Self::Cgroup);
         }
         if let Some(bracketed) = text.strip_prefix('[') {
             let v6: Ipv6Addr = bracketed.strip_suffix(']')?.parse().ok()?;
@@ -674,6 +674,13 @@ mod tests {
             (
                 "/web/worker",
                 "/db:5432/tcp",
+                0,
+                "allowed: /web/worker (web) -> /db (db):5432/tcp\nrule: ledger (shop.yaml:12:5)\n\
+                 reason: rule: a rule lets `web` reach `db` at 5432/tcp",
+            ),
+            (
+                "//web/./worker/",
+                "//db:5432/tcp",
                 0,
                 "allowed: /web/worker (web) -> /db (db):5432/tcp\nrule: ledger (shop.yaml:12:5)\n\
                  reason: rule: a rule lets `web` reach `db` at 5432/tcp",

@@ -140,4 +140,6 @@ pub struct LogState {
     pub lost: u64,
     /// Whether it takes nothing at present.
     pub stuck: bool,
+    /// Why it could not be opened again, if it could not: what had its name before is written to.
+    pub not_opened: Option<String>,
 }

@@ -208,6 +208,8 @@ struct Daemon {
     more_events: bool,
     /// Whether it was said that the audit log takes nothing.
     complained: bool,
+    /// Why the log could not be opened again when that was last wanted: the file before is written to.
+    not_opened: Option<String>,
     /// Whether decisions were lost, and no second has passed since in which none was.
     is_uneasy: bool,
     started: (Instant, SystemTime),

@@ -21,7 +21,8 @@ use enforcer_tests::load::{Expected, Load};
 use enforcer_tests::run::Run;
 use enforcer_tests::sandbox::{Actor, Sandbox, binary, without, without_sys_admin};
 use enforcer_tests::slowness::patience;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::shop::{SERVICES, address};
@@ -396,6 +397,32 @@ fn a_policy_that_was_adopted_is_told_from_one_that_was_read() -> anyhow::Result<
         assert_eq!((scene.in_force()?, origin(&scene)?), ("odd", "directory".to_owned()), "{restarts}");
         assert!(!run.end(Signal::SIGKILL)?);
     }
+    Ok(())
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_again_is_told_until_it_can() -> anyhow::Result<()> {
+    let scene = Scene::new("reopened", EVEN)?;
+    let mut run = scene.start()?;
+    let pid = Pid::from_raw(i32::try_from(run.child.0.id())?);
+    let is_told = || -> anyhow::Result<bool> {
+        let status = scene.sandbox.ask(&["status", "-o", "json"])?;
+        let status: Value = serde_json::from_slice(&status.stdout)?;
+        let degraded = status["degraded"].as_array().context("a list")?;
+        Ok(degraded.iter().any(|one| one["code"] == "audit-log-not-opened"))
+    };
+    let away = scene.log().with_extension("1");
+    fs::rename(scene.log(), &away)?;
+    fs::create_dir(scene.log())?;
+    kill(pid, Signal::SIGUSR1)?;
+    run.read_until("open audit log")?;
+    assert!(is_told()?);
+    fs::remove_dir(scene.log())?;
+    kill(pid, Signal::SIGUSR1)?;
+    run.read_until("is opened again")?;
+    assert!(!is_told()?);
+    assert!(run.end(Signal::SIGTERM)?);
+    assert_eq!(scene.last("stop")?["kind"], "stop");
     Ok(())
 }
 
@@ -1105,7 +1132,7 @@ fn the_file_system_is_mounted_where_it_is_missing_and_again_when_it_is_unmounted
 }
 
 #[test]
-fn who_takes_over_starts_also_while_the_audit_log_takes_nothing_and_every_event_is_accounted_for()
+fn a_daemon_starts_also_while_the_audit_log_takes_nothing_and_every_event_is_accounted_for()
 -> anyhow::Result<()> {
     let mut scene = Scene::new("full", EVEN)?;
     let full = |scene: &Scene| {
@@ -1113,15 +1140,16 @@ fn who_takes_over_starts_also_while_the_audit_log_takes_nothing_and_every_event_
         command.args(["--audit", "/dev/full"]);
         anyhow::Ok(command)
     };
-    // The first one does not start, since nothing is in force yet that would go on.
-    let output = scene.sandbox.output(full(&scene)?)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("write audit log /dev/full: No space left"), "{said}");
-    assert_eq!(scene.attached()?, [""; 0]);
-
-    assert!(scene.start()?.end(Signal::SIGTERM)?);
     let mut refused = 0;
+    let mut run = Run::spawn(&scene.sandbox, full(&scene)?)?;
+    run.read_until("write audit log /dev/full: No space left")?;
+    let run = run.ready()?;
+    for _ in 0..3 {
+        assert_eq!(scene.in_force()?, "even");
+        refused += 1;
+    }
+    assert!(!run.end(Signal::SIGTERM)?, "it says that it did not write what it should");
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
     for _ in 0..3 {
         assert_eq!(scene.in_force()?, "even");
         refused += 1;
@@ -1136,7 +1164,7 @@ fn who_takes_over_starts_also_while_the_audit_log_takes_nothing_and_every_event_
     run.read_until("took over")?;
     assert!(run.end(Signal::SIGTERM)?);
     let (written, lost) = check_books(&scene.records()?, refused)?;
-    assert_eq!((written, lost), (3, 3), "what nobody has read was not lost");
+    assert_eq!((written, lost), (3, 6), "what nobody has read was not lost");
     Ok(())
 }
 

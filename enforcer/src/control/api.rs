@@ -554,7 +554,7 @@ pub struct ServiceChange {
     pub mode_before: Option<String>,
     /// Its mode after.
     pub mode_after: Option<String>,
-    /// Who its cgroups are from then on, if it goes, as far as can be told without them: other services, `unmanaged`, `unknown`.
+    /// Who those of its cgroups are from then on that it has no longer, as far as can be told without them: other services, `unmanaged`, `unknown`.
     pub becomes: Vec<String>,
     /// Selectors that it gets.
     pub selectors_added: Vec<String>,

@@ -348,6 +348,13 @@ fn degraded(status: &api::Status, snapshot: &Snapshot) -> Vec<api::Degradation> 
     if snapshot.log.stuck {
         tell("audit-log", format!("the audit log {} takes nothing", super::audit_name(&status.events.audit)));
     }
+    if let Some(err) = &snapshot.log.not_opened {
+        let audit = super::audit_name(&status.events.audit);
+        tell(
+            "audit-log-not-opened",
+            format!("{audit} cannot be opened again, and the file before is written to: {err}"),
+        );
+    }
     for tampering in &snapshot.tampering {
         let (objects, error) = (tampering.objects.join(", "), tampering.error.as_deref().unwrap_or_default());
         tell(tampering.deed.code(), format!("what somebody has done to {objects} is not put back: {error}"));

@@ -392,6 +392,12 @@ impl Diff {
 /// What a new policy does to a service as a whole.
 fn fate(service: &ServiceChange) -> Option<String> {
     const RECORDED: &str = "is recorded and passes, unless the other end is a service in enforce mode";
+    let becomes = service.becomes.join(" or ");
+    let denied = if service.becomes.iter().any(|name| name == "unmanaged") {
+        ", and unmanaged processes are denied only what other services deny"
+    } else {
+        ""
+    };
     match (service.mode_before.as_deref(), service.mode_after.as_deref()) {
         (None, Some("audit")) => {
             Some(format!("added in audit mode: from now on what no rule lists {RECORDED}"))
@@ -399,22 +405,15 @@ fn fate(service: &ServiceChange) -> Option<String> {
         (None, Some(mode)) => {
             Some(format!("added in {mode} mode: from now on what no rule lists is refused"))
         }
-        (Some(_), None) => {
-            let becomes = service.becomes.join(" or ");
-            let denied = if service.becomes.iter().any(|name| name == "unmanaged") {
-                ", and unmanaged processes are denied only what other services deny"
-            } else {
-                ""
-            };
-            Some(format!("removed: its processes are {becomes} from now on{denied}"))
-        }
+        (Some(_), None) => Some(format!("removed: its processes are {becomes} from now on{denied}")),
         (Some(before), Some("audit")) if before != "audit" => {
             Some(format!("mode {before} -> audit: from now on what no rule lists {RECORDED}"))
         }
         (Some(before), Some(after)) if before != after => {
             Some(format!("mode {before} -> {after}: from now on what no rule lists is refused"))
         }
-        (_, _) => None,
+        (_, _) if becomes.is_empty() => None,
+        (_, _) => Some(format!("what it lets go of is {becomes} from now on{denied}")),
     }
 }
 
@@ -539,6 +538,7 @@ mod tests {
             service("d", Some("audit"), None, &["a"]),
             service("e", Some("audit"), Some("enforce"), &[]),
             service("f", Some("enforce"), Some("audit"), &[]),
+            service("g", Some("enforce"), Some("enforce"), &["unmanaged"]),
         ];
         let pairs = [
             pair("opened", &["one"], "enforce"),
@@ -562,6 +562,7 @@ services
   d: removed: its processes are a from now on
   e: mode audit -> enforce: from now on what no rule lists is refused
   f: mode enforce -> audit: from now on what no rule lists is recorded and passes, unless the other end is a service in enforce mode
+  g: what it lets go of is unmanaged from now on, and unmanaged processes are denied only what other services deny
 defaults
   existing  audit -> close
 "

@@ -261,8 +261,14 @@ impl Daemon {
             error!("write audit log: {err:#}");
         }
         match self.log.reopen(&self.settings.audit) {
-            Ok(()) => info!("the audit log {} is opened again", self.settings.audit.display()),
-            Err(err) => error!("open audit log {}: {err}", self.settings.audit.display()),
+            Ok(()) => {
+                self.not_opened = None;
+                info!("the audit log {} is opened again", self.settings.audit.display());
+            }
+            Err(err) => {
+                error!("open audit log {}: {err}", self.settings.audit.display());
+                self.not_opened = Some(err.to_string());
+            }
         }
     }
 

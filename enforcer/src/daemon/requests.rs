@@ -61,6 +61,7 @@ impl Daemon {
                 recovered: self.recovered(),
                 lost: self.unreadable + self.log.unwritten(),
                 stuck: self.complained,
+                not_opened: self.not_opened.clone(),
             },
             records: Records {
                 made: self.tally.since() + own_lost,

@@ -137,11 +137,9 @@ impl Daemon {
             adopted: is_adopted,
             cgroups_identified_by: if watch.is_none() { "kernel" } else { "daemon" },
         };
-        let told = log.write(SystemTime::now(), Body::Start(start)).and_then(|()| log.flush());
-        match told {
-            // Who takes over enforces already; it is told when the log takes it.
-            Err(err) if is_adopted => error!("write audit log {}: {err}", settings.audit.display()),
-            told => told.with_context(|| format!("write audit log {}", settings.audit.display()))?,
+        // It is told when the log takes it: without a start nothing would be refused, which is worse than what is not told.
+        if let Err(err) = log.write(SystemTime::now(), Body::Start(start)).and_then(|()| log.flush()) {
+            error!("write audit log {}: {err}", settings.audit.display());
         }
         enforcement.commit();
         info!(
@@ -220,6 +218,7 @@ impl Daemon {
             lost_before: 0,
             more_events: false,
             complained: false,
+            not_opened: None,
             is_uneasy: false,
             started: (Instant::now(), SystemTime::now()),
             requests: control.is_some().then_some(requests),

@@ -57,7 +57,7 @@ pub struct ServiceChange {
     pub before: Option<Mode>,
     /// Its mode in the new policy, if it is there.
     pub after: Option<Mode>,
-    /// Who its cgroups are in the new policy, if it is not there.
+    /// Who those of its cgroups are in the new policy that it has no longer.
     pub becomes: Vec<String>,
     /// Selectors that only the new policy has.
     pub selectors_added: Vec<String>,
@@ -419,7 +419,7 @@ fn services(
     identities: &Identities,
 ) -> Vec<ServiceChange> {
     let mut becomes: HashMap<&str, Vec<String>> = HashMap::new();
-    for Both { before: was, after: is } in moves.iter().filter(|both| !after.declares(both.before)) {
+    for Both { before: was, after: is } in moves.iter().filter(|both| both.before != both.after) {
         if let (Some(was), Some(is)) = (identities.name(*was), identities.name(*is)) {
             becomes.entry(was).or_default().push(is.to_owned());
         }
@@ -446,7 +446,7 @@ fn services(
             name: name.clone(),
             before: old.map(|(mode, _)| *mode),
             after: new.map(|(mode, _)| *mode),
-            becomes: new.map_or_else(|| becomes.remove(name.as_str()).unwrap_or_default(), |_| Vec::new()),
+            becomes: becomes.remove(name.as_str()).unwrap_or_default(),
             selectors_added: has.difference(had).cloned().collect(),
             selectors_removed: had.difference(has).cloned().collect(),
         });
@@ -597,7 +597,20 @@ networks:
         let gone =
             |name: &str| format!("{name} Some(Enforce) None now unmanaged +[] -[cgroup: /case/{name}]");
         let come = |name: &str, mode: &str| format!("{name} None Some({mode}) +[cgroup: /case/{name}] -[]");
-        let cases: [(&str, &str, Vec<String>); 7] = [
+        let elsewhere = both.replace("/case/db", "/case/store");
+        let cases: [(&str, &str, Vec<String>); 8] = [
+            // What a service lets go of is somebody else's, or nobody's.
+            (
+                &both,
+                &elsewhere,
+                vec![
+                    String::from("-web db>unmanaged 5432/tcp by one"),
+                    String::from("+web unmanaged>db 5432/tcp by one"),
+                    String::from(
+                        "db Some(Enforce) Some(Enforce) now unmanaged +[cgroup: /case/store] -[cgroup: /case/db]",
+                    ),
+                ],
+            ),
             // Between two that are no services any longer nothing is denied.
             (&both, NOTHING, vec![format!("+web db {others}"), gone("db"), gone("web")]),
             (
