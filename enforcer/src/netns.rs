@@ -96,8 +96,12 @@ pub fn open_all(subtree: &Path) -> Found {
     opening.add(PathBuf::from("/proc/self/ns/net"));
     let mount = feature::cgroup2();
     let is_judged = |process: &Process| {
-        let cgroup = || mount.as_ref().ok().and_then(|mount| proc::cgroup(process, mount).ok().flatten());
-        is_whole_host || cgroup().is_some_and(|path| path.starts_with(subtree))
+        is_whole_host
+            || mount.as_ref().is_ok_and(|mount| match proc::cgroup(process, mount) {
+                Ok(cgroup) => cgroup.is_some_and(|path| path.starts_with(subtree)),
+                // It may be, in a cgroup that is nested too deep to be told.
+                Err(err) => !proc::is_gone(&err),
+            })
     };
     let own = user_namespace("self");
     let mut last = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use enforcer_common::Protocol;
-use procfs::ProcResult;
+use nix::errno::Errno;
 use procfs::net::{TcpState, UdpState};
 use procfs::process::{FDTarget, Process};
+use procfs::{ProcError, ProcResult};
 
+use crate::cgroups;
 use crate::kernel::feature::Cgroup2;
 
 /// A process, as it was when it was looked at.
@@ -55,7 +57,7 @@ pub struct Scan {
     pub tasks: Vec<Task>,
     /// In the order in which `/proc` lists them.
     pub waiting: Vec<Waiting>,
-    /// Whether the deadline left enough time for all of them.
+    /// Whether the deadline left enough time for all of them, and of each it could be told in which cgroup it is.
     pub complete: bool,
 }
 
@@ -73,7 +75,14 @@ impl Scan {
                 scan.complete = false;
                 break;
             }
-            let Ok(Some(cgroup)) = cgroup(&process, mount) else { continue };
+            let cgroup = match cgroup(&process, mount) {
+                Ok(Some(cgroup)) => cgroup,
+                Ok(None) => continue,
+                Err(err) => {
+                    scan.complete &= is_gone(&err);
+                    continue;
+                }
+            };
             let netns = network_namespace(&process).unwrap_or(0);
             // The tables of /proc are a network namespace's, so each namespace is read once.
             if netns != 0 && namespaces.insert(netns) {
@@ -112,11 +121,27 @@ impl Scan {
 ///
 /// # Errors
 ///
-/// The process has ended.
+/// The process has ended, or its cgroup is nested too deep to be named: of such a path the kernel tells the beginning
+/// (`proc_cgroup_show`, as of 6.18) or nothing (`ENAMETOOLONG`, before).
 pub fn cgroup(process: &Process, mount: &Cgroup2) -> ProcResult<Option<PathBuf>> {
     let mut lines = Vec::new();
     process.open_relative("cgroup")?.read_to_end(&mut lines)?;
-    Ok(unified(&lines).and_then(|path| mount.below(path)))
+    let path = unified(&lines);
+    if path.is_some_and(|path| path.as_os_str().len() >= cgroups::MAX_PATH) {
+        return Err(io::Error::from(Errno::ENAMETOOLONG).into());
+    }
+    Ok(path.and_then(|path| mount.below(path)))
+}
+
+/// Whether a process could not be looked at since it has ended.
+pub fn is_gone(err: &ProcError) -> bool {
+    match err {
+        ProcError::NotFound(_) => true,
+        ProcError::Io(err, _) => {
+            matches!(err.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ESRCH))
+        }
+        _ => false,
+    }
 }
 
 /// Of the lines of `/proc/PID/cgroup` the path in the v2 hierarchy, whose number is 0. It holds whatever bytes somebody has named a cgroup

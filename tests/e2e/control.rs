@@ -305,6 +305,47 @@ fn a_cgroup_is_somebodys_whatever_bytes_its_name_has() -> anyhow::Result<()> {
 }
 
 #[test]
+fn what_lies_too_deep_to_be_named_is_missed_and_that_is_told() -> anyhow::Result<()> {
+    // Deeper than the longest path; it goes back by itself, since nobody else can name it.
+    const DEEP: &str = "import os, sys
+top, name, levels = sys.argv[1], 'n' * 250, 20
+os.chdir(top)
+for _ in range(levels):
+    os.mkdir(name)
+    os.chdir(name)
+open('cgroup.procs', 'w').write('0')
+print('ready', flush=True)
+sys.stdin.read()
+open(top + '/cgroup.procs', 'w').write('0')
+for _ in range(levels):
+    os.chdir('..')
+    os.rmdir(name)";
+    let sandbox = Sandbox::new("deep")?;
+    let daemon = sandbox.daemon(POLICY)?;
+    let is_complete = || json(&sandbox.ask(&["services", "-o", "json"])?).map(|it| it["complete"].clone());
+    assert_eq!(is_complete()?, true);
+    let top = sandbox.make_cgroup("web")?;
+    let mut command = sandbox.command("web", PYTHON)?;
+    command.args(["-c", DEEP]).arg(top).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = sandbox.spawn(command)?;
+    let mut line = String::new();
+    BufReader::new(holder.stdout.as_mut().context("no stdout")?).read_line(&mut line)?;
+    assert_eq!(line, "ready\n");
+    let told = is_complete();
+    let status = json(&sandbox.ask(&["status", "-o", "json"])?);
+    let asked = sandbox.ask(&["identity", "get", &holder.id().to_string()]);
+    drop(holder.stdin.take());
+    assert!(holder.wait()?.success());
+    assert_eq!((told?, is_complete()?), (false.into(), true.into()));
+    let said = String::from_utf8(asked?.stderr)?;
+    assert!(said.contains("cannot be told in which cgroup"), "{said}");
+    let status = status?;
+    let degraded = status["degraded"].as_array().context("a list")?;
+    assert!(degraded.iter().any(|one| one["code"] == "coverage-incomplete"), "{status}");
+    daemon.stop()?.check_totals()
+}
+
+#[test]
 fn what_is_outside_and_what_nobody_is_seen_to_have_is_told_to_be_there() -> anyhow::Result<()> {
     // A listener that no process has: it is on its way from one to another.
     const LISTEN: &str = "import socket, sys

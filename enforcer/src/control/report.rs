@@ -379,7 +379,8 @@ fn degraded(status: &api::Status, snapshot: &Snapshot) -> Vec<api::Degradation> 
         );
     }
     if !status.coverage.complete {
-        let text = "there was no time to look at every process; the coverage is of those that were seen";
+        let text = "not every process could be looked at, for want of time or since its cgroup is nested too deep to be \
+                    named; the coverage is of those that were seen";
         tell("coverage-incomplete", text.to_owned());
     }
     degraded
@@ -645,7 +646,7 @@ pub fn identity(
     let answers = match subject {
         Subject::Process(pid) => {
             let task = host.scan.tasks.iter().find(|task| task.pid == *pid);
-            let task = task.ok_or_else(|| format!("look up process {pid}: there is none"))?;
+            let task = task.ok_or_else(|| not_seen(*pid))?;
             let mut answer = of_cgroup(&task.cgroup, snapshot, host);
             answer.processes.push(process(task));
             vec![answer]
@@ -654,6 +655,19 @@ pub fn identity(
         Subject::Address(at, protocol) => of_address(*at, *protocol, snapshot, host),
     };
     Ok(api::Identity { of: of.to_owned(), answers })
+}
+
+/// Why a process was not seen.
+fn not_seen(pid: i32) -> String {
+    let group =
+        procfs::process::Process::new(pid).and_then(|process| process.status()).map(|status| status.tgid);
+    match group {
+        Err(_) => format!("look up process {pid}: there is none"),
+        Ok(group) if group != pid => {
+            format!("look up process {pid}: it is a thread\nhint: ask for its process, {group}")
+        }
+        Ok(_) => format!("look up process {pid}: it cannot be told in which cgroup it is"),
+    }
 }
 
 fn of_cgroup(path: &Path, snapshot: &Snapshot, host: &Host) -> api::Identified {
