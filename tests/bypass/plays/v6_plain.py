@@ -5,7 +5,6 @@ from corpus import datagram, v6_packet
 PATHS = ["v6/udp"]
 CALLER = "stranger"
 NEEDS = ("CAP_NET_RAW",)
-SOURCE = "unknown"
 CONTROL = "a packet that no socket of this host has sent is nobody's"
 
 
