@@ -162,10 +162,8 @@ fn is_nowhere(bound: Address) -> bool {
 /// `netns` is the namespace of the receiving socket, 0 if it is not known, and `slot` that of the tables in force.
 #[inline(always)]
 pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, slot: u32) -> Party {
-    if headers.protocol == Protocol::UDP
-        && let Some(cgroup) = packet.skb.signer()
-    {
-        return Party::cgroup(cgroup);
+    if let Some(signer) = signer(packet.skb, headers) {
+        return signer;
     }
     // TCP's sender is found by both ends of the flow, which whoever forges one does not have.
     let worth = if packet.skb.is_from_here() || headers.protocol == Protocol::TCP {
@@ -212,13 +210,17 @@ pub(crate) fn sender_by_name(ctx: &SockAddrContext, near: (Address, Port), far: 
     found.map_or(0, |socket| note(socket.0.cast()).owner)
 }
 
+/// Who sent a datagram, if it says so itself. What TCP sends says nothing, and is found by both ends of the flow.
+#[inline(always)]
+fn signer(skb: Skb, headers: &Headers) -> Option<Party> {
+    if headers.protocol == Protocol::UDP { skb.signer().map(Party::cgroup) } else { None }
+}
+
 /// Who sent the packet with these headers over loopback, which `skb` is: TCP's or UDP's.
 #[inline(always)]
 pub(crate) fn sender(skb: Skb, headers: &Headers) -> Party {
-    if headers.protocol == Protocol::UDP
-        && let Some(cgroup) = skb.signer()
-    {
-        return Party::cgroup(cgroup);
+    if let Some(signer) = signer(skb, headers) {
+        return signer;
     }
     match find_sender(skb, Place::HERE_NETNS, headers) {
         Some(socket) => party(socket.0),

@@ -415,10 +415,12 @@ pub fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
-/// Whether a path goes back behind a name of its own, as no cgroup's does. One outside of the cgroup namespace begins with `/..`.
-pub fn goes_back(path: &Path) -> bool {
-    let named = path.components().skip_while(|part| !matches!(part, Component::Normal(_)));
-    named.into_iter().any(|part| part == Component::ParentDir)
+/// A path that somebody has written, as the tree names the cgroup: without slashes that say nothing, or `.`. None if it goes back behind
+/// a name of its own, as no cgroup's does; one outside of the cgroup namespace begins with `/..`.
+pub fn as_named(path: &Path) -> Option<PathBuf> {
+    let mut behind_names = path.components().skip_while(|part| !matches!(part, Component::Normal(_)));
+    let goes_back = behind_names.any(|part| part == Component::ParentDir);
+    (!goes_back).then(|| path.components().collect())
 }
 
 fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {

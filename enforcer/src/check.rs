@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use enforcer_common::counter::Outcome;
 use enforcer_common::layout::{EdgeKey, EdgeValue, Owner, PortKey, ProtocolKey};
@@ -89,10 +89,7 @@ impl Query {
 impl End {
     fn parse(text: &str) -> Option<Self> {
         if text.starts_with('/') {
-            // As the tree names it.
-            let path: PathBuf = Path::new(text).components().collect();
-            let path = (!cgroups::goes_back(&path)).then(|| path.into_os_string().into_string().ok())?;
-            return path.map(Self::Cgroup);
+            return cgroups::as_named(Path::new(text))?.into_os_string().into_string().ok().map(Self::Cgroup);
         }
         if let Some(bracketed) = text.strip_prefix('[') {
             let v6: Ipv6Addr = bracketed.strip_suffix(']')?.parse().ok()?;

@@ -137,9 +137,7 @@ pub fn cgroup(process: &Process, mount: &Cgroup2) -> ProcResult<Option<PathBuf>>
 pub fn is_gone(err: &ProcError) -> bool {
     match err {
         ProcError::NotFound(_) => true,
-        ProcError::Io(err, _) => {
-            matches!(err.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ESRCH))
-        }
+        ProcError::Io(err, _) => err.raw_os_error() == Some(Errno::ESRCH as i32),
         _ => false,
     }
 }

@@ -45,7 +45,7 @@ fn at(port: u16) -> SocketAddr {
 }
 
 /// Has an actor do something with what it keeps.
-fn ask(actor: &mut Actor, request: &kept::Request) -> anyhow::Result<String> {
+pub(crate) fn ask(actor: &mut Actor, request: &kept::Request) -> anyhow::Result<String> {
     let reply = actor.ask(&Request::Kept(request.clone()))?;
     ensure!(reply.is_ok(), "{request:?}: {reply:?}");
     Ok(reply.text)
@@ -60,7 +60,7 @@ fn tally(actor: &mut Actor, dead: usize) -> anyhow::Result<Tally> {
     tally_within(actor, dead, REVOKED_WITHIN)
 }
 
-fn tally_within(actor: &mut Actor, dead: usize, time: Duration) -> anyhow::Result<Tally> {
+pub(crate) fn tally_within(actor: &mut Actor, dead: usize, time: Duration) -> anyhow::Result<Tally> {
     let millis = u64::try_from(patience(time).as_millis())?;
     Ok(serde_json::from_str(&ask(actor, &kept::Request::Await { dead, millis })?)?)
 }

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -304,6 +304,16 @@ fn a_cgroup_is_somebodys_whatever_bytes_its_name_has() -> anyhow::Result<()> {
     daemon.stop()?.check_totals()
 }
 
+/// Starts a command that says when it is ready, and goes on until its input ends.
+fn ready(sandbox: &Sandbox, mut command: Command) -> anyhow::Result<Child> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = sandbox.spawn(command)?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().context("no stdout")?).read_line(&mut line)?;
+    assert_eq!(line, "ready\n");
+    Ok(child)
+}
+
 #[test]
 fn what_lies_too_deep_to_be_named_is_missed_and_that_is_told() -> anyhow::Result<()> {
     // Deeper than the longest path; it goes back by itself, since nobody else can name it.
@@ -326,11 +336,8 @@ for _ in range(levels):
     assert_eq!(is_complete()?, true);
     let top = sandbox.make_cgroup("web")?;
     let mut command = sandbox.command("web", PYTHON)?;
-    command.args(["-c", DEEP]).arg(top).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut holder = sandbox.spawn(command)?;
-    let mut line = String::new();
-    BufReader::new(holder.stdout.as_mut().context("no stdout")?).read_line(&mut line)?;
-    assert_eq!(line, "ready\n");
+    command.args(["-c", DEEP]).arg(top);
+    let mut holder = ready(&sandbox, command)?;
     let told = is_complete();
     let status = json(&sandbox.ask(&["status", "-o", "json"])?);
     let asked = sandbox.ask(&["identity", "get", &holder.id().to_string()]);
@@ -358,11 +365,8 @@ sys.stdin.read()";
     let sandbox = Sandbox::new("unseen")?;
     let daemon = sandbox.daemon(POLICY)?;
     let mut command = sandbox.command("other", PYTHON)?;
-    command.args(["-c", LISTEN]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut holder = sandbox.spawn(command)?;
-    let mut line = String::new();
-    BufReader::new(holder.stdout.as_mut().context("no stdout")?).read_line(&mut line)?;
-    assert_eq!(line, "ready\n");
+    command.args(["-c", LISTEN]);
+    let mut holder = ready(&sandbox, command)?;
     let status = json(&sandbox.ask(&["status", "-o", "json"])?)?;
     assert_eq!(status["coverage"]["unknown_listeners"][0]["at"]["port"], 2024, "{status}");
     let answer = json(&sandbox.ask(&["identity", "get", "127.0.0.1:2024", "-o", "json"])?)?;

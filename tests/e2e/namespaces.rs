@@ -12,6 +12,8 @@ use enforcer_tests::sandbox::{Actor, Container, Killed, Neighbour, Sandbox, with
 use enforcer_tests::slowness::patience;
 use serde_json::Value;
 
+use crate::connections::{ask, tally_within};
+
 /// Longer than the daemon takes to look at a namespace that it was told of.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -256,29 +258,21 @@ allow:
         .daemon(&format!("{without}  - {{ name: ledger, from: web, to: db, ports: [5432/tcp] }}\n"))?;
     let (mut web, mut db) = (container.actor("web")?, sandbox.actor("db")?);
     let at = SocketAddr::new(Container::HOST.into(), 5432);
-    let mut ask = |of_web: bool, request: kept::Request| -> anyhow::Result<String> {
-        let actor = if of_web { &mut web } else { &mut db };
-        let reply = actor.ask(&Request::Kept(request.clone()))?;
-        ensure!(reply.is_ok(), "{request:?}: {reply:?}");
-        Ok(reply.text)
-    };
-    ask(false, kept::Request::Serve { at, accept: true })?;
+    ask(&mut db, &kept::Request::Serve { at, accept: true })?;
     let open = kept::Request::Connect { to: at, transport: Transport::Tcp, number: 1 };
     let start = Instant::now();
-    while let Err(err) = ask(true, open.clone()) {
+    while let Err(err) = ask(&mut web, &open) {
         ensure!(start.elapsed() < patience(DEADLINE), "{err:#}");
     }
-    ask(false, kept::Request::AwaitKept(1))?;
+    ask(&mut db, &kept::Request::AwaitKept(1))?;
     let left = web.ask(&Request::Leave)?;
     ensure!(left.is_ok(), "{left:?}");
 
     // Nobody is seen in that namespace now, and no rule for the world is one for whoever may be there.
     let changed = daemon.reload(&sandbox, without)?;
     assert_eq!(changed["result"], "applied", "{changed}");
-    let millis = u64::try_from(patience(DEADLINE).as_millis())?;
     for actor in [&mut web, &mut db] {
-        let reply = actor.ask(&Request::Kept(kept::Request::Await { dead: 1, millis }))?;
-        let tally: kept::Tally = serde_json::from_str(&reply.text)?;
+        let tally = tally_within(actor, 1, DEADLINE)?;
         assert_eq!((tally.alive, tally.dead()), (0, 1), "{tally:?}");
     }
     let record = daemon.wait_for(|record| record["kind"] == "connection")?;

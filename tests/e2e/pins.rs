@@ -21,8 +21,7 @@ use enforcer_tests::load::{Expected, Load};
 use enforcer_tests::run::Run;
 use enforcer_tests::sandbox::{Actor, Sandbox, binary, without, without_sys_admin};
 use enforcer_tests::slowness::patience;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::shop::{SERVICES, address};
@@ -85,6 +84,10 @@ impl Scene {
             .into_iter()
             .rfind(|record| record["kind"] == kind)
             .with_context(|| format!("no {kind} record"))
+    }
+
+    fn status(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice(&self.sandbox.ask(&["status", "-o", "json"])?.stdout)?)
     }
 
     fn start(&self) -> anyhow::Result<Run> {
@@ -376,9 +379,7 @@ fn a_policy_that_nobody_has_confirmed_goes_with_the_daemon() -> anyhow::Result<(
 fn a_policy_that_was_adopted_is_told_from_one_that_was_read() -> anyhow::Result<()> {
     let mut scene = Scene::new("origin", EVEN)?;
     let origin = |scene: &Scene| -> anyhow::Result<String> {
-        let status = scene.sandbox.ask(&["status", "-o", "json"])?;
-        let status: Value = serde_json::from_slice(&status.stdout)?;
-        Ok(status["policy"]["origin"].as_str().unwrap_or_default().to_owned())
+        Ok(scene.status()?["policy"]["origin"].as_str().unwrap_or_default().to_owned())
     };
     let run = scene.start()?;
     let other = scene.sandbox.write_other_policy("other", &policy(ODD))?.display().to_string();
@@ -404,21 +405,19 @@ fn a_policy_that_was_adopted_is_told_from_one_that_was_read() -> anyhow::Result<
 fn a_log_that_cannot_be_opened_again_is_told_until_it_can() -> anyhow::Result<()> {
     let scene = Scene::new("reopened", EVEN)?;
     let mut run = scene.start()?;
-    let pid = Pid::from_raw(i32::try_from(run.child.0.id())?);
     let is_told = || -> anyhow::Result<bool> {
-        let status = scene.sandbox.ask(&["status", "-o", "json"])?;
-        let status: Value = serde_json::from_slice(&status.stdout)?;
+        let status = scene.status()?;
         let degraded = status["degraded"].as_array().context("a list")?;
         Ok(degraded.iter().any(|one| one["code"] == "audit-log-not-opened"))
     };
     let away = scene.log().with_extension("1");
     fs::rename(scene.log(), &away)?;
     fs::create_dir(scene.log())?;
-    kill(pid, Signal::SIGUSR1)?;
+    run.signal(Signal::SIGUSR1)?;
     run.read_until("open audit log")?;
     assert!(is_told()?);
     fs::remove_dir(scene.log())?;
-    kill(pid, Signal::SIGUSR1)?;
+    run.signal(Signal::SIGUSR1)?;
     run.read_until("is opened again")?;
     assert!(!is_told()?);
     assert!(run.end(Signal::SIGTERM)?);

@@ -82,7 +82,7 @@ pub fn judge<T: Tables>(snapshot: &Snapshot, tables: &T) -> Judgement {
         let is_alone = match &far {
             Far::Missing => true,
             Far::Sockets(others) => others.iter().all(|other| is_nobodys(&snapshot.sockets[*other])),
-            Far::Elsewhere { .. } => false,
+            Far::Elsewhere | Far::Contested | Far::Unseen => false,
         };
         if is_alone {
             judgement.alone += 1;
@@ -121,12 +121,11 @@ enum Far {
     /// It should be on this host, and is not there.
     Missing,
     /// It is another host's, as far as can be told.
-    Elsewhere {
-        /// Whether a namespace of this host has the address.
-        contested: bool,
-        /// Whether only one of this host can have it, and none that was seen does.
-        unseen: bool,
-    },
+    Elsewhere,
+    /// A namespace of this host has the address too, and no socket for it.
+    Contested,
+    /// Only a namespace of this host can have the address, and none that was seen does.
+    Unseen,
 }
 
 /// One way to read a connection.
@@ -227,10 +226,9 @@ impl<'a> Index<'a> {
             [only] if self.across(*only, tables).as_slice() == [number] => Far::Sockets(vec![*only]),
             // A socket that waits for datagrams from anyone has no other end of its own.
             [only] if self.socket(*only).state == State::Waiting => Far::Sockets(vec![*only]),
-            _ => Far::Elsewhere {
-                contested: !holders.is_empty(),
-                unseen: holders.is_empty() && self.snapshot.neighbours.have(socket.netns, address),
-            },
+            _ if !holders.is_empty() => Far::Contested,
+            _ if self.snapshot.neighbours.have(socket.netns, address) => Far::Unseen,
+            _ => Far::Elsewhere,
         }
     }
 
@@ -278,20 +276,16 @@ impl<'a> Index<'a> {
     fn readings(&self, number: usize, far: &Far) -> Vec<Reading> {
         let socket = self.socket(number);
         let near = End { party: self.party(socket), at: socket.local, socket: Some(number) };
+        let nowhere = |party, may_change| (End { party, at: socket.remote, socket: None }, may_change, None);
         let others = match far {
             Far::Missing => Vec::new(),
-            Far::Elsewhere { contested, unseen } => {
-                let may_change = *contested || *unseen;
-                let end = |party| (End { party, at: socket.remote, socket: None }, may_change, None);
-                let elsewhere = end(Party::address(socket.remote.address));
-                match (contested, unseen) {
-                    // Whose address it is cannot be told; a rule for other hosts is enough for it to go on.
-                    (true, _) => vec![end(Party::UNKNOWN), elsewhere],
-                    // As the programs have it: the namespace of that socket is one in which no process is any longer, or not yet.
-                    (false, true) => vec![end(Party::UNKNOWN)],
-                    (false, false) => vec![elsewhere],
-                }
+            Far::Elsewhere => vec![nowhere(Party::address(socket.remote.address), false)],
+            // Whose address it is cannot be told; a rule for other hosts is enough for it to go on.
+            Far::Contested => {
+                vec![nowhere(Party::UNKNOWN, true), nowhere(Party::address(socket.remote.address), true)]
             }
+            // As the programs have it: the namespace of that socket is one in which no process is any longer, or not yet.
+            Far::Unseen => vec![nowhere(Party::UNKNOWN, true)],
             Far::Sockets(sockets) => {
                 let is_only = sockets.len() == 1;
                 let other = |number: &usize| {

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use enforcer_common::Address;
 use nix::ifaddrs::getifaddrs;
@@ -13,6 +14,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::diag::Diag;
 use super::{Namespace, Snapshot, Socket};
+use crate::namespaces::Neighbours;
 use crate::{failpoint, netns};
 
 /// The sockets of this host, and the conversations by which they can be closed.
@@ -25,11 +27,13 @@ pub struct Survey {
 
 impl Survey {
     /// Reads the sockets of every namespace in which processes of the subtree at `subtree` are, and of those that are
-    /// kept by name if that is the whole tree. The calling thread is left in the last of these namespaces.
+    /// kept by name if that is the whole tree. The calling thread is left in the last of these namespaces. `neighbours` is what was
+    /// found of where only this host's own can be.
     ///
     /// What cannot be read is told in [`Snapshot::unreadable`].
-    pub fn take(subtree: &Path) -> Self {
-        let mut survey = Self { snapshot: Snapshot::default(), conversations: HashMap::new() };
+    pub fn take(subtree: &Path, neighbours: Arc<Neighbours>) -> Self {
+        let snapshot = Snapshot { neighbours, ..Snapshot::default() };
+        let mut survey = Self { snapshot, conversations: HashMap::new() };
         let found = netns::open_all(subtree);
         for (path, namespace) in found.open {
             if let Err(err) = failpoint::read_sockets().and_then(|()| survey.read(&namespace)) {

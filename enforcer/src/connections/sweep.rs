@@ -367,8 +367,7 @@ impl Worker {
     }
 
     fn look(&mut self, order: &Sentence, progress: &mut Progress) -> Result<Result<Look, MapError>, Ended> {
-        let mut survey = Survey::take(&self.subtree);
-        survey.snapshot.neighbours = order.neighbours.clone();
+        let mut survey = Survey::take(&self.subtree, order.neighbours.clone());
         // What has been seen was there before another policy came into force. The first look of all is not left out, since it
         // alone knows what is older than the enforcer.
         let is_in_force = self.in_force.load(Ordering::SeqCst) == order.revision.tables.revision;

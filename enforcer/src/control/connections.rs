@@ -30,12 +30,10 @@ impl Live {
     ///
     /// There is no room for a thread.
     pub fn look(snapshot: &Snapshot) -> io::Result<Self> {
-        let path = snapshot.subtree.path.clone();
-        let look = move || Survey::take(&path).snapshot;
+        let (path, neighbours) = (snapshot.subtree.path.clone(), snapshot.neighbours.clone());
+        let look = move || Survey::take(&path, neighbours).snapshot;
         let looked = thread::Builder::new().name(String::from("live")).spawn(look)?.join();
-        let mut found = looked.map_err(|_panic| io::Error::other("the thread that looks has failed"))?;
-        found.neighbours = snapshot.neighbours.clone();
-        Ok(Self { found })
+        Ok(Self { found: looked.map_err(|_panic| io::Error::other("the thread that looks has failed"))? })
     }
 
     /// What the policy in force says of each.

@@ -601,14 +601,12 @@ impl Subject {
             let path = Path::new(text);
             let below = path.strip_prefix(mount).ok().filter(|_| mount != Path::new("/"));
             let path = below.map_or_else(|| path.to_path_buf(), |below| Path::new("/").join(below));
-            if cgroups::goes_back(&path) {
-                return Err(format!(
+            return cgroups::as_named(&path).map(Self::Cgroup).ok_or_else(|| {
+                format!(
                     "read `{text}`: no cgroup has `..` behind a name\n\
                      hint: write it like /system.slice/nginx.service"
-                ));
-            }
-            // Without a slash at the end, as the tree names it.
-            return Ok(Self::Cgroup(path.components().collect()));
+                )
+            });
         }
         if let Ok(pid) = text.parse::<i32>()
             && pid > 0
