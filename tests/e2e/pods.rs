@@ -150,9 +150,7 @@ fn pods_are_who_the_runtime_says(runtime: &str, forms: &[&str]) -> anyhow::Resul
         ensure!(reply.is_ok() == (expected.service != "unmanaged"), "{cgroup}: {reply:?}");
         let path = sandbox.path_of(cgroup);
         let verdict = if reply.is_ok() { "allow" } else { "deny" };
-        let attempt = daemon.wait_for(|record| {
-            record["kind"] == "attempt" && record["source"]["cgroup"] == path && record["verdict"] == verdict
-        })?;
+        let attempt = daemon.wait_for(|record| is_once_known(record, &path, verdict))?;
         ensure!(attempt["source"]["service"] == expected.service, "{attempt}");
         ensure!(attempt["destination"]["service"] == "orders", "{attempt}");
     }
@@ -212,17 +210,22 @@ fn containers_of_the_real_containerd_are_who_it_says() -> anyhow::Result<()> {
         let cgroup = sandbox.path_of(&format!("{parent}/{id}"));
         ensure!(known["cgroup"] == cgroup.as_str(), "{known}");
         let verdict = if service == "unmanaged" { "deny" } else { "allow" };
-        let attempt = daemon.wait_for(|record| {
-            record["kind"] == "attempt"
-                && record["source"]["cgroup"] == cgroup
-                && record["verdict"] == verdict
-        })?;
+        let attempt = daemon.wait_for(|record| is_once_known(record, &cgroup, verdict))?;
         ensure!(attempt["source"]["service"] == service, "{attempt}");
         // The sandbox of the pod is a container too, which nobody has named.
         let known = await_known(&mut daemon, &in_pod.id)?;
         ensure!(known["name"].is_null() && known["pod"] == pod && known["namespace"] == namespace, "{known}");
     }
     daemon.stop()?.check_totals()
+}
+
+/// Whether the record is of an attempt out of the cgroup `path` after its container was known. Those before are recorded
+/// by when the kernel's events are read, so they may stand behind the record that says who it is.
+fn is_once_known(record: &Value, path: &str, verdict: &str) -> bool {
+    record["kind"] == "attempt"
+        && record["source"]["cgroup"] == path
+        && record["verdict"] == verdict
+        && record["reason"] != "source-pending"
 }
 
 fn await_known(daemon: &mut Daemon, id: &str) -> anyhow::Result<Value> {
