@@ -20,7 +20,11 @@ const LINKER_LLVM: [u32; 3] = [23, 22, 21];
 const DENY_VERSION: &str = "0.20.2";
 
 /// Debian's Rust for building browsers: as new as the kernel side needs, with the sources of its standard library.
-const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
+const DEBIAN_RUST: [(&str, &str); 3] = [
+    ("rustc-web", "a compiler that builds the kernel side"),
+    ("rust-web-src", "the sources of core, which it needs for that"),
+    ("cargo-web", "its cargo"),
+];
 
 /// What the tests run as real servers and clients, each with the reason for it.
 const FOR_TESTS: [(&str, &str); 33] = [
@@ -102,8 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     interfaces(&mut apt)?;
     if args.with_tests {
         linters(&mut apt, &bpf)?;
-        servers(&mut apt)?;
-        programs(&mut apt, &FOR_BENCH)?;
+        programs(&mut apt)?;
     }
     Ok(())
 }
@@ -146,7 +149,7 @@ fn kernel_side(apt: &mut Apt) -> Result<Bpf> {
 fn interfaces(apt: &mut Apt) -> Result<()> {
     let why = "compiles the interface of containerd and CRI-O";
     if on_path("protoc").is_none() && env::var_os("PROTOC").is_none() {
-        return apt.install(&["protobuf-compiler"], why);
+        return apt.install(&[("protobuf-compiler", why)]);
     }
     say(&State::Have, "protoc", why);
     Ok(())
@@ -171,7 +174,7 @@ fn compiler(apt: &mut Apt) -> Result<()> {
         }
         println!("         {:<18} rustup cannot get it; taking the distribution's instead", "");
     }
-    apt.install(&DEBIAN_RUST, "a compiler with the sources of core, which the kernel side is built with")?;
+    apt.install(&DEBIAN_RUST)?;
     if rustup {
         say(&State::Install, LINKED, "the name by which rustup knows the distribution's compiler");
         run_command(Command::new("rustup").args(["toolchain", "link", LINKED, "/usr"]))?;
@@ -198,7 +201,7 @@ fn linker(apt: &mut Apt) -> Result<()> {
             "install bpf-linker: {bpf} needs LLVM {llvm} or later, and apt offers no such llvm-N-dev\n             hint: put a bpf-linker from https://github.com/aya-rs/bpf-linker/releases on the PATH"
         );
     };
-    apt.install(&[&llvm_dev(offered)], "the LLVM that bpf-linker is built with")?;
+    apt.install(&[(&llvm_dev(offered), "the LLVM that bpf-linker is built with")])?;
     say(&State::Install, LINKER, why(offered));
     install.args(["--features", &format!("llvm-{offered}")]);
     run_command(install.env("LLVM_PREFIX", format!("/usr/lib/llvm-{offered}")))
@@ -252,9 +255,12 @@ fn own_llvm(bpf: &Bpf) -> Option<PathBuf> {
     })
 }
 
-/// `cargo install`, into a directory of the PATH.
+/// `cargo install`, into a directory of the PATH; not optimised, since what it installs runs for seconds, and takes
+/// minutes longer to build otherwise.
 fn cargo_install(package: &str, version: &str) -> Result<Command> {
     let mut install = Command::new("cargo");
+    install.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_LTO", "off");
+    install.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     install.args(["install", "--quiet", "--locked", package, "--version", version]);
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
@@ -293,7 +299,9 @@ fn linters(apt: &mut Apt, bpf: &Bpf) -> Result<()> {
                     name,
                 ]))?;
             }
-            Bpf::Rustup(_) | Bpf::System => apt.install(&["rust-web-clippy"], "judges the kernel side")?,
+            Bpf::Rustup(_) | Bpf::System => {
+                apt.install(&[("rust-web-clippy", "judges the kernel side")])?;
+            }
         }
     }
     if on_path("cargo-deny").is_some() {
@@ -312,31 +320,17 @@ fn linters(apt: &mut Apt, bpf: &Bpf) -> Result<()> {
 pub(crate) fn for_bench() -> Result<()> {
     let mut apt = Apt { updated: false };
     kernel_side(&mut apt)?;
-    programs(&mut apt, &FOR_BENCH)
+    apt.install(&FOR_BENCH)
 }
 
-fn servers(apt: &mut Apt) -> Result<()> {
-    programs(apt, &FOR_TESTS)?;
+/// Installs what the tests and the bench run.
+fn programs(apt: &mut Apt) -> Result<()> {
     let python = python_tests()?;
-    apt.install(&[&python], "Python's own tests of its sockets, run as a service")
-}
-
-fn programs(apt: &mut Apt, packages: &[(&str, &str)]) -> Result<()> {
-    let missing: Vec<_> = packages.iter().filter(|(package, _)| !installed(package)).collect();
-    for (package, why) in packages.iter().filter(|(package, _)| installed(package)) {
-        say(&State::Have, package, why);
-    }
-    for (package, why) in &missing {
-        apt.install(&[package], why)?;
-        // The package enables its service for the next boot; the tests start their own with their own settings.
-        let unit = SERVICES.iter().find(|(name, _)| name == package);
-        if let Some((_, unit)) = unit
-            && on_path("systemctl").is_some()
-        {
-            run_command(Command::new("systemctl").args(["--quiet", "disable", unit]))?;
-        }
-    }
-    Ok(())
+    let python = (python.as_str(), "Python's own tests of its sockets, run as a service");
+    let others =
+        FOR_BENCH.into_iter().filter(|(package, _)| FOR_TESTS.iter().all(|(name, _)| name != package));
+    let all: Vec<_> = FOR_TESTS.into_iter().chain([python]).chain(others).collect();
+    apt.install(&all)
 }
 
 /// The package with the tests of the distribution's Python, which carries the version in its name.
@@ -370,10 +364,16 @@ impl Apt {
             .is_ok_and(|policy| policy.lines().any(has_candidate))
     }
 
-    fn install(&mut self, packages: &[&str], why: &str) -> Result<()> {
-        let missing: Vec<_> = packages.iter().copied().filter(|package| !installed(package)).collect();
-        for package in packages.iter().filter(|package| !missing.contains(package)) {
-            say(&State::Have, package, why);
+    /// Installs what of `packages`, each with the reason for it, is missing, by one call: what follows an installation,
+    /// such as the indexes of manuals, is then done once.
+    fn install(&mut self, packages: &[(&str, &str)]) -> Result<()> {
+        let mut missing: Vec<&str> = Vec::new();
+        for &(package, why) in packages {
+            let state = if installed(package) { State::Have } else { State::Install };
+            say(&state, package, why);
+            if matches!(state, State::Install) {
+                missing.push(package);
+            }
         }
         if missing.is_empty() {
             return Ok(());
@@ -390,12 +390,17 @@ impl Apt {
                  hint: run `sudo apt-get update && sudo apt-get install --no-install-recommends {names}` first"
             );
         }
-        for package in &missing {
-            say(&State::Install, package, why);
-        }
         self.update()?;
-        let _quiet = NoServices::start()?;
-        run_command(apt_get(&["install", "-y", "--no-install-recommends"]).args(&missing))
+        let quiet = NoServices::start()?;
+        run_command(apt_get(&["install", "-y", "--no-install-recommends"]).args(&missing))?;
+        drop(quiet);
+        // A package enables its service for the next boot; the tests start their own with their own settings.
+        let enabled = SERVICES.iter().filter(|(package, _)| missing.contains(package));
+        let units: Vec<_> = enabled.map(|(_, unit)| unit).collect();
+        if units.is_empty() || on_path("systemctl").is_none() {
+            return Ok(());
+        }
+        run_command(Command::new("systemctl").args(["--quiet", "disable"]).args(units))
     }
 }
 
