@@ -19,8 +19,8 @@ use proptest::sample::{Index, select};
 
 const SERVICES: usize = 3;
 const NETWORKS: usize = 3;
-const POLICIES: u32 = 2000;
-const ATTEMPTS: usize = 64;
+const POLICIES: u32 = 1000;
+const ATTEMPTS: usize = 128;
 /// Pairs of policies that are compared, which takes longer.
 const COMPARED: u32 = 200;
 const _: () = assert!(POLICIES as usize * ATTEMPTS >= 100_000);
