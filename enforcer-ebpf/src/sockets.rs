@@ -165,6 +165,10 @@ pub(crate) fn caller(packet: &Packet, headers: &Headers, netns: u64, slot: u32) 
     if let Some(signer) = signer(packet.skb, headers) {
         return signer;
     }
+    // Whoever may give packets priorities could say any cgroup there, so that this tells only that it is not another host's.
+    if packet.skb.is_unwrapped() {
+        return Party::UNKNOWN;
+    }
     // TCP's sender is found by both ends of the flow, which whoever forges one does not have.
     let worth = if packet.skb.is_from_here() || headers.protocol == Protocol::TCP {
         SENDER

@@ -30,6 +30,7 @@ mod shop;
 mod software;
 mod start;
 mod systemd;
+mod tunnels;
 mod udp;
 mod verdicts;
 mod watch;

@@ -146,6 +146,14 @@ impl Skb {
         if self.is_over_loopback() && priority > SIGNED { Some(u64::from(priority & !SIGNED)) } else { None }
     }
 
+    /// Whether the packet was inside of one that a socket of this host has sent over loopback: to the port of a tunnel (VXLAN, Geneve),
+    /// which hands on what is inside as if it had come from another host. No other device gives a packet such a priority, and a virtual
+    /// cable takes it away.
+    #[inline(always)]
+    pub(crate) fn is_unwrapped(&self) -> bool {
+        read!(self.0, priority) >= SIGNED && !self.is_over_loopback()
+    }
+
     /// The context itself, for helpers.
     #[inline(always)]
     pub(crate) fn context(&self) -> *mut core::ffi::c_void {
