@@ -76,6 +76,17 @@ pub struct Views {
     /// For `NEIGHBOURS`: bits of the key that count, and the key. One of which all count is a subnet's broadcast
     /// address, or the namespace's own one where that is all of a subnet.
     pub neighbours: BTreeSet<(u32, NeighbourKey)>,
+    /// Where each namespace is among them, by its cookie. In no map: the programs have what follows from it in the others.
+    pub groups: BTreeMap<u64, Group>,
+}
+
+/// Namespaces that cables join, be it over others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// The smallest number of one of them, in the order of the survey; 0 for the one that this process is in.
+    pub first: usize,
+    /// Whether a program of this host may speak into them by a tunnel.
+    pub is_spoken_to: bool,
 }
 
 /// How much more the programs' tables can take, of what namespaces see.
@@ -130,6 +141,9 @@ impl Views {
         let mut views = Self::default();
         let mut left_out = 0;
         for (number, viewer) in namespaces.iter().enumerate() {
+            // Below 5.14 a namespace has no cookie to be told by.
+            let group = graph.group(number).filter(|_| viewer.cookie != 0);
+            views.groups.extend(group.map(|group| (viewer.cookie, group)));
             // Before any is added: where hundreds of namespaces have hundreds of addresses each, it is the sum that is too much.
             let seen = foreign.iter().enumerate().filter(|(other, _)| graph.sees(number, *other));
             let Some(left) = room.without(viewer, seen.map(|(_, count)| *count).sum()) else {
@@ -202,17 +216,21 @@ impl Views {
     }
 }
 
-/// The subnets of each namespace in which only this host's namespaces can be, as the programs have them in `NEIGHBOURS`.
+/// What of the views tells where the other end of a connection can be.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Neighbours(HashMap<u64, Vec<(u32, Address)>>);
+pub struct Neighbours {
+    /// The subnets of each namespace in which only this host's namespaces can be, as the programs have them in `NEIGHBOURS`.
+    subnets: HashMap<u64, Vec<(u32, Address)>>,
+    groups: BTreeMap<u64, Group>,
+}
 
 impl Neighbours {
     /// Those of `views`.
     pub fn of(views: &Views) -> Self {
-        let mut neighbours = Self::default();
+        let mut neighbours = Self { groups: views.groups.clone(), ..Self::default() };
         for (bits, key) in &views.neighbours {
             neighbours
-                .0
+                .subnets
                 .entry(key.netns())
                 .or_default()
                 .push((bits - NeighbourKey::NETNS_BITS, key.address()));
@@ -225,9 +243,21 @@ impl Neighbours {
     pub fn have(&self, netns: u64, address: &Address) -> bool {
         const WHOLE: u32 = NeighbourKey::BITS - NeighbourKey::NETNS_BITS;
         let covers = |(prefix, first): &&(u32, Address)| masked(*address, *prefix) == *first;
-        let subnets = self.0.get(&netns).map(Vec::as_slice).unwrap_or_default();
+        let subnets = self.subnets.get(&netns).map(Vec::as_slice).unwrap_or_default();
         let narrowest = subnets.iter().filter(covers).map(|(prefix, _)| *prefix).max();
         narrowest.is_some_and(|prefix| prefix < WHOLE)
+    }
+
+    /// Whether a socket of one namespace may have its other end in another one, by their cookies: anybody can make a namespace that
+    /// nothing joins, and give it whatever address he likes. Where namespaces cannot be told (before 5.14) any may be.
+    pub fn see(&self, viewer: u64, other: u64) -> bool {
+        if self.groups.is_empty() {
+            return true;
+        }
+        let Some((viewer, other)) = self.groups.get(&viewer).zip(self.groups.get(&other)) else {
+            return false;
+        };
+        viewer.first == other.first || viewer.is_spoken_to && other.first == 0
     }
 }
 
@@ -323,6 +353,11 @@ impl Graph {
         let namespaces = (0..namespaces.len()).map(|number| joined.find(number)).collect();
         let segments = (0..devices.len()).map(|device| segments.find(device)).collect();
         Self { namespaces, devices, segments, outside, unfollowed, shared, spoken_to }
+    }
+
+    fn group(&self, namespace: usize) -> Option<Group> {
+        let first = *self.namespaces.get(namespace)?;
+        Some(Group { first, is_spoken_to: self.spoken_to.contains(&first) })
     }
 
     /// Whether these are two namespaces that cables join, be it over others.

@@ -1,9 +1,10 @@
 //! Connections that are live already: what an earlier policy permitted, or nobody judged, is judged by the one in force.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -11,10 +12,10 @@ use enforcer::failpoint;
 use enforcer_tests::actor::{Request, Transport};
 use enforcer_tests::kept::{self, Tally};
 use enforcer_tests::run::Run;
-use enforcer_tests::sandbox::{Actor, Sandbox};
+use enforcer_tests::sandbox::{Actor, Neighbour, PYTHON, Sandbox};
 use enforcer_tests::slowness::{self, patience};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::audit::SmallDisk;
 
@@ -564,4 +565,49 @@ fn what_waits_to_be_accepted_and_connected_datagram_sockets_are_closed_too() -> 
     protocols.sort();
     assert_eq!(protocols, ["tcp", "tcp", "udp", "udp"]);
     daemon.stop()?.check_totals()
+}
+
+/// Claims an address of another host in a network namespace of its own, which nothing joins, and waits for datagrams there.
+const CLAIMER: &str = "import socket, subprocess, sys
+subprocess.run(['ip', '-batch', '-'], input=b'link set lo up\\naddr add 100.64.0.2/32 dev lo', check=True)
+waiting = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+waiting.bind(('0.0.0.0', 7001))
+print('ready', flush=True)
+sys.stdin.readline()
+";
+
+/// It neither has others' connections closed nor keeps those that are revoked.
+#[test]
+fn who_has_the_address_of_another_host_in_a_namespace_that_nothing_joins_is_nobodys_other_end()
+-> anyhow::Result<()> {
+    let sandbox = Sandbox::new("claimed")?;
+    let neighbour = sandbox.neighbour(&[Neighbour::FAR.into()])?;
+    let to = SocketAddr::new(Neighbour::FAR.into(), 7001);
+    let mut there = neighbour.actor()?;
+    assert!(there.ask(&Request::Serve { at: to, transport: Transport::Udp })?.is_ok());
+    let (mut web, mut shop) = (sandbox.actor("web")?, sandbox.actor("shop")?);
+    let rule = |from: &str| format!("  - {{ name: {from}, from: {from}, to: world, ports: [7001/udp] }}\n");
+    let mut daemon = sandbox.daemon(&format!("{SERVICES}allow:\n{}{}", rule("web"), rule("shop")))?;
+    for caller in [&mut web, &mut shop] {
+        open(caller, to, Transport::Udp, 1)?;
+    }
+    let mut command = sandbox.command("shop", "unshare")?;
+    command.args(["--net", PYTHON, "-c", CLAIMER]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut claimer = sandbox.spawn(command)?;
+    let mut said = BufReader::new(claimer.stdout.take().context("no stdout")?).lines();
+    assert_eq!(said.next().transpose()?.as_deref(), Some("ready"));
+
+    daemon.reload(&sandbox, &format!("{SERVICES}allow:\n{}", rule("web")))?;
+    let record = daemon.wait_for(|record| record["kind"] == "connection")?;
+    assert_eq!((&record["action"], &record["reason"]), (&json!("closed"), &json!("no-rule")), "{record}");
+    assert_eq!(record["source"]["service"], "shop", "{record}");
+    assert_eq!(record["destination"]["service"], "world", "{record}");
+    let tallies = [tally(&mut shop, 1)?, tally(&mut web, 0)?];
+    let counts = tallies.each_ref().map(|tally| (tally.alive, tally.dead()));
+    assert_eq!(counts, [(0, 1), (1, 0)], "{tallies:?}");
+    drop(claimer.stdin.take());
+    claimer.wait()?;
+    let finished = daemon.stop()?;
+    assert_eq!(finished.connections().count(), 1, "{:#?}", finished.records);
+    finished.check_totals()
 }

@@ -214,7 +214,7 @@ impl<'a> Index<'a> {
             return Far::Sockets(near);
         }
         let address = &socket.remote.address;
-        let holders = self.holders.get(address).map(Vec::as_slice).unwrap_or_default();
+        let holders = self.holders_seen_by(socket);
         if address.is_loopback_or_unspecified()
             || *address == socket.local.address
             || holders.contains(&socket.netns)
@@ -240,10 +240,16 @@ impl<'a> Index<'a> {
         if !is_known(socket) {
             return Vec::new();
         }
-        let holders = self.holders.get(&socket.remote.address).map(Vec::as_slice).unwrap_or_default();
-        let others = holders.iter().filter(|namespace| **namespace != socket.netns);
-        let found = others.flat_map(|namespace| self.in_namespace(*namespace, socket));
+        let others = self.holders_seen_by(socket).into_iter().filter(|namespace| *namespace != socket.netns);
+        let found = others.flat_map(|namespace| self.in_namespace(namespace, socket));
         found.filter(|number| is_known(self.socket(*number))).collect()
+    }
+
+    /// The namespaces that have the address at a socket's other end, of those in which that end can be.
+    fn holders_seen_by(&self, socket: &Socket) -> Vec<u64> {
+        let holders = self.holders.get(&socket.remote.address).map(Vec::as_slice).unwrap_or_default();
+        let sees = |holder: &u64| self.snapshot.neighbours.see(socket.netns, *holder);
+        holders.iter().copied().filter(sees).collect()
     }
 
     /// The sockets of a namespace that may be at the other end of a socket.
@@ -356,15 +362,15 @@ impl<'a> Index<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeSet, HashSet};
+    use std::collections::{BTreeMap, BTreeSet, HashSet};
     use std::sync::Arc;
 
     use enforcer_common::layout::{EdgeKey, EdgeValue, NeighbourKey, Owner, PortKey, PortRange, ProtocolKey};
-    use enforcer_common::{Address, Identity, Mode, Port, Protocol, RuleId, Tables};
+    use enforcer_common::{Address, Identity, Mode, Party, Port, Protocol, RuleId, Tables};
 
     use super::{Judgement, judge};
     use crate::connections::{Endpoint, Namespace, Opened, Snapshot, Socket, State};
-    use crate::namespaces::{Neighbours, Views};
+    use crate::namespaces::{Group, Neighbours, Views};
 
     const HOME: Address = Address::V4_LOOPBACK;
     const NEAR: Address = Address::from_v4([10, 0, 0, 1]);
@@ -544,6 +550,48 @@ mod tests {
         let both = judged(vec![near, far(2, DB), far(3, DB)], &places);
         assert!(both.connections.iter().all(|connection| !connection.is_permitted()), "{both:?}");
         assert_eq!(both.connections[0].decision.to, Identity::UNKNOWN);
+    }
+
+    #[test]
+    fn an_end_in_a_namespace_that_nothing_joins_is_none() {
+        let group = |first| Group { first, is_spoken_to: false };
+        let near = Socket {
+            opened: Some(Opened::Here),
+            ..socket(WEB, Protocol::TCP, end(NEAR, 40_000), end(FAR, 5432))
+        };
+        let twin = |netns| Socket { netns, ..socket(DB, Protocol::TCP, end(FAR, 5432), end(NEAR, 40_000)) };
+        let waiting = Socket { netns: 2, ..waiting(DB, Protocol::UDP, end(Address::V4_UNSPECIFIED, 53)) };
+        let asking = socket(WEB, Protocol::UDP, end(NEAR, 40_000), end(FAR, 53));
+        let namespaces = |cookies: &[u64]| {
+            let of = |cookie: &u64| Namespace {
+                cookie: *cookie,
+                addresses: HashSet::from([if *cookie == 1 { NEAR } else { FAR }]),
+            };
+            cookies.iter().map(of).collect()
+        };
+        for (sockets, cookies, joined, expected) in [
+            (vec![near.clone(), twin(2)], &[1, 2][..], false, (false, false, 1)),
+            (vec![near.clone(), twin(2)], &[1, 2], true, (true, false, 2)),
+            (vec![asking.clone(), waiting.clone()], &[1, 2], false, (false, false, 1)),
+            (vec![asking, waiting], &[1, 2], true, (true, false, 1)),
+            // One that has not been looked at is no better.
+            (vec![near.clone(), twin(4)], &[1, 4], true, (false, false, 1)),
+            // The twin takes nothing from who is the other end.
+            (vec![near.clone(), twin(3), twin(2)], &[1, 2, 3], true, (true, false, 2)),
+        ] {
+            let groups = BTreeMap::from([(1, group(0)), (2, group(usize::from(!joined))), (3, group(2))]);
+            let snapshot = Snapshot {
+                sockets,
+                namespaces: namespaces(cookies),
+                neighbours: Arc::new(Neighbours::of(&Views { groups, ..Views::default() })),
+                ..Snapshot::default()
+            };
+            let judgement = judge(&snapshot, &Example::new());
+            let mut of_near = judgement.connections.iter().filter(|it| it.caller.party == Party::cgroup(WEB));
+            let found = of_near.next().expect("the connection is judged");
+            let told = (found.is_permitted(), found.may_change, found.sockets().count());
+            assert_eq!(told, expected, "{judgement:#?}");
+        }
     }
 
     #[test]

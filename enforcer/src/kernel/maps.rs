@@ -370,6 +370,7 @@ impl Maps {
             locals: locals.map_err(failed(names::LOCALS))?,
             devices: devices.map_err(failed(names::DEVICES))?,
             neighbours: neighbours.map_err(failed(names::NEIGHBOURS))?,
+            ..Views::default()
         })
     }
 
