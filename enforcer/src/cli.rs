@@ -160,13 +160,13 @@ struct Run {
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_SOCKET)]
     control: PathBuf,
     /// How long a client of the control socket may take to send its request and to read the answer, as in 2m
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = server::DEFAULT_LIFETIME)]
+    #[arg(long, value_name = "TIME", value_parser = some_time, default_value = server::DEFAULT_LIFETIME)]
     control_timeout: Duration,
     /// Leave changed policy files alone until SIGHUP or `enforcer reload`
     #[arg(long)]
     no_watch: bool,
     /// How long parsing a policy may take before it is refused, as in 60s
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = parser::DEFAULT_PATIENCE)]
+    #[arg(long, value_name = "TIME", value_parser = some_time, default_value = parser::DEFAULT_PATIENCE)]
     parse_timeout: Duration,
     #[command(flatten)]
     directories: Directories,
@@ -388,6 +388,14 @@ fn run_apply(args: &Apply) -> Result<ExitCode, Failure> {
     let seconds = args.confirm_timeout.map(|time| time.as_secs());
     let proposal = proposal(&args.propose.policy, seconds)?;
     show(ask, &client(&ask.socket).post::<api::Applied>("/v1/policy/apply", &proposal)?)
+}
+
+/// Reads a time in which something can be done.
+fn some_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text).map_err(|err| err.to_string())? {
+        Duration::ZERO => Err("nothing can be done in no time".to_owned()),
+        time => Ok(time),
+    }
 }
 
 /// Reads a time within which somebody is to confirm.

@@ -28,11 +28,14 @@ pub struct Answer {
     pub left_alone: Vec<String>,
     /// Whether a state was there and is removed.
     pub state: bool,
+    /// A state that is still there, since there were no pins that it could go with: they may be elsewhere.
+    pub state_kept: Option<String>,
     /// Where it was looked.
     pub pin_dir: String,
 }
 
-/// Detaches the programs that are pinned in `pin_dir`, removes every other pin of ours in it, and then the state.
+/// Detaches the programs that are pinned in `pin_dir`, removes every other pin of ours in it, and then the state. Where there is no such
+/// directory the state stays, which what is pinned in another one may need.
 ///
 /// # Errors
 ///
@@ -43,11 +46,13 @@ pub fn run(pin_dir: &Path, state_dir: &Path) -> anyhow::Result<Answer> {
     let is_there =
         state_dir.try_exists().with_context(|| format!("look for state {}", state_dir.display()))?;
     let state = is_there.then(|| state::Directory::open(state_dir)).transpose()?;
-    let removed: Removed = Pins::detach(pin_dir)?.unwrap_or_default();
-    let had_state = state.is_some();
-    if let Some(state) = state {
+    let found = Pins::detach(pin_dir)?;
+    let is_kept = found.is_none() && state.as_ref().is_some_and(state::Directory::is_written);
+    let had_state = state.is_some() && !is_kept;
+    if let Some(state) = state.filter(|_| !is_kept) {
         state.remove()?;
     }
+    let removed: Removed = found.unwrap_or_default();
     failpoint::pass("detach-state-removed");
     Ok(Answer {
         detached: !removed.links.is_empty(),
@@ -57,6 +62,7 @@ pub fn run(pin_dir: &Path, state_dir: &Path) -> anyhow::Result<Answer> {
         records_untold: removed.untold_records,
         left_alone: removed.foreign.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
         state: had_state,
+        state_kept: is_kept.then(|| state_dir.to_string_lossy().into_owned()),
         pin_dir: pin_dir.to_string_lossy().into_owned(),
     })
 }
@@ -73,6 +79,14 @@ impl fmt::Display for Answer {
         }
         if self.records_untold > 0 {
             write!(f, "\nlost {} records of what the daemon did", self.records_untold)?;
+        }
+        if let Some(state) = &self.state_kept {
+            write!(
+                f,
+                "\nkept the state in {}: nothing that it could be of is pinned there\n\
+                 hint: give the --pin-dir that enforcement was started with, if any is left",
+                printable(state)
+            )?;
         }
         for path in &self.left_alone {
             write!(f, "\nleft alone {}: not of enforcer", printable(path))?;
@@ -95,6 +109,7 @@ mod tests {
             records_untold: 2,
             left_alone: vec!["/sys/fs/bpf/enforcer/theirs".into()],
             state: true,
+            state_kept: None,
             pin_dir: "/sys/fs/bpf/enforcer".to_owned(),
         };
         assert_eq!(
@@ -108,5 +123,12 @@ mod tests {
         answer.left_alone.clear();
         (answer.events_untold, answer.records_untold) = (0, 0);
         assert_eq!(answer.to_string(), "nothing was attached by /sys/fs/bpf/enforcer");
+        answer.state_kept = Some("/var/lib/enforcer".to_owned());
+        assert_eq!(
+            answer.to_string(),
+            "nothing was attached by /sys/fs/bpf/enforcer\n\
+             kept the state in /var/lib/enforcer: nothing that it could be of is pinned there\n\
+             hint: give the --pin-dir that enforcement was started with, if any is left"
+        );
     }
 }

@@ -238,6 +238,11 @@ impl Directory {
         Ok(Self { path: path.to_path_buf(), _lock: Lock::take(&file, lock)? })
     }
 
+    /// Whether anything was written.
+    pub fn is_written(&self) -> bool {
+        self.path.join(FILE).exists()
+    }
+
     /// What was written last, or `None` if nothing was.
     ///
     /// # Errors

@@ -494,6 +494,60 @@ fn detach_removes_what_is_ours_and_nothing_else() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn detach_of_another_directory_keeps_the_state_of_what_stays_attached() -> anyhow::Result<()> {
+    let mut scene = Scene::new("mistyped", EVEN)?;
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    let mistyped = scene.sandbox.pins().join("typo");
+    let mut command = Command::new(binary("enforcer")?);
+    command.arg("detach").arg("--pin-dir").arg(&mistyped).arg("--state-dir").arg(scene.sandbox.state());
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let kept = format!("kept the state in {}: ", scene.sandbox.state().display());
+    ensure!(output.status.success() && said.contains(&kept), "{output:?}");
+    assert!(!mistyped.exists());
+    assert_eq!((scene.attached()?, scene.in_force()?), (hooks(), "even"));
+    // The next daemon goes on from it.
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    assert_eq!(scene.in_force()?, "even");
+    assert!(scene.detach(&[])?.status.success());
+    Ok(())
+}
+
+/// The command of a daemon that is to judge another cgroup.
+fn command_at(scene: &Scene, root: &Path) -> anyhow::Result<Command> {
+    let command = scene.command()?;
+    let mut moved = Command::new(command.get_program());
+    let mut is_root = false;
+    for argument in command.get_args() {
+        moved.arg(if is_root { root.as_os_str() } else { argument });
+        is_root = argument == "--cgroup-root";
+    }
+    Ok(moved)
+}
+
+#[test]
+fn a_daemon_for_another_cgroup_ends_no_enforcement_unless_it_is_told_to() -> anyhow::Result<()> {
+    let mut scene = Scene::new("moved", EVEN)?;
+    assert!(scene.start()?.end(Signal::SIGTERM)?);
+    let other = scene.sandbox.cgroup().join("web");
+    let output = command_at(&scene, &other)?.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && said.contains("attached to another cgroup"), "{output:?}");
+    assert_eq!((scene.attached()?, scene.in_force()?), (hooks(), "even"));
+    assert_eq!(bpftool::linked(&other)?, [""; 0]);
+
+    let mut command = command_at(&scene, &other)?;
+    command.arg("--takeover");
+    let mut run = Run::spawn(&scene.sandbox, command)?;
+    run.read_until("enforcement moves to")?;
+    let run = run.ready()?;
+    assert_eq!((scene.attached()?, bpftool::linked(&other)?), (Vec::new(), hooks()));
+    assert!(run.end(Signal::SIGTERM)?);
+    assert!(scene.detach(&[])?.status.success());
+    Ok(())
+}
+
 fn left_below(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {

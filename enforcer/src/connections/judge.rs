@@ -577,7 +577,7 @@ mod tests {
             // One that has not been looked at is no better.
             (vec![near.clone(), twin(4)], &[1, 4], true, (false, false, 1)),
             // The twin takes nothing from who is the other end.
-            (vec![near.clone(), twin(3), twin(2)], &[1, 2, 3], true, (true, false, 2)),
+            (vec![near, twin(3), twin(2)], &[1, 2, 3], true, (true, false, 2)),
         ] {
             let groups = BTreeMap::from([(1, group(0)), (2, group(usize::from(!joined))), (3, group(2))]);
             let snapshot = Snapshot {

@@ -310,9 +310,15 @@ impl fmt::Display for Identified {
 impl fmt::Display for Policy {
     /// The documents, each below its name, as YAML that could be read again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for document in &self.documents {
+        for (number, document) in self.documents.iter().enumerate() {
+            if number > 0 {
+                writeln!(f, "---")?;
+            }
             writeln!(f, "# {}", printable(&document.file))?;
             f.write_str(&document.text)?;
+            if !document.text.ends_with('\n') {
+                writeln!(f)?;
+            }
         }
         Ok(())
     }

@@ -185,8 +185,9 @@ impl Daemon {
             }
             Err(err) => {
                 let revision = self.revision.tables.revision;
-                error!(revision, "reload refused, the policy in force stays: {err:#}");
-                Err(format!("{err:#}"))
+                let err = in_short(&format!("{err:#}"));
+                error!(revision, "reload refused, the policy in force stays: {err}");
+                Err(err)
             }
         };
         self.refused = result.clone().err();
@@ -385,4 +386,36 @@ pub(super) fn compile(
 ) -> anyhow::Result<Tables> {
     Tables::compile_below(policy, identities, revision, top)
         .map_err(|err| InvalidPolicy(err.to_string()).into())
+}
+
+/// Findings of a refused policy that the log, the record and the answer tell.
+const TOLD: usize = 20;
+
+/// What is wrong with a policy, without the thousands of findings that one mistake in a file that a program wrote may make.
+fn in_short(text: &str) -> String {
+    let findings: Vec<&str> = text.split("\n\n").collect();
+    match findings.len().checked_sub(TOLD) {
+        None | Some(0) => text.to_owned(),
+        Some(more) => {
+            let told = findings.into_iter().take(TOLD).collect::<Vec<_>>().join("\n\n");
+            format!("{told}\n\nand {more} more: `enforcer validate` tells them all")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TOLD, in_short};
+
+    #[test]
+    fn a_refusal_of_a_thousand_findings_tells_the_first_and_how_many_there_are() {
+        let findings = |number: usize| -> Vec<String> {
+            (0..number).map(|n| format!("error[unknown-name]: no service {n}\n --> a.yaml:{n}:1")).collect()
+        };
+        let few = findings(TOLD).join("\n\n");
+        assert_eq!(in_short(&few), few);
+        let many = in_short(&findings(1_100).join("\n\n"));
+        assert!(many.starts_with(&few) && many.len() < few.len() + 100, "{many}");
+        assert!(many.ends_with("\n\nand 1080 more: `enforcer validate` tells them all"), "{many}");
+    }
 }

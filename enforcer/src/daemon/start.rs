@@ -1,11 +1,12 @@
 //! From a policy on the disk to a daemon that enforces it.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use enforcer_common::Mode;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
@@ -33,7 +34,7 @@ use crate::notify;
 use crate::policy::{Loaded, OnUnsupported};
 use crate::privileges;
 use crate::revision::{InvalidPolicy, Origin, Revision};
-use crate::staying::{self, First, Left};
+use crate::staying::{self, First, Left, Staying};
 use crate::tables::Tables;
 use crate::watch;
 
@@ -56,6 +57,9 @@ impl Daemon {
         let path = feature::cgroup_path(&mount.directory, &root)?;
         let whole_tree = feature::is_whole_tree(&root);
         let (mut left, pins) = Left::open(settings.staying.as_ref())?;
+        if let Some((pins, staying)) = pins.as_ref().zip(settings.staying.as_ref()) {
+            stay_where_attached(pins, staying, &root)?;
+        }
         if !left.has_policy()
             && let Err(err) = on_disk
         {
@@ -307,4 +311,25 @@ fn watch_policy(policy: &Path) -> Option<watch::Watch> {
 fn audited(tables: &Tables) -> Vec<String> {
     let audited = tables.services.iter().filter(|service| service.owner.mode() == Mode::Audit);
     audited.map(|service| service.name.clone()).collect()
+}
+
+/// Holds whoever starts to the cgroup that an earlier daemon's programs are attached to: with another one, nothing would be enforced any
+/// longer in what is below theirs alone.
+fn stay_where_attached(pins: &Pins, staying: &Staying, root: &Path) -> anyhow::Result<()> {
+    let own = root.metadata().with_context(|| format!("open cgroup {}", root.display()))?.ino();
+    let Some(found) = pins.attached_to()?.filter(|found| *found != own) else { return Ok(()) };
+    if staying.takeover {
+        warn!(
+            cgroup = found,
+            "enforcement moves to {}: it ends where only the earlier one was judged",
+            root.display()
+        );
+        return Ok(());
+    }
+    bail!(
+        "adopt pins in {}: their programs are attached to another cgroup than {}, the one of inode {found}\n\
+         hint: give the --cgroup-root that they were started with; `enforcer run --takeover` ends enforcement there, and begins here",
+        staying.pin_dir.display(),
+        root.display()
+    );
 }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::FdLink;
 use aya_obj::generated::bpf_map_type;
+use enforcer_common::Hook;
 use enforcer_common::counter::Counter;
 use enforcer_common::event::{EVENT_LAYOUT, InvalidEvent, Message};
 use enforcer_common::layout::ABI_VERSION;
@@ -323,6 +324,27 @@ impl Pins {
         };
         let info = description(link.as_fd()).map_err(|err| PinError::io("read", &path, &err))?;
         Ok((leftovers::field(&info, "cgroup_id") == Some(cgroup)).then_some(link))
+    }
+
+    /// The inode number of the cgroup to which programs of an earlier daemon are attached; none if there is none, or it is gone.
+    ///
+    /// # Errors
+    ///
+    /// What is pinned there cannot be looked at.
+    pub fn attached_to(&self) -> Result<Option<u64>, PinError> {
+        for hook in Hook::ALL {
+            let path = self.link_path(hook.name());
+            let link = match sys::open_pin(&path) {
+                Ok(link) => link,
+                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+                Err(err) => return Err(PinError::io("open pin", &path, &err)),
+            };
+            let info = description(link.as_fd()).map_err(|err| PinError::io("read", &path, &err))?;
+            if let Some(cgroup) = leftovers::field(&info, "cgroup_id").filter(|cgroup| *cgroup != 0) {
+                return Ok(Some(cgroup));
+            }
+        }
+        Ok(None)
     }
 
     /// Pins a link that is to take the place of the one that is there.
