@@ -316,14 +316,8 @@ impl Pins {
     /// The link that is pinned for a program, if it is attached to the cgroup of this inode number.
     pub(super) fn link(&self, program: &str, cgroup: u64) -> Result<Option<OwnedFd>, PinError> {
         self.place_link(program)?;
-        let path = self.link_path(program);
-        let link = match sys::open_pin(&path) {
-            Ok(link) => link,
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(err) => return Err(PinError::io("open pin", &path, &err)),
-        };
-        let info = description(link.as_fd()).map_err(|err| PinError::io("read", &path, &err))?;
-        Ok((leftovers::field(&info, "cgroup_id") == Some(cgroup)).then_some(link))
+        let found = self.open_link(program)?;
+        Ok(found.and_then(|(link, attached_to)| (attached_to == Some(cgroup)).then_some(link)))
     }
 
     /// The inode number of the cgroup to which programs of an earlier daemon are attached; none if there is none, or it is gone.
@@ -333,18 +327,24 @@ impl Pins {
     /// What is pinned there cannot be looked at.
     pub fn attached_to(&self) -> Result<Option<u64>, PinError> {
         for hook in Hook::ALL {
-            let path = self.link_path(hook.name());
-            let link = match sys::open_pin(&path) {
-                Ok(link) => link,
-                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-                Err(err) => return Err(PinError::io("open pin", &path, &err)),
-            };
-            let info = description(link.as_fd()).map_err(|err| PinError::io("read", &path, &err))?;
-            if let Some(cgroup) = leftovers::field(&info, "cgroup_id").filter(|cgroup| *cgroup != 0) {
+            let found = self.open_link(hook.name())?;
+            if let Some(cgroup) = found.and_then(|(_, cgroup)| cgroup).filter(|cgroup| *cgroup != 0) {
                 return Ok(Some(cgroup));
             }
         }
         Ok(None)
+    }
+
+    /// The link that is pinned for a program, and the inode number of its cgroup: 0 if that is gone.
+    fn open_link(&self, program: &str) -> Result<Option<(OwnedFd, Option<u64>)>, PinError> {
+        let path = self.link_path(program);
+        let link = match sys::open_pin(&path) {
+            Ok(link) => link,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(err) => return Err(PinError::io("open pin", &path, &err)),
+        };
+        let info = description(link.as_fd()).map_err(|err| PinError::io("read", &path, &err))?;
+        Ok(Some((link, leftovers::field(&info, "cgroup_id"))))
     }
 
     /// Pins a link that is to take the place of the one that is there.
