@@ -514,6 +514,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::api;
+    use crate::policy::{Document, compile_documents};
 
     fn diff(fields: &Value) -> String {
         let mut diff = json!({
@@ -521,6 +522,26 @@ mod tests {
         });
         diff.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
         serde_json::from_value::<api::Diff>(diff).expect("a diff").to_string()
+    }
+
+    #[test]
+    fn the_text_of_a_policy_of_more_than_one_file_can_be_read_again() {
+        let document = |file: &str, text: &str| json!({ "file": file, "text": text });
+        let policy: api::Policy = serde_json::from_value(json!({
+            "state": {
+                "revision": 1, "directory": "shop", "origin": "directory", "sha256": "", "since": null,
+                "documents": 2, "services": 2, "networks": 0, "rules": 0, "audited": [],
+                "confirm_within_seconds": null,
+            },
+            "documents": [
+                document("shop/a.yaml", "version: 1\nservices:\n  web: { match: [{ cgroup: /a }] }"),
+                document("shop/b.yaml", "version: 1\nservices:\n  db: { match: [{ cgroup: /b }] }\n"),
+            ],
+        }))
+        .expect("a policy");
+        let again = compile_documents(&[Document::new("again.yaml", policy.to_string())]);
+        assert_eq!(again.findings, []);
+        assert_eq!(again.policy.expect("no findings").services.len(), 2);
     }
 
     fn service(name: &str, before: Option<&str>, after: Option<&str>, becomes: &[&str]) -> Value {
