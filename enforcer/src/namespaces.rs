@@ -89,6 +89,13 @@ pub struct Group {
     pub is_spoken_to: bool,
 }
 
+impl Group {
+    /// Whether what is in `other` is seen in this one: it is the same, or what comes by a tunnel here may be of this host.
+    fn sees(self, other: Self) -> bool {
+        self.first == other.first || self.is_spoken_to && other.first == 0
+    }
+}
+
 /// How much more the programs' tables can take, of what namespaces see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
@@ -254,10 +261,8 @@ impl Neighbours {
         if self.groups.is_empty() {
             return true;
         }
-        let Some((viewer, other)) = self.groups.get(&viewer).zip(self.groups.get(&other)) else {
-            return false;
-        };
-        viewer.first == other.first || viewer.is_spoken_to && other.first == 0
+        let groups = self.groups.get(&viewer).zip(self.groups.get(&other));
+        groups.is_some_and(|(viewer, other)| viewer.sees(*other))
     }
 }
 
@@ -360,16 +365,10 @@ impl Graph {
         Some(Group { first, is_spoken_to: self.spoken_to.contains(&first) })
     }
 
-    /// Whether these are two namespaces that cables join, be it over others.
-    fn joins(&self, one: usize, other: usize) -> bool {
-        one != other && self.namespaces.get(one) == self.namespaces.get(other)
-    }
-
-    /// Whether addresses of `other` are known to `viewer`: cables join them, or what comes by a tunnel may be of this host.
+    /// Whether addresses of `other` are known to `viewer`.
     fn sees(&self, viewer: usize, other: usize) -> bool {
-        let is_spoken_to = self.namespaces.get(viewer).is_some_and(|there| self.spoken_to.contains(there));
-        self.joins(viewer, other)
-            || (is_spoken_to && viewer != other && self.namespaces.get(other) == self.namespaces.first())
+        let groups = self.group(viewer).zip(self.group(other));
+        viewer != other && groups.is_some_and(|(viewer, other)| viewer.sees(other))
     }
 
     /// What lies behind a device; none if that is not known.

@@ -55,20 +55,15 @@ link set vxlan0 up")?;
     let mut web = sandbox.actor("web")?;
     let mut daemon = sandbox.daemon(POLICY)?;
     let mut command = sandbox.command("db", PYTHON)?;
-    let mut server = sandbox.spawn({
-        command.args(["-c", SERVER]).stdout(Stdio::piped());
-        command
-    })?;
+    command.args(["-c", SERVER]).stdout(Stdio::piped());
+    let mut server = sandbox.spawn(command)?;
     let mut said = BufReader::new(server.stdout.take().context("no stdout")?).lines();
     assert_eq!(said.next().transpose()?.as_deref(), Some("ready"));
 
     // Neither is one who is no service kept from calling who is none.
     let mut command = sandbox.command("other", PYTHON)?;
-    let forger = sandbox.spawn({
-        command.args(["-c", FORGER]).stdout(Stdio::piped());
-        command
-    })?;
-    let sent = forger.wait_with_output()?;
+    command.args(["-c", FORGER]).stdout(Stdio::piped());
+    let sent = sandbox.spawn(command)?.wait_with_output()?;
     ensure!(sent.status.success() && sent.stdout == b"56\n", "{sent:?}");
     let denied = daemon.wait_for(|record| record["kind"] == "attempt" && record["verdict"] == "deny")?;
     ensure!(denied["reason"] == "source-unknown" && denied["hook"] == "ingress", "{denied}");

@@ -58,21 +58,25 @@ pub(crate) fn become_program<A: AsRef<OsStr>>(
 pub(crate) fn build(workspace: &Path, profile: Profile) -> Result<PathBuf> {
     let mut build = Command::new("cargo");
     build.args(["build", "--quiet", "--package", "enforcer", "--package", "enforcer-tests"]);
-    let directory = match profile {
-        Profile::Debug => {
-            build.arg("--bins");
-            "debug"
-        }
-        Profile::KernelTests => {
-            build.args(["--bins", "--features", "enforcer-tests/e2e"]);
-            "debug"
-        }
-        Profile::Release => {
-            build.args(["--bin", "enforcer", "--bin", "enforcer-bench", "--bin", "enforcer-actor"]);
-            build.args(["--release", "--features", "enforcer-tests/e2e"]);
-            "release"
-        }
+    let (directory, which): (_, &[&str]) = match profile {
+        Profile::Debug => ("debug", &["--bins"]),
+        Profile::KernelTests => ("debug", &["--bins", "--features", "enforcer-tests/e2e"]),
+        Profile::Release => (
+            "release",
+            &[
+                "--release",
+                "--bin",
+                "enforcer",
+                "--bin",
+                "enforcer-bench",
+                "--bin",
+                "enforcer-actor",
+                "--features",
+                "enforcer-tests/e2e",
+            ],
+        ),
     };
+    build.args(which);
     run_command(build.current_dir(workspace))?;
     Ok(target(workspace).join(directory))
 }
